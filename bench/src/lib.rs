@@ -1,0 +1,37 @@
+//! Benches of tcbchat: `cargo bench -p tcbchat-bench`, one file per noun in `benches/`.
+//!
+//! What they have in common is here: keys in an order that no cache foresees, and the time that one bench may
+//! take. Invariant: a run takes minutes, not hours, and gives the same work to every run.
+
+use std::time::Duration;
+
+/// Warm-up and measurement of one bench. The defaults of criterion are four times as long.
+pub const WARM_UP: Duration = Duration::from_millis(500);
+/// See [`WARM_UP`].
+pub const MEASUREMENT: Duration = Duration::from_millis(1_500);
+
+/// Endless numbers below `below`, in an order that is scattered and always the same: what a cache sees of
+/// independent connections.
+pub fn scattered(below: u32) -> impl FnMut() -> u32 {
+    let mut state = 0_u32;
+    move || {
+        // A linear congruential generator with the constants of Numerical Recipes; the high bits are the good
+        // ones.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((u64::from(state) * u64::from(below)) >> 32) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_scattered_complete_and_repeatable() {
+        let numbers: Vec<u32> = std::iter::repeat_with(scattered(100)).take(2_000).collect();
+        assert!(numbers.iter().all(|&number| number < 100));
+        assert!((0..100).all(|number| numbers.contains(&number)));
+        assert!(numbers.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 1).count() < 100);
+        assert!(std::iter::repeat_with(scattered(100)).take(2_000).eq(numbers));
+    }
+}

@@ -1,0 +1,243 @@
+//! The command line.
+//!
+//! Only names, defaults and help: what an option does is said where it is used.
+//!
+//! Invariant: every default makes a run that ends by itself.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::worker::orders::Leave;
+
+const EXIT_CODES: &str = "Exit codes:
+  0    everything asked for was reached
+  1    a threshold was missed, or a message lost, duplicated, out of order or damaged
+  2    the plan does not fit this machine, or the command line is wrong; nothing was tried
+  3    the run could not be made: the server did not start, or the simulator itself failed
+  130  interrupted";
+
+/// Simulates thousands of STOMP clients over WebSocket, and checks every message they get.
+#[derive(Debug, Parser)]
+#[command(name = "client-sim", version, after_help = EXIT_CODES, args_override_self = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub scenario: Scenario,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// Connect, subscribe each client to a room, hold, measure the memory per connection, leave
+    Hold(HoldArgs),
+    /// The same, and then messages over random rooms; every subscriber checks what it gets
+    Chat(ChatArgs),
+    /// Connect, subscribe and leave over and over, with a bounded population
+    Churn(ChurnArgs),
+    /// All clients connect at once
+    Herd(HoldArgs),
+    /// A chat in which some subscribers stop reading
+    Slow(SlowArgs),
+}
+
+/// Options of every scenario.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where the clients connect to
+    #[arg(long, default_value = "ws://127.0.0.1:8080/ws", conflicts_with = "spawn_server")]
+    pub url: String,
+    /// Start the server for this run and stop it afterwards; PATH defaults to `tcbchat` beside this program
+    /// (built first when run by cargo)
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub spawn_server: Option<Option<PathBuf>>,
+    /// Another argument for the started server (may be repeated)
+    #[arg(long, value_name = "ARG", requires = "spawn_server", allow_hyphen_values = true)]
+    pub server_arg: Vec<String>,
+    /// Process of a server on this machine that was not started by this run, to measure its memory
+    #[arg(long, value_name = "PID", conflicts_with = "spawn_server")]
+    pub server_pid: Option<u32>,
+
+    /// Members of a room
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub room_size: u32,
+    /// Rooms are /topic/PREFIX0, /topic/PREFIX1, ...; default: a prefix of this run alone
+    #[arg(long, value_name = "PREFIX")]
+    pub room_prefix: Option<String>,
+    /// Connects per second
+    #[arg(long, value_name = "PER_S", default_value_t = 5000.0)]
+    pub connect_rate: f64,
+    /// Connections that are not subscribed yet, at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_half_open: u32,
+    /// Seconds that a client may take to get ready, and to leave
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    pub timeout: f64,
+    /// Heart-beats offered in CONNECT: milliseconds out,in; 0 for none
+    #[arg(long, value_name = "OUT,IN", default_value = "30000,30000", value_parser = parse_pair)]
+    pub heart_beat: (u32, u32),
+    /// Login of every client
+    #[arg(long, requires = "passcode")]
+    pub login: Option<String>,
+    /// Passcode of every client
+    #[arg(long, requires = "login")]
+    pub passcode: Option<String>,
+
+    /// Threads; more are used when one descriptor table does not suffice
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Loopback source addresses (127.1.x.y); default: as many as the ports demand
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub source_addresses: Option<u32>,
+    /// Run even if the plan does not fit this machine, to see the wall
+    #[arg(long)]
+    pub force: bool,
+    /// Seed of the random choices
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+
+    /// Failed clients that are accepted
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failures: u64,
+    /// Accepted 99th percentile in milliseconds, of deliveries, or of the set-up where nothing is delivered
+    #[arg(long, value_name = "MS")]
+    pub max_p99: Option<f64>,
+
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the result as one HTML page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// No progress on standard error
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Options of `hold` and `herd`.
+#[derive(Debug, Args)]
+pub struct HoldArgs {
+    #[command(flatten)]
+    /// Options of every scenario.
+    pub common: Common,
+    #[command(flatten)]
+    /// Options of the connections.
+    pub held: Held,
+    /// Seconds for which the connections are held
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub hold: f64,
+}
+
+/// Options of scenarios that connect all clients first.
+#[derive(Debug, Args)]
+pub struct Held {
+    /// Clients
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+    /// Close the sockets at the end without DISCONNECT and close handshake
+    #[arg(long)]
+    pub no_goodbye: bool,
+}
+
+/// Options of messages.
+#[derive(Debug, Args)]
+pub struct Messages {
+    /// Messages per second over all rooms
+    #[arg(long, value_name = "PER_S", default_value_t = 100.0)]
+    pub rate: f64,
+    /// Seconds of sending
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub duration: f64,
+    /// Bytes of a message's body (44 at least: the message's identity)
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub payload: usize,
+    /// Ask for a receipt of each message
+    #[arg(long)]
+    pub receipts: bool,
+    /// Seconds for which the end waits, without any progress, for messages still under way
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub drain: f64,
+}
+
+/// Options of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    /// Options of every scenario.
+    pub common: Common,
+    #[command(flatten)]
+    /// Options of the connections.
+    pub held: Held,
+    #[command(flatten)]
+    /// Options of the messages.
+    pub messages: Messages,
+    /// Seconds for which the connections are held before the first message
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    pub hold: f64,
+}
+
+/// Options of `slow`.
+#[derive(Debug, Args)]
+pub struct SlowArgs {
+    #[command(flatten)]
+    /// Options of the chat.
+    pub chat: ChatArgs,
+    /// One in N clients stops reading when the chat begins
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub deaf_every: u32,
+}
+
+/// Options of `churn`.
+#[derive(Debug, Args)]
+pub struct ChurnArgs {
+    #[command(flatten)]
+    /// Options of every scenario.
+    pub common: Common,
+    /// Cycles per second
+    #[arg(long, value_name = "PER_S", default_value_t = 500.0)]
+    pub rate: f64,
+    /// Seconds in which cycles start
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub duration: f64,
+    /// Connections open at once, at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub population: u32,
+    /// Milliseconds that a client stays in its room
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub stay: u64,
+    /// Each client sends one message to its room and waits for it
+    #[arg(long)]
+    pub message: bool,
+    /// How a client leaves
+    #[arg(long, value_enum, default_value_t = Leave::Goodbye)]
+    pub leave: Leave,
+}
+
+fn parse_pair(text: &str) -> Result<(u32, u32), String> {
+    let (out, r#in) = text.split_once(',').ok_or("two numbers with a comma between them")?;
+    let number = |text: &str| text.trim().parse().map_err(|error| format!("{text}: {error}"));
+    Ok((number(out)?, number(r#in)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn spawn_server_takes_a_path_or_none() {
+        let spawn = |args: &[&str]| match Cli::try_parse_from(args).unwrap().scenario {
+            Scenario::Hold(hold) => hold.common.spawn_server,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(spawn(&["client-sim", "hold"]), None);
+        assert_eq!(spawn(&["client-sim", "hold", "--connections", "50000", "--spawn-server"]), Some(None));
+        assert_eq!(spawn(&["client-sim", "hold", "--spawn-server", "x"]), Some(Some("x".into())));
+    }
+}

@@ -1,0 +1,159 @@
+//! What a run costs in memory and CPU: of the server, of the simulator, and of the kernel.
+//!
+//! Three accounts that are never mixed: user pages of each process (PSS), and the kernel's own (slab, with
+//! the caches that grow by connections named; page tables; TCP buffers). All are read from procfs, and a
+//! value that cannot be read is absent, not zero. Kernel numbers are of the whole machine: other programs'
+//! doings are in them, and both ends are when the server is on the same machine.
+//!
+//! Invariant: nothing here is per connection; [`crate::report`] divides differences of two samples.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// One reading of everything.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sample {
+    /// At which point of the run it was taken.
+    pub label: &'static str,
+    /// Seconds after the start of the run.
+    pub at_s: f64,
+    /// The server's pages, shared ones in proportion; absent when the server is not known.
+    pub server_pss_bytes: Option<u64>,
+    /// The simulator's own.
+    pub simulator_pss_bytes: Option<u64>,
+    /// All slab caches of the kernel.
+    pub slab_bytes: Option<u64>,
+    /// Page tables of all processes.
+    pub page_table_bytes: Option<u64>,
+    /// Memory that TCP accounts for buffers.
+    pub tcp_buffer_bytes: Option<u64>,
+    /// Sockets in TIME_WAIT.
+    pub tcp_time_wait: Option<u64>,
+    /// CPU seconds of the server so far.
+    pub server_cpu_s: Option<f64>,
+    /// CPU seconds of the simulator so far.
+    pub simulator_cpu_s: Option<f64>,
+    /// Memory of each slab cache; empty without the right to read `/proc/slabinfo`.
+    #[serde(skip)]
+    pub caches: Vec<Cache>,
+}
+
+/// One slab cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    /// The kernel's name for it.
+    pub name: String,
+    /// Pages that it holds, in bytes.
+    pub bytes: u64,
+    /// Objects in use.
+    pub objects: u64,
+}
+
+impl Sample {
+    /// Reads everything now.
+    pub fn take(label: &'static str, at_s: f64, server_pid: Option<u32>) -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        Self {
+            label,
+            at_s,
+            server_pss_bytes: server_pid.and_then(|pid| pss_bytes(&pid.to_string())),
+            simulator_pss_bytes: pss_bytes("self"),
+            slab_bytes: kib_field(&meminfo, "Slab:"),
+            page_table_bytes: kib_field(&meminfo, "PageTables:"),
+            tcp_buffer_bytes: tcp_field(&sockstat, "mem").map(|pages| pages * PAGE_BYTES),
+            tcp_time_wait: tcp_field(&sockstat, "tw"),
+            server_cpu_s: server_pid.and_then(|pid| cpu_s(&pid.to_string())),
+            simulator_cpu_s: cpu_s("self"),
+            caches: parse_slabinfo(&fs::read_to_string("/proc/slabinfo").unwrap_or_default()),
+        }
+    }
+}
+
+/// Resident bytes of a process: cheap enough to be read every second, unlike PSS.
+pub fn rss_bytes(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
+}
+
+fn process_file(pid: &str, name: &str) -> Option<String> {
+    fs::read_to_string(["/proc", pid, name].iter().collect::<PathBuf>()).ok()
+}
+
+fn pss_bytes(pid: &str) -> Option<u64> {
+    kib_field(&process_file(pid, "smaps_rollup")?, "Pss:")
+}
+
+fn cpu_s(pid: &str) -> Option<f64> {
+    parse_cpu_ticks(&process_file(pid, "stat")?)
+        .map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// `utime` and `stime` of `/proc/PID/stat`; the name before them may hold spaces and brackets.
+fn parse_cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn tcp_field(sockstat: &str, name: &str) -> Option<u64> {
+    let mut words = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()?.parse().ok()
+}
+
+/// Version 2.1 of slabinfo: `name active_objs num_objs objsize objperslab pagesperslab : tunables ... :
+/// slabdata active_slabs num_slabs sharedavail`.
+fn parse_slabinfo(text: &str) -> Vec<Cache> {
+    text.lines()
+        .filter(|line| !line.starts_with('#') && !line.starts_with("slabinfo"))
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let slabs: u64 = words.get(14)?.parse().ok()?;
+            Some(Cache {
+                name: words[0].to_owned(),
+                objects: words[1].parse().ok()?,
+                bytes: slabs * words[5].parse::<u64>().ok()? * PAGE_BYTES,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabinfo_is_read_as_the_kernel_writes_it() {
+        let text = "slabinfo - version: 2.1\n\
+            # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables\n\
+            TCP                   12     26   2432   13    8 : tunables    0    0    0 : slabdata      2      2      0\n\
+            garbage\n";
+        assert_eq!(parse_slabinfo(text), [Cache { name: "TCP".into(), bytes: 2 * 8 * 4096, objects: 12 }]);
+    }
+
+    #[test]
+    fn sockstat_and_stat_are_read_by_name_and_place() {
+        let sockstat = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 3 alloc 10 mem 4\nUDP: inuse 1 mem 7\n";
+        assert_eq!((tcp_field(sockstat, "tw"), tcp_field(sockstat, "mem")), (Some(3), Some(4)));
+        assert_eq!(tcp_field(sockstat, "nothing"), None);
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 30 4 0 0 20";
+        assert_eq!(parse_cpu_ticks(stat), Some(34));
+    }
+
+    #[test]
+    fn this_process_can_be_sampled() {
+        let sample = Sample::take("now", 0.0, Some(std::process::id()));
+        assert!(sample.simulator_pss_bytes.unwrap() > 100_000);
+        assert!(sample.slab_bytes.unwrap() > 0 && sample.simulator_cpu_s.is_some());
+        assert!(rss_bytes(std::process::id()).unwrap() > 100_000);
+    }
+}

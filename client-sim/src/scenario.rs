@@ -1,0 +1,327 @@
+//! A run from the plan to the verdict; the scenarios are different orders of the same acts.
+//!
+//! [`Stage`] is what all scenarios stand on: plan, server, workers, samples. An act that is cut short (by the
+//! user, or a worker that ended) leaves the stage in order: what was counted until then is reported, and
+//! the server is stopped.
+//!
+//! Invariant: a stage is always left through [`Stage::close`], which ends the workers before the server.
+
+pub mod chat;
+pub mod churn;
+pub mod hold;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::cli::Common;
+use crate::crew::{Broken, Crew};
+use crate::failure::Tally;
+use crate::memory::Sample;
+use crate::peer::script::{HeartBeats, Script};
+use crate::peer::upgrade::Upgrade;
+use crate::plan::{Machine, Plan, Wish};
+use crate::progress::Watch;
+use crate::report::{self, Report};
+use crate::spawn::{self, Server};
+use crate::target::Target;
+use crate::worker::desk::{Tallies, histogram};
+use crate::worker::orders::{ConnectOrder, LeaveOrder, Order};
+use crate::worker::setup::Setup;
+
+/// Connections that a started server has room for beyond those of the run.
+const CAPACITY_SLACK: u32 = 64;
+/// Between two acts the kernel and the server finish what they have begun.
+const SETTLE: Duration = Duration::from_millis(500);
+/// A start in the near future, so that all workers have their orders by then.
+const START_AHEAD_US: u64 = 20_000;
+
+/// Why there is no run.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It does not fit, or makes no sense: nothing was tried.
+    Plan(String),
+    /// The server did not start, or the simulator itself failed.
+    Broken(String),
+}
+
+/// What a scenario wants of the stage.
+pub struct Casting<'a> {
+    /// Name of the scenario.
+    pub name: &'static str,
+    /// Options of every scenario.
+    pub common: &'a Common,
+    /// Connections open at once.
+    pub connections: u32,
+    /// Bytes of a message.
+    pub payload_bytes: usize,
+    /// One in this many clients is deaf in the chat; 0 for none.
+    pub deaf_every: u32,
+    /// The subscribers' messages are checked.
+    pub checked: bool,
+}
+
+/// What all scenarios stand on.
+pub struct Stage {
+    name: &'static str,
+    setup: Arc<Setup>,
+    crew: Crew,
+    watch: Watch,
+    server: Option<Server>,
+    server_pid: Option<u32>,
+    server_here: bool,
+    samples: Vec<Sample>,
+    set_up_s: f64,
+    chat: Option<report::Chat>,
+    churn: Option<report::Churn>,
+    broken: Option<Broken>,
+    /// Failures that no worker can see: receipts that never came.
+    failures: Tally,
+}
+
+impl Stage {
+    /// Plans, starts the server if asked to, and the workers.
+    ///
+    /// # Errors
+    /// Why there is no run.
+    pub fn open(casting: &Casting<'_>) -> Result<Self, Refusal> {
+        let common = casting.common;
+        let target = match &common.spawn_server {
+            None => Some(Target::resolve(&common.url).map_err(Refusal::Plan)?),
+            Some(_) => None,
+        };
+        let destination =
+            target.as_ref().map_or(std::net::Ipv4Addr::LOCALHOST.into(), |target| target.address.ip());
+        let server_here = destination.is_loopback();
+        let wish = Wish {
+            connections: casting.connections,
+            destination,
+            server_here,
+            threads: common.threads,
+            source_addresses: common.source_addresses,
+            room_size: common.room_size,
+        };
+        let plan = Plan::new(&wish, &Machine::read());
+        if !common.quiet {
+            eprintln!("plan: {plan}");
+        }
+        if !plan.shortages.is_empty() {
+            let list: String = plan.shortages.iter().map(|shortage| format!("\n  {shortage}")).collect();
+            if !common.force {
+                return Err(Refusal::Plan(format!("this machine does not have what the run needs:{list}")));
+            }
+            eprintln!("warning: this machine does not have what the run needs:{list}");
+        }
+        let server = match &common.spawn_server {
+            None => None,
+            Some(path) => {
+                let binary = spawn::find_server(path.as_deref()).map_err(Refusal::Broken)?;
+                let capacity = casting.connections.saturating_add(CAPACITY_SLACK);
+                Some(Server::start(&binary, capacity, &common.server_arg).map_err(Refusal::Broken)?)
+            }
+        };
+        let target = match (&server, target) {
+            (Some(server), _) => Target::of(server.address()),
+            (None, Some(target)) => target,
+            (None, None) => return Err(Refusal::Broken("no server".to_owned())),
+        };
+        let server_pid = server.as_ref().map(Server::pid).or(common.server_pid);
+        let epoch = Instant::now();
+        let setup = Arc::new(setup(casting, plan, target, epoch)?);
+        let io = |error: std::io::Error| Refusal::Broken(error.to_string());
+        let watch = Watch::new(epoch, server_pid, common.quiet).map_err(io)?;
+        let crew = Crew::muster(&setup).map_err(io)?;
+        let mut stage = Self {
+            name: casting.name,
+            setup,
+            crew,
+            watch,
+            server,
+            server_pid,
+            server_here,
+            samples: Vec::new(),
+            set_up_s: 0.0,
+            chat: None,
+            churn: None,
+            broken: None,
+            failures: Tally::default(),
+        };
+        std::thread::sleep(SETTLE);
+        stage.sample("start");
+        Ok(stage)
+    }
+
+    /// Plays the scenario. What breaks it off is kept for the verdict.
+    pub fn play(&mut self, acts: impl FnOnce(&mut Self) -> Result<(), Broken>) {
+        self.broken = acts(self).err();
+    }
+
+    /// Act: all clients connect and subscribe.
+    pub fn connect(&mut self, rate: f64, half_open_max: u32) -> Result<(), Broken> {
+        let plan = &self.setup.plan;
+        self.watch.begin("connect", u64::from(plan.connections));
+        let order = ConnectOrder {
+            start_us: self.setup.now_us() + START_AHEAD_US,
+            rate,
+            half_open_max: half_open_max.div_ceil(plan.threads),
+        };
+        self.crew.order(&Order::Connect(order));
+        self.crew.wait_all(&mut self.watch)?;
+        self.set_up_s = self.setup.epoch.elapsed().as_secs_f64() - order.start_us as f64 / 1e6;
+        self.watch.note(&self.crew.counts());
+        Ok(())
+    }
+
+    /// Act: nothing happens but heart-beats; then the memory is measured.
+    pub fn hold(&mut self, seconds: f64) -> Result<(), Broken> {
+        self.watch.begin("hold", u64::from(self.setup.plan.connections));
+        self.crew.wait_until(&mut self.watch, duration(seconds), |_| false)?;
+        self.sample("held");
+        Ok(())
+    }
+
+    /// Act: all clients leave.
+    pub fn leave(&mut self, rate: f64, goodbye: bool) -> Result<(), Broken> {
+        self.watch.begin("leave", u64::from(self.setup.plan.connections));
+        let start_us = self.setup.now_us() + START_AHEAD_US;
+        self.crew.order(&Order::Leave(LeaveOrder { start_us, rate, goodbye }));
+        self.crew.wait_all(&mut self.watch)?;
+        self.crew.wait_until(&mut self.watch, SETTLE, |_| false)?;
+        self.sample("left");
+        Ok(())
+    }
+
+    fn sample(&mut self, label: &'static str) {
+        let sample = Sample::take(label, self.watch.elapsed_s(), self.server_pid);
+        self.samples.push(sample);
+        self.watch.note(&self.crew.counts());
+    }
+
+    /// Sends the workers home, stops the server, and writes down what happened.
+    ///
+    /// # Errors
+    /// A worker's event loop failed.
+    pub fn close(self, common: &Common) -> Result<Report, Refusal> {
+        let counts = self.crew.counts();
+        let elapsed_s = self.watch.elapsed_s();
+        let tallies = self.crew.dismiss();
+        let ready_line = self.server.as_ref().map(|server| server.ready_line().to_owned());
+        let server_stopped = self.server.map_or(Ok(()), Server::stop);
+        let series = self.watch.finish();
+        let tallies = tallies.map_err(|error| Refusal::Broken(format!("event loop: {error}")))?;
+        let mut all = merge(tallies);
+        all.failures.merge(self.failures);
+        let connections = report::Connections {
+            asked: self.setup.plan.connections,
+            started: counts.started,
+            ready: counts.ready,
+            failed: all.failures.total(),
+            set_up_s: self.set_up_s,
+            set_up_ms: report::Latency::of(&all.setup_intended),
+            set_up_service_ms: report::Latency::of(&all.setup_service),
+            closed_by_server_first: all.closed_by_server_first,
+            closed_by_client_first: all.closed_by_client_first,
+        };
+        let mut chat = self.chat;
+        if let Some(chat) = &mut chat {
+            chat.latency_ms = report::Latency::of(&all.delivery);
+            chat.deaf = all.deaf_failures.rows();
+        }
+        let mut churn = self.churn;
+        if let Some(churn) = &mut churn {
+            churn.cycles_late = all.cycles_late;
+            churn.echo_ms = report::Latency::of(&all.delivery);
+        }
+        let open = u64::from(self.setup.plan.connections).min(counts.ready);
+        let memory = report::Memory::of(self.samples, open, self.server_here);
+        let mut report = Report {
+            schema: report::SCHEMA,
+            scenario: self.name,
+            version: env!("CARGO_PKG_VERSION"),
+            started_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs().saturating_sub(elapsed_s as u64)),
+            elapsed_s,
+            target: self.setup.target.url.clone(),
+            server_ready_line: ready_line,
+            plan: self.setup.plan.clone(),
+            connections,
+            memory,
+            chat,
+            churn,
+            failures: all.failures.rows(),
+            series,
+            verdict: report::Verdict::default(),
+        };
+        report.judge(common.max_failures, common.max_p99);
+        if let Err(problem) = server_stopped {
+            report.verdict.fail(problem);
+        }
+        match self.broken {
+            Some(Broken::Interrupted) => report.verdict.interrupt(),
+            Some(Broken::WorkerGone) => report.verdict.fail("a worker ended early".to_owned()),
+            None => {}
+        }
+        Ok(report)
+    }
+}
+
+fn setup(casting: &Casting<'_>, plan: Plan, target: Target, epoch: Instant) -> Result<Setup, Refusal> {
+    let common = casting.common;
+    let upgrade = Upgrade::new(&target.url).map_err(Refusal::Plan)?;
+    let heart_beats = HeartBeats { out_ms: common.heart_beat.0, in_ms: common.heart_beat.1 };
+    let login = common.login.as_deref().zip(common.passcode.as_deref());
+    // Another run, at the same time or before, must not be heard.
+    let prefix = common.room_prefix.clone().unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        format!("sim-{:x}-{:x}-", now & 0xffff_ffff, std::process::id())
+    });
+    let rooms = if casting.checked { casting.connections.div_ceil(common.room_size) } else { 0 };
+    Ok(Setup {
+        epoch,
+        script: Script::new(upgrade, &target.host, heart_beats, login, &prefix),
+        plan,
+        target,
+        room_size: common.room_size,
+        payload_bytes: casting.payload_bytes,
+        patience: duration(common.timeout),
+        seed: common.seed,
+        deaf_every: casting.deaf_every,
+        sent: (0..rooms).map(|_| AtomicU32::new(0)).collect(),
+    })
+}
+
+fn merge(tallies: Vec<Tallies>) -> Tallies {
+    let mut all = Tallies {
+        failures: Tally::default(),
+        deaf_failures: Tally::default(),
+        setup_intended: histogram(),
+        setup_service: histogram(),
+        delivery: histogram(),
+        closed_by_server_first: 0,
+        closed_by_client_first: 0,
+        cycles_late: 0,
+    };
+    for one in tallies {
+        all.failures.merge(one.failures);
+        all.deaf_failures.merge(one.deaf_failures);
+        for (sum, part) in [
+            (&mut all.setup_intended, &one.setup_intended),
+            (&mut all.setup_service, &one.setup_service),
+            (&mut all.delivery, &one.delivery),
+        ] {
+            // All histograms are made with the same bounds.
+            sum.add(part).unwrap_or_else(|error| panic!("{error}"));
+        }
+        all.closed_by_server_first += one.closed_by_server_first;
+        all.closed_by_client_first += one.closed_by_client_first;
+        all.cycles_late += one.cycles_late;
+    }
+    all
+}
+
+/// A duration from a command line: what is no time at all is zero, what is endless is a day.
+fn duration(seconds: f64) -> Duration {
+    const DAY_S: f64 = 86_400.0;
+    Duration::from_secs_f64(if seconds.is_nan() { 0.0 } else { seconds.clamp(0.0, DAY_S) })
+}

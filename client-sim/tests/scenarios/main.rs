@@ -1,0 +1,210 @@
+//! The simulator as a user runs it, against a stub server that can be told to misbehave: what is right
+//! passes, and each thing that is wrong is found, counted and named.
+
+mod stub;
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use stub::Fault;
+
+/// Runs the simulator; its exit code and its JSON.
+fn simulate(address: SocketAddr, args: &[&str]) -> (i32, Value, Output) {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_client-sim"))
+        .args(args)
+        .args(["--url", &format!("ws://{address}/ws"), "--timeout", "5", "--json"])
+        .arg(&json)
+        .output()
+        .unwrap();
+    let text = std::fs::read_to_string(&json).unwrap_or_else(|_| "null".to_owned());
+    (output.status.code().unwrap(), serde_json::from_str(&text).unwrap(), output)
+}
+
+const CHAT: &[&str] = &[
+    "chat",
+    "--connections",
+    "60",
+    "--room-size",
+    "20",
+    "--rate",
+    "1000",
+    "--duration",
+    "0.3",
+    "--hold",
+    "0",
+    "--drain",
+    "1",
+];
+
+fn chat(fault: Fault, more: &[&str]) -> (i32, Value) {
+    let (code, report, output) = simulate(stub::start(fault), &[CHAT, more].concat());
+    eprintln!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (code, report)
+}
+
+fn faults(report: &Value) -> (u64, u64, u64, u64) {
+    let count = |name: &str| report["chat"][name].as_u64().unwrap();
+    (count("lost"), count("duplicated"), count("out_of_order"), count("corrupted"))
+}
+
+#[test]
+fn hold_connects_subscribes_and_leaves() {
+    let (code, report, output) =
+        simulate(stub::start(Fault::None), &["hold", "--connections", "80", "--hold", "0.5"]);
+    assert_eq!(code, 0, "{output:?}");
+    let connections = &report["connections"];
+    assert_eq!(connections["ready"], 80);
+    assert_eq!(connections["failed"], 0);
+    assert_eq!(connections["closed_by_server_first"], 80, "the server ends the connection (RFC 6455, 7.1.1)");
+    assert_eq!(connections["set_up_ms"]["count"], 80);
+    assert!(report["memory"]["held"]["simulator_user_bytes"].is_number());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("80 asked, 80 ready, 0 failed"));
+}
+
+#[test]
+fn a_correct_server_passes_the_chat_on_one_thread_and_on_several() {
+    for threads in ["1", "3", "7"] {
+        let (code, report) = chat(Fault::None, &["--threads", threads, "--receipts"]);
+        assert_eq!(code, 0);
+        assert_eq!(report["chat"]["messages_sent"], 300);
+        assert_eq!(report["chat"]["deliveries_received"], 300 * 20);
+        assert_eq!(report["chat"]["receipts_received"], 300);
+        assert_eq!(report["chat"]["latency_ms"]["count"], 300 * 20);
+        assert_eq!(faults(&report), (0, 0, 0, 0));
+    }
+}
+
+#[test]
+fn losses_are_counted_exactly() {
+    let (code, report) = chat(Fault::Lose(10), &[]);
+    assert_eq!(code, 1);
+    // Three rooms share 300 messages by chance; every tenth of a room is lost for one member.
+    let (lost, duplicated, disordered, corrupted) = faults(&report);
+    assert!((27..=30).contains(&lost), "{lost}");
+    assert_eq!((duplicated, disordered, corrupted), (0, 0, 0));
+    assert_eq!(report["chat"]["subscribers_affected"], 3);
+    assert_eq!(report["chat"]["deliveries_received"].as_u64().unwrap(), 6000 - lost);
+}
+
+#[test]
+fn duplicates_are_counted_exactly() {
+    let (code, report) = chat(Fault::Repeat(10), &[]);
+    let (lost, duplicated, disordered, corrupted) = faults(&report);
+    assert_eq!((code, lost, disordered, corrupted), (1, 0, 0, 0));
+    assert!((27..=30).contains(&duplicated), "{duplicated}");
+}
+
+#[test]
+fn disorder_is_found() {
+    let (code, report) = chat(Fault::Swap(10), &[]);
+    let (_, duplicated, disordered, corrupted) = faults(&report);
+    assert_eq!((code, duplicated, corrupted), (1, 0, 0));
+    // The last message of a room may be held back for ever; that is a loss, not disorder.
+    assert!((24..=30).contains(&disordered), "{disordered}");
+}
+
+#[test]
+fn disorder_between_threads_is_found() {
+    // One room over several threads: each thread sees one order, and they differ.
+    let more = ["--room-size", "60", "--threads", "60"];
+    let (code, report) = chat(Fault::Swap(10), &more);
+    assert_eq!(code, 1);
+    assert_eq!(report["chat"]["rooms_in_two_orders"], 1);
+}
+
+#[test]
+fn damage_is_found() {
+    let (code, report) = chat(Fault::Damage(50), &[]);
+    assert_eq!(code, 1);
+    assert!(faults(&report).3 >= 4 * 20, "{report:?}");
+}
+
+#[test]
+fn forgotten_receipts_are_failures() {
+    let (code, report) = chat(Fault::ForgetReceipts, &["--receipts"]);
+    assert_eq!(code, 1);
+    assert_eq!(report["failures"][0]["class"], "receipt-timeout");
+    assert_eq!(report["failures"][0]["count"], 300);
+}
+
+#[test]
+fn a_full_server_is_named() {
+    let (code, report, _) =
+        simulate(stub::start(Fault::Full), &["hold", "--connections", "10", "--hold", "0"]);
+    assert_eq!(code, 1);
+    assert_eq!(report["failures"][0]["class"], "http-503");
+    assert_eq!(report["failures"][0]["count"], 10);
+    assert!(report["failures"][0]["example"].as_str().unwrap().contains("table full"));
+    let (code, ..) = simulate(
+        stub::start(Fault::Full),
+        &["hold", "--connections", "10", "--hold", "0", "--max-failures", "10"],
+    );
+    assert_eq!(code, 0, "as many failures as were accepted");
+}
+
+#[test]
+fn other_refusals_have_their_own_class() {
+    let hold = |fault| {
+        let (code, report, _) =
+            simulate(stub::start(fault), &["hold", "--connections", "20", "--hold", "0.2"]);
+        let failure = &report["failures"][0];
+        (code, failure["class"].as_str().unwrap().to_owned(), failure["count"].as_u64().unwrap())
+    };
+    assert_eq!(hold(Fault::Error(4)), (1, "stomp-error".to_owned(), 5));
+    assert_eq!(hold(Fault::HangUp(4)), (1, "end-of-stream".to_owned(), 5));
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, report, _) = simulate(closed, &["hold", "--connections", "5", "--hold", "0"]);
+    assert_eq!((code, report["failures"][0]["class"].as_str()), (1, Some("connect-refused")));
+}
+
+#[test]
+fn a_threshold_of_latency_decides_the_exit_code() {
+    let (code, report) = chat(Fault::None, &["--max-p99", "0.001"]);
+    assert_eq!(code, 1);
+    assert!(report["verdict"]["reasons"][0].as_str().unwrap().starts_with("p99"));
+}
+
+#[test]
+fn churn_counts_cycles_and_who_closed_first() {
+    let churn = ["churn", "--rate", "200", "--duration", "1", "--population", "50", "--message"];
+    let (code, report, output) = simulate(stub::start(Fault::None), &churn);
+    assert_eq!(code, 0, "{output:?}");
+    assert_eq!(report["churn"]["cycles_done"], 200);
+    assert_eq!(report["churn"]["messages_sent"], 200);
+    assert_eq!(report["connections"]["closed_by_server_first"], 200);
+    let drop = ["churn", "--rate", "200", "--duration", "0.5", "--leave", "drop"];
+    let (code, report, _) = simulate(stub::start(Fault::None), &drop);
+    assert_eq!((code, report["connections"]["closed_by_client_first"].as_u64()), (0, Some(100)));
+}
+
+#[test]
+fn herd_connects_all_at_once() {
+    let (code, report, _) =
+        simulate(stub::start(Fault::None), &["herd", "--connections", "100", "--hold", "0"]);
+    assert_eq!((code, report["connections"]["ready"].as_u64()), (0, Some(100)));
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_anything_is_tried() {
+    let nowhere = "127.0.0.1:9".parse().unwrap();
+    let (code, report, output) =
+        simulate(nowhere, &["hold", "--connections", "60000", "--source-addresses", "1"]);
+    assert_eq!((code, report), (2, Value::Null));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("60000 needed"), "{text}");
+    assert!(text.contains("try: --source-addresses"), "{text}");
+}
+
+#[test]
+fn a_wrong_command_line_is_code_2_and_a_missing_server_code_3() {
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_client-sim")).args(args).output().unwrap();
+        output.status.code().unwrap()
+    };
+    assert_eq!(run(&["hold", "--connections", "0"]), 2);
+    assert_eq!(run(&["hold", "--url", "wss://127.0.0.1/ws"]), 2);
+    assert_eq!(run(&["hold", "--spawn-server", "/nonexistent/tcbchat"]), 3);
+}

@@ -1,0 +1,275 @@
+//! What waits to be sent to one connection: a queue of segments that are shared with other connections.
+//!
+//! A segment is one or more whole WebSocket frames, encoded once for all who get them; the queue holds a
+//! reference. It does no I/O and has no bound of its own: the water marks are compared by who pushes.
+//!
+//! Invariant: an empty queue is a null pointer, 8 bytes; a queue that is not empty holds no empty segment, and
+//! its byte count is the sum of its segments ([`Outbound::check`]).
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+// Every connection has one, mostly empty.
+const _: () = assert!(size_of::<Outbound>() == 8);
+const _: () = assert!(size_of::<Queue>() <= 80);
+
+/// The unsent segments of one connection, in order.
+#[derive(Debug, Default)]
+pub struct Outbound(Option<Box<Queue>>);
+
+#[derive(Debug)]
+struct Queue {
+    /// The segment that is sent next, without what of it is sent. Inline, because most queues never hold a
+    /// second one: then the box is the only allocation.
+    front: Bytes,
+    rest: VecDeque<Bytes>,
+    bytes: u64,
+    /// A part of `front` is sent.
+    cut: bool,
+}
+
+impl Outbound {
+    /// True if everything is sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Unsent bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |queue| queue.bytes)
+    }
+
+    /// Appends a segment, which must end where a WebSocket frame ends. An empty one is ignored.
+    pub fn push(&mut self, segment: Bytes) {
+        if segment.is_empty() {
+            return;
+        }
+        let bytes = segment.len() as u64;
+        match &mut self.0 {
+            Some(queue) => {
+                queue.bytes += bytes;
+                queue.rest.push_back(segment);
+            }
+            empty => {
+                *empty = Some(Box::new(Queue { front: segment, rest: VecDeque::new(), bytes, cut: false }))
+            }
+        }
+    }
+
+    /// Fills `out` with the next bytes to send, for one vectored write. How many slices were filled.
+    pub fn slices<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        for (slot, segment) in out.iter_mut().zip(self.segments()) {
+            *slot = IoSlice::new(segment);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Removes the first `n` bytes, which are sent. The last byte takes the queue's memory with it.
+    ///
+    /// # Panics
+    /// If `n` is above [`bytes`](Self::bytes).
+    pub fn advance(&mut self, n: usize) {
+        assert!(n as u64 <= self.bytes(), "sent {n} of {} bytes", self.bytes());
+        let Some(queue) = &mut self.0 else { return };
+        queue.bytes -= n as u64;
+        let mut left = n;
+        while left >= queue.front.len() {
+            left -= queue.front.len();
+            match queue.rest.pop_front() {
+                Some(next) => (queue.front, queue.cut) = (next, false),
+                None => {
+                    self.0 = None;
+                    return;
+                }
+            }
+        }
+        if left > 0 {
+            queue.front.advance(left);
+            queue.cut = true;
+        }
+    }
+
+    /// Keeps only what must go out so that the peer sees whole frames: the rest of the segment that is partly
+    /// sent, if one is. The bytes dropped.
+    ///
+    /// For closing: a close frame pushed after it comes next on the wire, between two frames.
+    pub fn truncate_to_partial(&mut self) -> u64 {
+        match &mut self.0 {
+            Some(queue) if queue.cut => {
+                let kept = queue.front.len() as u64;
+                queue.rest = VecDeque::new();
+                std::mem::replace(&mut queue.bytes, kept) - kept
+            }
+            _ => self.clear(),
+        }
+    }
+
+    /// Drops everything. The bytes dropped.
+    pub fn clear(&mut self) -> u64 {
+        self.0.take().map_or(0, |queue| queue.bytes)
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.iter().flat_map(|queue| std::iter::once(&queue.front).chain(&queue.rest))
+    }
+
+    /// Verifies the invariant; for tests and the simulation.
+    ///
+    /// # Panics
+    /// If the invariant does not hold.
+    pub fn check(&self) {
+        assert!(self.segments().all(|segment| !segment.is_empty()), "an empty segment is queued");
+        assert_eq!(self.segments().map(|segment| segment.len() as u64).sum::<u64>(), self.bytes());
+        assert_eq!(self.is_empty(), self.bytes() == 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn content(outbound: &Outbound) -> Vec<u8> {
+        outbound.segments().flatten().copied().collect()
+    }
+
+    fn queue_of(segments: &[&'static [u8]]) -> Outbound {
+        let mut outbound = Outbound::default();
+        segments.iter().for_each(|segment| outbound.push(Bytes::from_static(segment)));
+        outbound.check();
+        outbound
+    }
+
+    #[test]
+    fn nothing_is_held_when_nothing_waits() {
+        let mut outbound = queue_of(&[b""]);
+        assert!(outbound.is_empty());
+        outbound.push(Bytes::from_static(b"abc"));
+        outbound.push(Bytes::from_static(b"de"));
+        assert_eq!(outbound.bytes(), 5);
+        outbound.advance(0);
+        outbound.advance(5);
+        assert!(outbound.is_empty());
+        outbound.advance(0);
+    }
+
+    #[test]
+    #[should_panic(expected = "sent 3 of 2 bytes")]
+    fn sending_more_than_there_is_is_a_bug_of_the_caller() {
+        queue_of(&[b"ab"]).advance(3);
+    }
+
+    #[test]
+    fn truncating_keeps_a_frame_that_is_on_its_way() {
+        let mut outbound = queue_of(&[b"abc", b"def", b"gh"]);
+        outbound.advance(4);
+        assert_eq!(outbound.truncate_to_partial(), 2);
+        assert_eq!(content(&outbound), b"ef");
+        outbound.push(Bytes::from_static(b"close"));
+        assert_eq!(content(&outbound), b"efclose");
+        outbound.check();
+    }
+
+    #[test]
+    fn truncating_between_frames_keeps_nothing() {
+        let mut outbound = queue_of(&[b"abc", b"def"]);
+        outbound.advance(3);
+        assert_eq!(outbound.truncate_to_partial(), 3);
+        assert!(outbound.is_empty());
+        assert_eq!(outbound.truncate_to_partial(), 0);
+    }
+
+    #[test]
+    fn slices_stop_at_either_end() {
+        let outbound = queue_of(&[b"a", b"b", b"c"]);
+        let mut two = [IoSlice::new(b""); 2];
+        assert_eq!(outbound.slices(&mut two), 2);
+        assert_eq!((&*two[0], &*two[1]), (&b"a"[..], &b"b"[..]));
+        let mut four = [IoSlice::new(b""); 4];
+        assert_eq!(outbound.slices(&mut four), 3);
+        assert_eq!(Outbound::default().slices(&mut four), 0);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Push(Vec<u8>),
+        /// A write of this share of what the slices offered.
+        Send {
+            slices: usize,
+            share: u8,
+        },
+        Truncate,
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Push),
+            8 => (1..5_usize, any::<u8>()).prop_map(|(slices, share)| Op::Send { slices, share }),
+            1 => Just(Op::Truncate),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    proptest! {
+        /// The model is the unsent bytes and where its frames end.
+        #[test]
+        fn agrees_with_a_plain_byte_queue(ops in prop::collection::vec(op(), 1..150)) {
+            let mut outbound = Outbound::default();
+            let (mut unsent, mut ends) = (Vec::<u8>::new(), VecDeque::<usize>::new());
+            let (mut pushed, mut sent, mut dropped) = (0, 0, 0);
+            // Bytes of the first frame that are sent.
+            let mut partial = 0;
+            for op in ops {
+                match op {
+                    Op::Push(segment) => {
+                        pushed += segment.len() as u64;
+                        unsent.extend_from_slice(&segment);
+                        if !segment.is_empty() {
+                            ends.push_back(segment.len());
+                        }
+                        outbound.push(Bytes::from(segment));
+                    }
+                    Op::Send { slices, share } => {
+                        let mut out = [IoSlice::new(b""); 4];
+                        let filled = outbound.slices(&mut out[..slices.min(4)]);
+                        let offered: Vec<u8> = out[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+                        prop_assert!(unsent.starts_with(&offered));
+                        prop_assert_eq!(offered.is_empty(), unsent.is_empty());
+                        let n = offered.len() * usize::from(share) / 255;
+                        outbound.advance(n);
+                        unsent.drain(..n);
+                        sent += n as u64;
+                        partial += n;
+                        while ends.front().is_some_and(|&end| partial >= end) {
+                            partial -= ends.pop_front().unwrap_or(0);
+                        }
+                    }
+                    Op::Truncate => {
+                        let kept = if partial > 0 { ends[0] - partial } else { 0 };
+                        dropped += outbound.truncate_to_partial();
+                        unsent.truncate(kept);
+                        ends.truncate(usize::from(partial > 0));
+                    }
+                    Op::Clear => {
+                        dropped += outbound.clear();
+                        unsent.clear();
+                        ends.clear();
+                        partial = 0;
+                    }
+                }
+                outbound.check();
+                prop_assert_eq!(content(&outbound), &unsent[..]);
+                prop_assert_eq!(outbound.bytes(), unsent.len() as u64);
+                prop_assert_eq!(pushed, sent + dropped + outbound.bytes());
+            }
+        }
+    }
+}

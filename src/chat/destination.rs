@@ -1,0 +1,221 @@
+//! Destinations: the texts of the `destination` header and what they mean here.
+//!
+//! | form | meaning |
+//! |---|---|
+//! | `/topic/<room>` | every subscriber gets every message |
+//! | `/queue/<name>` | each message goes to one subscriber |
+//! | `/user/queue/<name>` (SUBSCRIBE) | the subscriber's own, by login |
+//! | `/user/<login>/queue/<name>` (SEND) | every session of that login; a `/` or `%` in the login is written `%2F`, `%25` |
+//!
+//! This module only reads texts; bounds on their length are checked by the session.
+//!
+//! Invariant: two texts that mean the same place have the same [`Destination::key`].
+
+use std::borrow::Cow;
+
+/// How messages to a destination are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// To every subscriber, in one total order.
+    Topic,
+    /// To one subscriber each, kept while there is none.
+    Queue,
+    /// To every session of one login, in one total order.
+    User,
+}
+
+/// A destination that this server knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination<'a> {
+    kind: Kind,
+    key: Cow<'a, str>,
+    shown: Option<Cow<'a, str>>,
+}
+
+/// Why a destination is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadDestination {
+    /// Not one of the prefixes `/topic/`, `/queue/`, `/user/`.
+    UnknownPrefix,
+    /// The name behind the prefix is empty.
+    EmptyName,
+    /// `/user/...` without `/queue/`, or with more slashes in the login than `%2F` allows.
+    BadUserForm,
+    /// `/user/queue/...` from a session that gave no login.
+    NoLogin,
+}
+
+impl BadDestination {
+    /// The sentence for the ERROR's `message` header.
+    pub fn reason(self) -> &'static str {
+        match self {
+            BadDestination::UnknownPrefix => "destination must begin with /topic/, /queue/ or /user/",
+            BadDestination::EmptyName => "destination has no name behind its prefix",
+            BadDestination::BadUserForm => {
+                "user destination must be /user/queue/<name> to subscribe and /user/<login>/queue/<name> to send"
+            }
+            BadDestination::NoLogin => "/user/queue/ needs a session that gave a login",
+        }
+    }
+}
+
+impl<'a> Destination<'a> {
+    /// Reads the destination of a SEND.
+    ///
+    /// # Errors
+    /// [`BadDestination`], never `NoLogin`.
+    pub fn parse_send(text: &'a str) -> Result<Self, BadDestination> {
+        let Some(rest) = text.strip_prefix("/user/") else { return Self::parse_plain(text) };
+        let (login, rest) = rest.split_once('/').ok_or(BadDestination::BadUserForm)?;
+        let name = rest.strip_prefix("queue/").ok_or(BadDestination::BadUserForm)?;
+        if login.is_empty() || name.is_empty() {
+            return Err(BadDestination::EmptyName);
+        }
+        // Decoded and encoded again, so that every spelling of a login is one key.
+        let login = decode_login(login).ok_or(BadDestination::BadUserForm)?;
+        Ok(Self::user(&login, name))
+    }
+
+    /// Reads the destination of a SUBSCRIBE of a session with `login`.
+    ///
+    /// # Errors
+    /// [`BadDestination`].
+    pub fn parse_subscribe(text: &'a str, login: Option<&str>) -> Result<Self, BadDestination> {
+        let Some(rest) = text.strip_prefix("/user/") else { return Self::parse_plain(text) };
+        match rest.strip_prefix("queue/") {
+            None => Err(BadDestination::BadUserForm),
+            Some("") => Err(BadDestination::EmptyName),
+            Some(name) => Ok(Self::user(login.ok_or(BadDestination::NoLogin)?, name)),
+        }
+    }
+
+    fn parse_plain(text: &'a str) -> Result<Self, BadDestination> {
+        let (kind, name) = if let Some(name) = text.strip_prefix("/topic/") {
+            (Kind::Topic, name)
+        } else if let Some(name) = text.strip_prefix("/queue/") {
+            (Kind::Queue, name)
+        } else {
+            return Err(BadDestination::UnknownPrefix);
+        };
+        if name.is_empty() {
+            return Err(BadDestination::EmptyName);
+        }
+        Ok(Destination { kind, key: Cow::Borrowed(text), shown: None })
+    }
+
+    fn user(login: &str, name: &str) -> Self {
+        Destination {
+            kind: Kind::User,
+            key: Cow::Owned(format!("/user/{}/queue/{name}", encode_login(login))),
+            shown: Some(Cow::Owned(format!("/user/queue/{name}"))),
+        }
+    }
+
+    /// A queue by its full text, for messages that the server itself moves.
+    pub fn queue(text: String) -> Self {
+        Destination { kind: Kind::Queue, key: Cow::Owned(text), shown: None }
+    }
+
+    /// How messages are handed out.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The place's name among all places.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The `destination` header of MESSAGEs, where it is not the key.
+    pub fn shown(&self) -> Option<&str> {
+        self.shown.as_deref()
+    }
+}
+
+/// The kind of the place with this key.
+pub fn kind_of_key(key: &str) -> Kind {
+    match key.as_bytes().get(1) {
+        Some(b'q') => Kind::Queue,
+        Some(b'u') => Kind::User,
+        _ => Kind::Topic,
+    }
+}
+
+fn encode_login(login: &str) -> Cow<'_, str> {
+    if login.contains(['/', '%']) {
+        Cow::Owned(login.replace('%', "%25").replace('/', "%2F"))
+    } else {
+        Cow::Borrowed(login)
+    }
+}
+
+/// Undoes [`encode_login`]; `None` for an escape that it does not make.
+fn decode_login(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut login = String::with_capacity(text.len());
+    let mut parts = text.split('%');
+    login.push_str(parts.next()?);
+    for part in parts {
+        let (escape, rest) = part.split_at_checked(2)?;
+        login.push(match escape {
+            "25" => '%',
+            "2F" | "2f" => '/',
+            _ => return None,
+        });
+        login.push_str(rest);
+    }
+    Some(Cow::Owned(login))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_form_is_read() {
+        let topic = Destination::parse_send("/topic/a/b").unwrap();
+        assert_eq!((topic.kind(), topic.key(), topic.shown()), (Kind::Topic, "/topic/a/b", None));
+        let queue = Destination::parse_subscribe("/queue/jobs", None).unwrap();
+        assert_eq!((queue.kind(), queue.key()), (Kind::Queue, "/queue/jobs"));
+        let own = Destination::parse_subscribe("/user/queue/mail", Some("ann")).unwrap();
+        assert_eq!((own.kind(), own.key()), (Kind::User, "/user/ann/queue/mail"));
+        assert_eq!(own.shown(), Some("/user/queue/mail"));
+    }
+
+    #[test]
+    fn each_refusal_is_named() {
+        use BadDestination::*;
+        for (text, want) in [
+            ("", UnknownPrefix),
+            ("/exchange/x", UnknownPrefix),
+            ("topic/x", UnknownPrefix),
+            ("/topic/", EmptyName),
+            ("/user/ann", BadUserForm),
+            ("/user/ann/topic/x", BadUserForm),
+            ("/user/ann/queue/", EmptyName),
+            ("/user//queue/x", EmptyName),
+            ("/user/a%20b/queue/x", BadUserForm),
+            ("/user/a%2/queue/x", BadUserForm),
+        ] {
+            assert_eq!(Destination::parse_send(text), Err(want), "{text:?}");
+        }
+        assert_eq!(Destination::parse_subscribe("/user/queue/x", None), Err(NoLogin));
+        assert_eq!(Destination::parse_subscribe("/user/ann/queue/x", Some("bob")), Err(BadUserForm));
+        assert_eq!(Destination::parse_subscribe("/user/queue/", Some("bob")), Err(EmptyName));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_to_a_login_is_what_it_subscribed_to(login in "\\PC{1,20}", name in "[a-z/]{1,20}") {
+            let subscribe_to = format!("/user/queue/{name}");
+            let own = Destination::parse_subscribe(&subscribe_to, Some(&login)).unwrap();
+            let sent = Destination::parse_send(own.key()).unwrap();
+            prop_assert_eq!(sent.key(), own.key());
+            prop_assert_eq!(sent.kind(), Kind::User);
+            prop_assert_eq!(kind_of_key(own.key()), Kind::User);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Why a session ends: every reason, with its name, its sentence and its close code, in one table.
+//!
+//! A fault becomes a STOMP ERROR (the sentence is its `message` header), then a WebSocket close with the
+//! code, then a counter. `docs/PROTOCOL.md` prints this table; a test keeps the two the same.
+//!
+//! Invariant: the sentence of a broken bound names the bound's configuration key and its value.
+
+use std::fmt;
+
+use crate::chat::destination::BadDestination;
+use crate::wire::stomp::{Command, StompError};
+
+/// A reason to send ERROR and close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The codec refused the bytes.
+    Malformed(StompError),
+    /// A frame other than CONNECT or STOMP before the session is connected.
+    NotConnected(Command),
+    /// A second CONNECT.
+    AlreadyConnected,
+    /// `accept-version` has none of 1.2, 1.1, 1.0.
+    NoCommonVersion,
+    /// A frame that only servers send.
+    ServerCommand(Command),
+    /// A header that the frame needs is not there.
+    MissingHeader {
+        /// The frame.
+        command: Command,
+        /// The header.
+        header: &'static str,
+    },
+    /// A destination that this server does not know.
+    BadDestination(BadDestination),
+    /// `stomp.destination_bytes_max`.
+    DestinationTooLong {
+        /// The bound, in bytes.
+        max: u32,
+    },
+    /// `stomp.id_bytes_max`.
+    IdTooLong {
+        /// The header.
+        header: &'static str,
+        /// The bound, in bytes.
+        max: u32,
+    },
+    /// `ack` is not auto, client or client-individual.
+    BadAckMode,
+    /// `heart-beat` is not two numbers.
+    BadHeartBeat,
+    /// The session has a subscription with this id.
+    SubscriptionExists,
+    /// The session has no subscription with this id.
+    NoSuchSubscription,
+    /// `stomp.subscriptions_max`.
+    TooManySubscriptions {
+        /// The bound.
+        max: u32,
+    },
+    /// An ACK or NACK of a message that does not wait for one.
+    UnknownAck,
+    /// BEGIN of a transaction that is open.
+    TransactionExists,
+    /// A transaction that is not open.
+    NoSuchTransaction,
+    /// `stomp.transactions_max`.
+    TooManyTransactions {
+        /// The bound.
+        max: u32,
+    },
+    /// `stomp.transaction_frames_max`.
+    TransactionTooLong {
+        /// The bound, in frames.
+        max: u32,
+    },
+    /// `stomp.transaction_bytes_max`.
+    TransactionTooLarge {
+        /// The bound, in bytes.
+        max: u32,
+    },
+    /// `rooms.rooms_max`.
+    TooManyRooms {
+        /// The bound.
+        max: u32,
+    },
+    /// `rooms.queue_messages_max`, `rooms.queue_bytes_max` or `rooms.queues_bytes_max`.
+    QueueFull {
+        /// The key of the bound.
+        bound: &'static str,
+        /// The bound.
+        max: u64,
+    },
+    /// `outbound.bytes_max`.
+    SlowConsumer {
+        /// The bound, in bytes.
+        max: u64,
+    },
+    /// `outbound.reactor_bytes_max`.
+    OutboundExhausted {
+        /// The bound, in bytes.
+        max: u64,
+    },
+    /// `buffers.reactor_bytes_max`.
+    BuffersExhausted {
+        /// The bound, in bytes.
+        max: u64,
+    },
+    /// The client promised heart-beats and was silent for too long.
+    HeartBeatTimeout {
+        /// How long, in milliseconds.
+        silent_ms: u32,
+    },
+    /// `handshake.connect_timeout_ms`.
+    ConnectTimeout {
+        /// The bound, in milliseconds.
+        max: u32,
+    },
+}
+
+impl Fault {
+    /// The name that documentation and logs use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fault::Malformed(error) => error.short_name(),
+            Fault::NotConnected(_) => "not-connected",
+            Fault::AlreadyConnected => "already-connected",
+            Fault::NoCommonVersion => "no-common-version",
+            Fault::ServerCommand(_) => "server-command",
+            Fault::MissingHeader { .. } => "missing-header",
+            Fault::BadDestination(_) => "bad-destination",
+            Fault::DestinationTooLong { .. } => "destination-too-long",
+            Fault::IdTooLong { .. } => "id-too-long",
+            Fault::BadAckMode => "bad-ack-mode",
+            Fault::BadHeartBeat => "bad-heart-beat",
+            Fault::SubscriptionExists => "subscription-exists",
+            Fault::NoSuchSubscription => "no-such-subscription",
+            Fault::TooManySubscriptions { .. } => "too-many-subscriptions",
+            Fault::UnknownAck => "unknown-ack",
+            Fault::TransactionExists => "transaction-exists",
+            Fault::NoSuchTransaction => "no-such-transaction",
+            Fault::TooManyTransactions { .. } => "too-many-transactions",
+            Fault::TransactionTooLong { .. } => "transaction-too-long",
+            Fault::TransactionTooLarge { .. } => "transaction-too-large",
+            Fault::TooManyRooms { .. } => "too-many-rooms",
+            Fault::QueueFull { .. } => "queue-full",
+            Fault::SlowConsumer { .. } => "slow-consumer",
+            Fault::OutboundExhausted { .. } => "outbound-exhausted",
+            Fault::BuffersExhausted { .. } => "buffers-exhausted",
+            Fault::HeartBeatTimeout { .. } => "heart-beat-timeout",
+            Fault::ConnectTimeout { .. } => "connect-timeout",
+        }
+    }
+
+    /// The WebSocket close code (RFC 6455 section 7.4.1) that follows the ERROR.
+    pub fn close_code(&self) -> u16 {
+        match self {
+            Fault::Malformed(error) if error.is_bound() => 1009,
+            Fault::DestinationTooLong { .. }
+            | Fault::IdTooLong { .. }
+            | Fault::TransactionTooLarge { .. } => 1009,
+            Fault::TooManySubscriptions { .. }
+            | Fault::TooManyTransactions { .. }
+            | Fault::TransactionTooLong { .. }
+            | Fault::SlowConsumer { .. }
+            | Fault::HeartBeatTimeout { .. }
+            | Fault::ConnectTimeout { .. } => 1008,
+            Fault::TooManyRooms { .. }
+            | Fault::QueueFull { .. }
+            | Fault::OutboundExhausted { .. }
+            | Fault::BuffersExhausted { .. } => 1013,
+            _ => 1002,
+        }
+    }
+
+    /// Whether a bound of the server was met, rather than a rule of the protocol broken.
+    pub fn is_bound(&self) -> bool {
+        matches!(self.close_code(), 1008 | 1009 | 1013)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Malformed(error) => error.fmt(f),
+            Fault::NotConnected(command) => write!(f, "{command} before CONNECT"),
+            Fault::AlreadyConnected => f.write_str("the session is connected already"),
+            Fault::NoCommonVersion => f.write_str("supported versions are 1.0, 1.1 and 1.2"),
+            Fault::ServerCommand(command) => write!(f, "{command} is a frame that servers send"),
+            Fault::MissingHeader { command, header } => write!(f, "{command} needs a header {header}"),
+            Fault::BadDestination(bad) => f.write_str(bad.reason()),
+            Fault::DestinationTooLong { max } => {
+                write!(f, "destination is longer than stomp.destination_bytes_max = {max}")
+            }
+            Fault::IdTooLong { header, max } => {
+                write!(f, "{header} is longer than stomp.id_bytes_max = {max}")
+            }
+            Fault::BadAckMode => f.write_str("ack must be auto, client or client-individual"),
+            Fault::BadHeartBeat => {
+                f.write_str("heart-beat must be two numbers of milliseconds with a comma between")
+            }
+            Fault::SubscriptionExists => f.write_str("the session has a subscription with this id"),
+            Fault::NoSuchSubscription => f.write_str("the session has no subscription with this id"),
+            Fault::TooManySubscriptions { max } => {
+                write!(f, "the session has stomp.subscriptions_max = {max} subscriptions")
+            }
+            Fault::UnknownAck => f.write_str("no message with this id waits to be acknowledged"),
+            Fault::TransactionExists => f.write_str("the transaction is open already"),
+            Fault::NoSuchTransaction => f.write_str("the transaction is not open"),
+            Fault::TooManyTransactions { max } => {
+                write!(f, "the session has stomp.transactions_max = {max} open transactions")
+            }
+            Fault::TransactionTooLong { max } => {
+                write!(f, "open transactions hold more than stomp.transaction_frames_max = {max} frames")
+            }
+            Fault::TransactionTooLarge { max } => {
+                write!(f, "open transactions hold more than stomp.transaction_bytes_max = {max} bytes")
+            }
+            Fault::TooManyRooms { max } => write!(f, "the server holds rooms.rooms_max = {max} destinations"),
+            Fault::QueueFull { bound, max } => write!(f, "the queue is full: {bound} = {max}"),
+            Fault::SlowConsumer { max } => {
+                write!(f, "slow consumer: more than outbound.bytes_max = {max} unread")
+            }
+            Fault::OutboundExhausted { max } => {
+                write!(f, "too slow while the server is short of memory: outbound.reactor_bytes_max = {max}")
+            }
+            Fault::BuffersExhausted { max } => {
+                write!(f, "no memory for an incomplete frame: buffers.reactor_bytes_max = {max}")
+            }
+            Fault::HeartBeatTimeout { silent_ms } => {
+                write!(f, "no heart-beat: nothing was heard for {silent_ms} ms")
+            }
+            Fault::ConnectTimeout { max } => {
+                write!(f, "no CONNECT within handshake.connect_timeout_ms = {max}")
+            }
+        }
+    }
+}
+
+impl From<StompError> for Fault {
+    fn from(error: StompError) -> Self {
+        Fault::Malformed(error)
+    }
+}
+
+impl From<BadDestination> for Fault {
+    fn from(bad: BadDestination) -> Self {
+        Fault::BadDestination(bad)
+    }
+}

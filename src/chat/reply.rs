@@ -1,0 +1,108 @@
+//! What the server says: STOMP frames, each in a WebSocket message of its own.
+//!
+//! A message is text where the whole STOMP frame is valid UTF-8, binary otherwise: heads always are, so it
+//! is the body that decides.
+//!
+//! Each function appends whole WebSocket messages to a buffer; nothing here keeps state.
+
+use std::borrow::Cow;
+
+use crate::chat::fault::Fault;
+use crate::chat::form::{AckMode, Form};
+use crate::chat::message::{Message, MessageId};
+use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
+use crate::wire::ws;
+
+/// The value of the `server` header (STOMP 1.2, CONNECTED).
+pub const SERVER: &str = concat!("tcbchat/", env!("CARGO_PKG_VERSION"));
+
+/// One LF in a message of its own: a heart-beat.
+pub fn heart_beat(out: &mut Vec<u8>) {
+    ws::encode_message(ws::Kind::Text, b"\n", out);
+}
+
+/// Appends one WebSocket message whose payload `write` appends.
+fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    // Room for the header of a payload of 126 to 65,535 bytes, which most STOMP frames are; for the others
+    // the payload moves once.
+    const USUAL: usize = 4;
+    let start = out.len();
+    out.extend_from_slice(&[0; USUAL]);
+    write(out);
+    let payload = out.len() - start - USUAL;
+    let kind = if is_utf8 { ws::Kind::Text } else { ws::Kind::Binary };
+    let need = ws::header_len(payload as u64);
+    if need > USUAL {
+        out.resize(out.len() + need - USUAL, 0);
+    }
+    if need != USUAL {
+        out.copy_within(start + USUAL..start + USUAL + payload, start + need);
+        out.truncate(start + need + payload);
+    }
+    ws::write_header(kind, payload as u64, &mut out[start..start + need]);
+}
+
+/// CONNECTED: version, heart-beats in milliseconds, session and server.
+pub fn connected(version: Version, session: &str, heart_beat_ms: (u32, u32), out: &mut Vec<u8>) {
+    in_message(true, out, |out| {
+        let beats = format!("{},{}", heart_beat_ms.0, heart_beat_ms.1);
+        let encoder = Encoder::new(out, Command::Connected, version)
+            .header("version", version.as_str())
+            .header("session", session)
+            .header("server", SERVER);
+        // STOMP 1.0 knows no heart-beats.
+        let encoder = if version == Version::V10 { encoder } else { encoder.header("heart-beat", &beats) };
+        encoder.finish();
+    });
+}
+
+/// RECEIPT.
+pub fn receipt(version: Version, id: &str, out: &mut Vec<u8>) {
+    in_message(true, out, |out| {
+        Encoder::new(out, Command::Receipt, version).header("receipt-id", id).finish()
+    });
+}
+
+/// ERROR: the fault's sentence, and which frame it answers where that asked for a receipt.
+pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
+    in_message(true, out, |out| {
+        let text = fault.to_string();
+        let mut encoder = Encoder::new(out, Command::Error, version).header("message", &text);
+        if matches!(fault, Fault::NoCommonVersion) {
+            encoder = encoder.header("version", "1.0,1.1,1.2");
+        }
+        if let Some(receipt) = receipt {
+            encoder = encoder.header("receipt-id", receipt);
+        }
+        encoder.header("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
+    });
+}
+
+/// MESSAGE, as the subscription's form wants it.
+pub fn message(form: &Form, id: MessageId, message: &Message, is_redelivered: bool, out: &mut Vec<u8>) {
+    in_message(message.is_utf8(), out, |out| {
+        let mut text = [0; MessageId::TEXT_BYTES_MAX];
+        let id = id.format(&mut text);
+        let mut encoder = Encoder::new(out, Command::Message, form.version);
+        if form.is_named {
+            encoder = encoder.header("subscription", &form.id);
+        }
+        encoder = encoder.header("message-id", id).header("destination", message.shown());
+        if form.ack != AckMode::Auto {
+            encoder = encoder.header("ack", id);
+        }
+        if is_redelivered {
+            encoder = encoder.header("redelivered", "true");
+        }
+        let body = message.body();
+        let lines = match form.version {
+            Version::V12 => Cow::Borrowed(message.lines()),
+            version => {
+                let mut lines = Vec::with_capacity(message.lines().len());
+                transcode_lines(message.lines(), version, &mut lines);
+                Cow::Owned(lines)
+            }
+        };
+        encoder.raw_lines(&lines).body(body);
+    });
+}

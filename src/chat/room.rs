@@ -1,0 +1,405 @@
+//! Rooms: who is in, which shards have members, and the next sequence number.
+//!
+//! A room is a topic or a user destination. Every shard with members has the room in its table; the shard
+//! that `hash(key) % shards` names is its *owner* and alone gives out sequence numbers, so a room has one
+//! total order without a lock. A shard tells the owner when its first member comes and its last one goes.
+//!
+//! This module moves no bytes: what is sequenced waits in `pending` until the shard fans it out.
+//!
+//! Invariant: a room is in the table exactly while it has members, shards, or something pending; the
+//! position that a subscription remembers is where [`Room::members`] has it.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::chat::intern::Symbol;
+use crate::chat::message::{Message, MessageId};
+
+/// The shard that owns `key`, the same on every shard: they share `seed`.
+pub fn owner_of(seed: u64, key: &str, shards: u16) -> u16 {
+    let hash = FixedState::with_seed(seed).hash_one(key);
+    // The high bits of the product spread as well as a remainder, without the division.
+    ((u128::from(hash) * u128::from(shards)) >> 64) as u16
+}
+
+/// One subscription as the room sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// The connection's index in its shard.
+    pub connection: u32,
+    /// How MESSAGEs must look to this subscription.
+    pub form: Symbol,
+}
+
+/// A message with its place in a room's order.
+#[derive(Debug, Clone)]
+pub struct Sequenced {
+    /// Its `message-id`.
+    pub id: MessageId,
+    /// What was sent.
+    pub message: Message,
+}
+
+/// What the owner of a room keeps.
+#[derive(Debug)]
+struct Ownership {
+    life: u64,
+    sequence: u64,
+    shards: SmallVec<[u16; 4]>,
+}
+
+/// One room, as one shard knows it.
+#[derive(Debug)]
+pub struct Room {
+    key: Box<str>,
+    members: Vec<Member>,
+    ownership: Option<Ownership>,
+    pending: Vec<Sequenced>,
+    pending_bytes: u64,
+}
+
+impl Room {
+    /// Local members, in no order.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.ownership.is_none() && self.pending.is_empty()
+    }
+}
+
+/// What happened to the table when a member left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// The member that took over the position, whose subscription must be told.
+    pub moved: Option<Member>,
+    /// The room has no local member any more.
+    pub was_last: bool,
+}
+
+/// The rooms of one shard.
+#[derive(Debug)]
+pub struct Rooms {
+    rooms: Slab<Room>,
+    index: HashTable<u32>,
+    hasher: FixedState,
+    lives: Lives,
+    dirty: Vec<u32>,
+    members: usize,
+}
+
+/// Gives each life of a room or queue a number of its own.
+#[derive(Debug)]
+pub struct Lives {
+    next: u64,
+    step: u64,
+}
+
+impl Lives {
+    /// Numbers that no other shard and no other start of the server gives: `start` is the time of the
+    /// start in seconds.
+    pub fn new(start: u32, shard: u16, shards: u16) -> Self {
+        Lives { next: (u64::from(start) << 32) + u64::from(shard), step: u64::from(shards) }
+    }
+
+    /// The next number.
+    pub fn begin(&mut self) -> u64 {
+        let life = self.next;
+        self.next += self.step;
+        life
+    }
+}
+
+impl Rooms {
+    /// An empty table. `seed` must be the same on all shards and not guessable by peers.
+    pub fn new(seed: u64, lives: Lives) -> Self {
+        Rooms {
+            rooms: Slab::new(),
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            lives,
+            dirty: Vec::new(),
+            members: 0,
+        }
+    }
+
+    /// Rooms in the table.
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Whether there is no room.
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    /// Local members of all rooms.
+    pub fn members(&self) -> usize {
+        self.members
+    }
+
+    /// The room with this index.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn room(&self, room: u32) -> &Room {
+        &self.rooms[room as usize]
+    }
+
+    /// The index of the room with this key.
+    pub fn find(&self, key: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        self.index.find(hash, |&at| &*self.rooms[at as usize].key == key).copied()
+    }
+
+    fn find_or_insert(&mut self, key: &str) -> u32 {
+        if let Some(room) = self.find(key) {
+            return room;
+        }
+        let room = Room {
+            key: key.into(),
+            members: Vec::new(),
+            ownership: None,
+            pending: Vec::new(),
+            pending_bytes: 0,
+        };
+        let at = self.rooms.insert(room) as u32;
+        let (rooms, hasher) = (&self.rooms, &self.hasher);
+        self.index.insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(&*rooms[at as usize].key));
+        at
+    }
+
+    /// Forgets the room if nothing needs it.
+    fn tidy(&mut self, room: u32) {
+        if !self.rooms[room as usize].is_unused() {
+            return;
+        }
+        let hash = self.hasher.hash_one(&*self.rooms[room as usize].key);
+        if let Ok(found) = self.index.find_entry(hash, |&at| at == room) {
+            found.remove();
+        }
+        self.rooms.remove(room as usize);
+        if self.rooms.is_empty() {
+            self.rooms.shrink_to_fit();
+            self.index.shrink_to(0, |_| 0);
+        }
+    }
+
+    /// Adds a local member. Returns the room, the member's position, and whether it is the first here (then
+    /// the owner must be told).
+    pub fn join(&mut self, key: &str, member: Member) -> (u32, u32, bool) {
+        let at = self.find_or_insert(key);
+        let room = &mut self.rooms[at as usize];
+        room.members.push(member);
+        self.members += 1;
+        (at, room.members.len() as u32 - 1, room.members.len() == 1)
+    }
+
+    /// Takes out the local member at `position`. The key stays readable through [`Rooms::key`] until
+    /// [`Rooms::left`] is called with the room, which must follow.
+    ///
+    /// # Panics
+    /// If there is no such room or position.
+    pub fn leave(&mut self, room: u32, position: u32) -> Left {
+        let members = &mut self.rooms[room as usize].members;
+        members.swap_remove(position as usize);
+        self.members -= 1;
+        if members.capacity() > 8 && members.len() * 4 <= members.capacity() {
+            members.shrink_to(members.len() * 2);
+        }
+        Left { moved: members.get(position as usize).copied(), was_last: members.is_empty() }
+    }
+
+    /// Ends what [`Rooms::leave`] began: forgets the room if that was its last use.
+    pub fn left(&mut self, room: u32) {
+        self.tidy(room);
+    }
+
+    /// The key of a room.
+    pub fn key(&self, room: u32) -> &str {
+        &self.rooms[room as usize].key
+    }
+
+    /// Owner: `shard` has members from here on.
+    pub fn add_shard(&mut self, key: &str, shard: u16) {
+        let at = self.find_or_insert(key);
+        let lives = &mut self.lives;
+        let ownership = self.rooms[at as usize].ownership.get_or_insert_with(|| Ownership {
+            life: lives.begin(),
+            sequence: 0,
+            shards: SmallVec::new(),
+        });
+        if !ownership.shards.contains(&shard) {
+            ownership.shards.push(shard);
+        }
+    }
+
+    /// Owner: `shard` has no members any more.
+    pub fn remove_shard(&mut self, key: &str, shard: u16) {
+        let Some(at) = self.find(key) else { return };
+        let room = &mut self.rooms[at as usize];
+        if let Some(ownership) = &mut room.ownership {
+            ownership.shards.retain(|at| *at != shard);
+            if ownership.shards.is_empty() {
+                room.ownership = None;
+            }
+        }
+        self.tidy(at);
+    }
+
+    /// Owner: the shards that have members of this room.
+    pub fn shards(&self, key: &str) -> &[u16] {
+        self.find(key)
+            .and_then(|at| self.rooms[at as usize].ownership.as_ref())
+            .map_or(&[], |ownership| &ownership.shards)
+    }
+
+    /// Owner: gives a message of this room its number. `None` if nobody is in the room.
+    pub fn sequence(&mut self, key: &str) -> Option<MessageId> {
+        let at = self.find(key)?;
+        let ownership = self.rooms[at as usize].ownership.as_mut()?;
+        ownership.sequence += 1;
+        Some(MessageId { life: ownership.life, sequence: ownership.sequence })
+    }
+
+    /// Leaves a sequenced message for the local members. Returns the room if so much is pending that it
+    /// should be fanned out before the turn ends.
+    pub fn deliver(&mut self, sequenced: Sequenced, pending_bytes_max: u64) -> Option<u32> {
+        let at = self.find(sequenced.message.key())?;
+        let room = &mut self.rooms[at as usize];
+        if room.members.is_empty() {
+            return None;
+        }
+        if room.pending.is_empty() {
+            self.dirty.push(at);
+        }
+        room.pending_bytes += sequenced.message.weight();
+        room.pending.push(sequenced);
+        (room.pending_bytes > pending_bytes_max).then_some(at)
+    }
+
+    /// Takes what is pending for the members of a room.
+    pub fn take_pending(&mut self, room: u32) -> Vec<Sequenced> {
+        let room = &mut self.rooms[room as usize];
+        room.pending_bytes = 0;
+        std::mem::take(&mut room.pending)
+    }
+
+    /// Whether messages wait for the members of this room.
+    pub fn has_pending(&self, room: u32) -> bool {
+        !self.rooms[room as usize].pending.is_empty()
+    }
+
+    /// Takes the list of rooms that had something pending since it was last taken. A room in it may have
+    /// been emptied or forgotten in between.
+    pub fn take_dirty(&mut self, into: &mut Vec<u32>) {
+        into.append(&mut self.dirty);
+    }
+
+    /// Whether the room exists and has something pending.
+    pub fn is_dirty(&self, room: u32) -> bool {
+        self.rooms.get(room as usize).is_some_and(|room| !room.pending.is_empty())
+    }
+
+    /// Panics unless the table agrees with itself.
+    pub fn check(&self) {
+        assert_eq!(self.index.len(), self.rooms.len());
+        let mut members = 0;
+        for (at, room) in &self.rooms {
+            assert!(!room.is_unused(), "{} is kept for nothing", room.key);
+            assert_eq!(self.find(&room.key), Some(at as u32));
+            assert!(room.ownership.as_ref().is_none_or(|ownership| !ownership.shards.is_empty()));
+            members += room.members.len();
+        }
+        assert_eq!(members, self.members);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::destination::Destination;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn rooms() -> Rooms {
+        Rooms::new(3, Lives::new(1, 0, 2))
+    }
+
+    #[test]
+    fn a_room_is_forgotten_with_its_last_use_and_lives_again_under_another_number() {
+        let mut rooms = rooms();
+        rooms.add_shard("/topic/a", 1);
+        let first = rooms.sequence("/topic/a").unwrap();
+        assert_eq!(rooms.sequence("/topic/a").unwrap().sequence, first.sequence + 1);
+        rooms.remove_shard("/topic/a", 1);
+        assert!(rooms.is_empty());
+        assert_eq!(rooms.sequence("/topic/a"), None);
+        rooms.add_shard("/topic/a", 0);
+        assert_ne!(rooms.sequence("/topic/a").unwrap().life, first.life);
+        rooms.check();
+    }
+
+    #[test]
+    fn messages_wait_for_members_only() {
+        let mut rooms = rooms();
+        let destination = Destination::parse_send("/topic/a").unwrap();
+        let sequenced = || Sequenced {
+            id: MessageId { life: 1, sequence: 1 },
+            message: Message::new(&destination, b"", b"0123456789"),
+        };
+        rooms.add_shard("/topic/a", 0);
+        assert_eq!(rooms.deliver(sequenced(), 1), None);
+        let (room, _, first) = rooms.join("/topic/a", Member { connection: 1, form: Symbol(0) });
+        assert!(first);
+        assert_eq!(rooms.deliver(sequenced(), 1000), None);
+        assert_eq!(rooms.deliver(sequenced(), 1), Some(room));
+        assert_eq!(rooms.take_pending(room).len(), 2);
+        assert!(!rooms.is_dirty(room));
+    }
+
+    #[test]
+    fn owners_are_spread() {
+        let mut counts = [0u32; 8];
+        for room in 0..8000 {
+            counts[owner_of(42, &format!("/topic/{room}"), 8) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn members_and_positions_agree_with_a_plain_model(
+            steps in prop::collection::vec((0u8..5, 0u32..40, any::<bool>()), 0..400)
+        ) {
+            let mut rooms = rooms();
+            // The model: where each (room, connection) is.
+            let mut model: HashMap<(u8, u32), (u32, u32)> = HashMap::new();
+            for (name, connection, join) in steps {
+                let key = format!("/topic/{name}");
+                if join && !model.contains_key(&(name, connection)) {
+                    let (room, position, first) = rooms.join(&key, Member { connection, form: Symbol(0) });
+                    prop_assert_eq!(first, !model.keys().any(|(other, _)| *other == name));
+                    model.insert((name, connection), (room, position));
+                } else if let Some((room, position)) = model.remove(&(name, connection)) {
+                    let left = rooms.leave(room, position);
+                    if let Some(moved) = left.moved {
+                        model.insert((name, moved.connection), (room, position));
+                    }
+                    prop_assert_eq!(left.was_last, !model.keys().any(|(other, _)| *other == name));
+                    rooms.left(room);
+                }
+                rooms.check();
+                for ((name, connection), (room, position)) in &model {
+                    prop_assert_eq!(rooms.key(*room), format!("/topic/{name}"));
+                    prop_assert_eq!(rooms.room(*room).members()[*position as usize].connection, *connection);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What only a busy session has: open transactions, unsettled messages, awaited receipts.
+//!
+//! Invariant: the sums over all transactions are within their bounds.
+
+use std::collections::VecDeque;
+
+use crate::chat::fault::Fault;
+use crate::chat::form::AckMode;
+use crate::chat::intern::Symbol;
+use crate::chat::message::MessageId;
+use crate::chat::session::Command;
+use crate::limits;
+
+/// A queue's message that this session was given and has not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Its id.
+    pub id: MessageId,
+    /// The subscription that it came by.
+    pub form: Symbol,
+}
+
+/// A receipt that waits for other shards.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) serial: u32,
+    pub(super) count: u32,
+    pub(super) receipt: Box<str>,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    id: Box<str>,
+    commands: Vec<Command>,
+    bytes: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    transactions: Vec<Transaction>,
+    /// In order of delivery, which is what `ack:client` counts by.
+    pub(super) unsettled: VecDeque<Unsettled>,
+    pub(super) awaited: VecDeque<Awaited>,
+    pub(super) is_finishing: bool,
+}
+
+impl Extra {
+    pub(super) fn is_empty(&self) -> bool {
+        self.transactions.is_empty()
+            && self.unsettled.is_empty()
+            && self.awaited.is_empty()
+            && !self.is_finishing
+    }
+
+    /// BEGIN.
+    pub(super) fn begin(&mut self, id: Box<str>, limits: &limits::Stomp) -> Result<(), Fault> {
+        if self.transactions.iter().any(|transaction| transaction.id == id) {
+            return Err(Fault::TransactionExists);
+        }
+        let max = limits.transactions_max;
+        if self.transactions.len() >= max as usize {
+            return Err(Fault::TooManyTransactions { max });
+        }
+        self.transactions.push(Transaction { id, commands: Vec::new(), bytes: 0 });
+        Ok(())
+    }
+
+    /// Holds a command until the transaction is committed.
+    pub(super) fn hold(
+        &mut self,
+        id: &str,
+        command: Command,
+        weight: u64,
+        limits: &limits::Stomp,
+    ) -> Result<(), Fault> {
+        let frames: usize = self.transactions.iter().map(|transaction| transaction.commands.len()).sum();
+        let bytes: u64 = self.transactions.iter().map(|transaction| transaction.bytes).sum();
+        let transaction = self
+            .transactions
+            .iter_mut()
+            .find(|transaction| &*transaction.id == id)
+            .ok_or(Fault::NoSuchTransaction)?;
+        if frames >= limits.transaction_frames_max as usize {
+            return Err(Fault::TransactionTooLong { max: limits.transaction_frames_max });
+        }
+        if bytes + weight > u64::from(limits.transaction_bytes_max) {
+            return Err(Fault::TransactionTooLarge { max: limits.transaction_bytes_max });
+        }
+        transaction.bytes += weight;
+        transaction.commands.push(command);
+        Ok(())
+    }
+
+    /// Ends a transaction and returns what it held.
+    pub(super) fn take_transaction(&mut self, id: &str) -> Result<Vec<Command>, Fault> {
+        let at = self.transactions.iter().position(|transaction| &*transaction.id == id);
+        Ok(self.transactions.remove(at.ok_or(Fault::NoSuchTransaction)?).commands)
+    }
+
+    /// Takes out what an ACK or NACK of `id` covers.
+    pub(super) fn settle(&mut self, id: MessageId, mode: impl Fn(Symbol) -> AckMode) -> Vec<Unsettled> {
+        let Some(at) = self.unsettled.iter().position(|unsettled| unsettled.id == id) else {
+            return Vec::new();
+        };
+        let form = self.unsettled[at].form;
+        match mode(form) {
+            AckMode::Auto => Vec::new(),
+            AckMode::Individual => self.unsettled.remove(at).into_iter().collect(),
+            AckMode::Client => {
+                let (mut settled, mut place) = (Vec::new(), 0);
+                self.unsettled.retain(|unsettled| {
+                    let is_covered = place <= at && unsettled.form == form;
+                    place += 1;
+                    if is_covered {
+                        settled.push(*unsettled);
+                    }
+                    !is_covered
+                });
+                settled
+            }
+        }
+    }
+
+    /// The subscription is gone, and with it what it has not settled.
+    pub(super) fn forget(&mut self, form: Symbol) {
+        self.unsettled.retain(|unsettled| unsettled.form != form);
+    }
+}

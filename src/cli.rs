@@ -1,0 +1,114 @@
+//! The command line: what can be typed, and how flags become values of the configuration.
+//!
+//! It decides nothing: `main` carries commands out, and [`tcbchat::config`] says what is permitted.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tcbchat::config::settings::{FILE_VARIABLE, Flag, Sources};
+
+/// Exit code of a command line or configuration that is not right.
+pub const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Every limit has a key in the configuration file, and an environment variable TCBCHAT_<SECTION>_<KEY>. Flags go \
+before environment variables, these before the file, the file before defaults. `tcbchat check` prints all keys \
+with their values, meanings and ranges.
+
+Exit codes: 0 ended as asked; 1 the server could not go on; 2 the command line or configuration is not right.";
+
+/// A WebSocket + STOMP chat server that shows where every connection limit is.
+#[derive(Debug, Parser)]
+#[command(name = "tcbchat", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `serve` when nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `serve`.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT.
+    Serve(Options),
+    /// Print the configuration as it would be in force, or what is wrong with it.
+    Check(Options),
+}
+
+/// What is configured by flags; everything else by file or environment.
+#[derive(Debug, Default, Args)]
+pub struct Options {
+    /// Configuration file, TOML [env: TCBCHAT_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; may be given several times [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<String>,
+    /// Connections that the server takes at most [default: what the machine holds].
+    #[arg(long, value_name = "N")]
+    pub capacity: Option<String>,
+    /// Reactor threads [default: one per core, more if the descriptor limit demands it].
+    #[arg(long, value_name = "N")]
+    pub reactors: Option<String>,
+    /// Serve `/echo`, for conformance suites.
+    #[arg(long)]
+    pub echo: bool,
+    /// Accept any login and passcode, also on addresses that are not loopback.
+    #[arg(long)]
+    pub open: bool,
+    /// Least important messages to log: error, warn, info, debug or trace [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How to write them: text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl Options {
+    /// The sources that these flags, and the environment of the process, make.
+    pub fn sources(&self) -> Sources {
+        let mut flags = Vec::new();
+        let mut add = |flag, key: &str, value: Option<String>| {
+            flags.extend(value.map(|value| Flag { flag, key: key.into(), value }));
+        };
+        let addresses = (!self.listen.is_empty()).then(|| self.listen.join(","));
+        add("--listen", "listen.address", addresses);
+        add("--capacity", "tcb.capacity", self.capacity.clone());
+        add("--reactors", "reactors.count", self.reactors.clone());
+        add("--echo", "echo.enabled", self.echo.then(|| "true".into()));
+        add("--open", "auth.mode", self.open.then(|| "open".into()));
+        add("--log", "log.level", self.log.clone());
+        add("--log-format", "log.format", self.log_format.clone());
+        let file = self.config.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+        Sources { file, environment: std::env::vars_os().collect(), flags }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_sets_a_key_that_exists() {
+        let all =
+            ["tcbchat", "serve", "--listen", "127.0.0.1:1", "--capacity", "1", "--reactors", "1", "--echo"];
+        let more = ["--open", "--log", "info", "--log-format", "text"];
+        let cli = Cli::parse_from(all.into_iter().chain(more));
+        let Some(Command::Serve(options)) = cli.command else { panic!("serve") };
+        let flags = options.sources().flags;
+        assert_eq!(flags.len(), 7);
+        for flag in flags {
+            let (section, name) = flag.key.split_once('.').expect("section.name");
+            assert!(tcbchat::config::keys::find(section, name).is_some(), "{}", flag.key);
+        }
+    }
+}

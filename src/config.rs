@@ -1,0 +1,227 @@
+//! The configuration: a TOML file, environment variables and flags become one validated [`Config`].
+//!
+//! * [`keys`] has every key, with its meaning and permitted values;
+//! * [`settings`] lays the sources over each other and remembers where each value came from;
+//! * `file` reads TOML, `check` compares keys with each other;
+//! * [`render`] prints the effective configuration;
+//! * [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
+//!
+//! Nothing here opens a socket or starts a thread; who runs the server takes the values from here.
+//!
+//! Invariant: a [`Config`] holds only values inside their ranges that fit each other, so nobody behind it
+//! checks a bound again.
+
+pub mod keys;
+pub mod machine;
+pub mod plan;
+pub mod render;
+pub mod settings;
+
+mod check;
+mod file;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::limits;
+use crate::tcb::time_wait;
+use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};
+use settings::{Origin, Settings, Sources};
+
+/// The validated configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[listen]`.
+    pub listen: Listen,
+    /// `[auth]`: the mode said, or the one that loopback addresses imply.
+    pub auth: AuthMode,
+    /// `[reactors]`.
+    pub reactors: limits::Reactors,
+    /// `[tcb]`.
+    pub tcb: Tcb,
+    /// `[handshake]`.
+    pub handshake: limits::Handshake,
+    /// `[websocket]`.
+    pub websocket: limits::WebSocket,
+    /// `[stomp]`.
+    pub stomp: limits::Stomp,
+    /// `[outbound]`.
+    pub outbound: limits::Outbound,
+    /// `[buffers]`.
+    pub buffers: limits::Buffers,
+    /// `[rooms]`.
+    pub rooms: limits::Rooms,
+    /// `[mesh]`.
+    pub mesh: limits::Mesh,
+    /// `[turn]`.
+    pub turn: limits::Turn,
+    /// `[echo]`; `None` while it is off.
+    pub echo: Option<limits::Echo>,
+    /// `ops.metrics`.
+    pub metrics: MetricsAccess,
+    /// `[log]`.
+    pub log: Log,
+    /// `[shutdown]`.
+    pub shutdown: limits::Shutdown,
+}
+
+/// `[listen]`: where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// The addresses; at least one, none twice.
+    pub addresses: Vec<SocketAddr>,
+    /// The numbers of the section.
+    pub limits: limits::Backlog,
+}
+
+/// `[tcb]`: the table of TCP control blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tcb {
+    /// The numbers of the section, those that [`plan`] replaces by what the machine has included.
+    pub limits: limits::Tcb,
+    /// How TIME_WAIT is modelled.
+    pub time_wait: time_wait::Config,
+}
+
+/// `[log]`: what is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least important messages logged.
+    pub level: LogLevel,
+    /// How they are written.
+    pub format: LogFormat,
+}
+
+/// Reads, lays over each other and checks all sources.
+///
+/// # Errors
+/// Everything that is wrong with them, in one error.
+pub fn load(sources: &Sources) -> Result<(Config, Settings), ConfigError> {
+    let mut problems = Vec::new();
+    let settings = Settings::read(sources, &mut problems);
+    check::check(&settings, &mut problems);
+    if problems.is_empty() { Ok((Config::from(&settings), settings)) } else { Err(ConfigError { problems }) }
+}
+
+impl From<&Settings> for Config {
+    /// The settings as values of their types. Settings that [`load`] accepted always convert.
+    fn from(settings: &Settings) -> Self {
+        let word = |path| settings.word(path).unwrap_or_default();
+        Self {
+            listen: Listen { addresses: addresses(settings).to_vec(), limits: settings.numbers("listen") },
+            // Unset is open: `check` lets that pass on loopback addresses only.
+            auth: settings.word("auth.mode").and_then(AuthMode::from_word).unwrap_or(AuthMode::Open),
+            reactors: settings.numbers("reactors"),
+            tcb: tcb(settings),
+            handshake: settings.numbers("handshake"),
+            websocket: settings.numbers("websocket"),
+            stomp: settings.numbers("stomp"),
+            outbound: settings.numbers("outbound"),
+            buffers: settings.numbers("buffers"),
+            rooms: settings.numbers("rooms"),
+            mesh: settings.numbers("mesh"),
+            turn: settings.numbers("turn"),
+            echo: settings.switch("echo.enabled").then(|| settings.numbers("echo")),
+            metrics: MetricsAccess::from_word(word("ops.metrics")).unwrap_or(MetricsAccess::Off),
+            log: Log {
+                level: LogLevel::from_word(word("log.level")).unwrap_or(LogLevel::Info),
+                format: LogFormat::from_word(word("log.format")).unwrap_or(LogFormat::Text),
+            },
+            shutdown: settings.numbers("shutdown"),
+        }
+    }
+}
+
+fn tcb(settings: &Settings) -> Tcb {
+    let limits: limits::Tcb = settings.numbers("tcb");
+    let word = settings.word("tcb.time_wait_reuse");
+    let reuse = TIME_WAIT_REUSE.iter().find(|(known, _)| Some(*known) == word);
+    let time_wait = time_wait::Config {
+        delay_ms: limits.time_wait_delay_ms,
+        records_max: limits.time_wait_max,
+        reuse: reuse.map(|(_, reuse)| *reuse).unwrap_or_default(),
+        counts_against_capacity: settings.switch("tcb.time_wait_counts"),
+    };
+    Tcb { limits, time_wait }
+}
+
+fn addresses(settings: &Settings) -> &[SocketAddr] {
+    match &settings.get("listen.address").value {
+        Some(Value::Addresses(addresses)) => addresses,
+        _ => &[],
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it was said.
+    pub origin: Origin,
+    /// Key, value and what is permitted.
+    pub text: String,
+}
+
+impl Problem {
+    fn new(origin: Origin, text: String) -> Self {
+        Self { origin, text }
+    }
+
+    fn refused(origin: Origin, key: &Key, written: &str) -> Self {
+        Self::new(origin, format!("{} = {written}: allowed are {}", key.path(), key.allowed()))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.text)
+    }
+}
+
+/// A configuration that cannot be used: every reason, one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong; at least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.problems.iter().enumerate() {
+            write!(f, "{}{problem}", if at == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_said_is_a_valid_configuration_of_the_defaults() {
+        let (config, _) = load(&Sources::default()).unwrap();
+        assert_eq!(config.listen.addresses, [SocketAddr::from(([127, 0, 0, 1], 8080))]);
+        assert_eq!(config.auth, AuthMode::Open);
+        assert_eq!(config.stomp, limits::Stomp::default());
+        assert_eq!(config.outbound, limits::Outbound::default());
+        assert_eq!(config.tcb.limits, limits::Tcb::default());
+        assert_eq!(config.tcb.time_wait, time_wait::Config::default());
+        assert_eq!(config.echo, None);
+        assert_eq!(config.metrics, MetricsAccess::Loopback);
+    }
+
+    #[test]
+    fn an_error_is_one_line_for_each_problem() {
+        let sources = Sources {
+            environment: vec![
+                ("TCBCHAT_LISTEN_ADDRESS".into(), "0.0.0.0:80".into()),
+                ("TCBCHAT_STOMP_HEADERS_MAX".into(), "1".into()),
+            ],
+            ..Sources::default()
+        };
+        let error = load(&sources).unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 2, "{error}");
+    }
+}

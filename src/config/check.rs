@@ -1,0 +1,214 @@
+//! Whether the values fit each other.
+//!
+//! Each value alone is inside its range by the time it gets here. What is compared here are bounds that
+//! would make each other useless or unreachable, with the reason in the message. Values are read from
+//! [`Settings`], so that a message can say where both sides came from.
+//!
+//! Invariant: the defaults fit each other; a unit test checks it.
+
+use std::net::SocketAddr;
+
+use super::settings::{Origin, Settings};
+use super::{Problem, addresses};
+
+/// The longest header of a WebSocket frame from a server (RFC 6455, section 5.2): 2 bytes and a 64-bit length.
+const WS_FRAME_HEADER_BYTES_MAX: u64 = 10;
+/// Bytes of the header lines that the server adds to a MESSAGE (`message-id`, `ack`, `content-length`), its
+/// command line and its NUL, rounded up. The subscription id comes on top.
+const MESSAGE_OVERHEAD_BYTES: u64 = 256;
+/// A byte of a header grows to at most two when it is escaped (STOMP 1.2, "Value Encoding").
+const ESCAPE_GROWTH: u64 = 2;
+
+/// Compares the settings with each other; what does not fit is added to `problems`.
+pub(super) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
+    let mut checker = Checker { settings, problems };
+    checker.open_mode();
+    checker.stomp();
+    checker.websocket();
+    checker.outbound();
+    checker.memory();
+}
+
+struct Checker<'a> {
+    settings: &'a Settings,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Checker<'_> {
+    /// Everyone who reaches an open server can be anyone, so a reachable one must be meant.
+    fn open_mode(&mut self) {
+        if self.settings.word("auth.mode").is_some() {
+            return;
+        }
+        let beyond: Vec<String> = addresses(self.settings)
+            .iter()
+            .filter(|address| !is_loopback(address))
+            .map(ToString::to_string)
+            .collect();
+        if !beyond.is_empty() {
+            let text = format!(
+                "listen.address = {}: reachable from other machines, and everyone could log in under any name; \
+                 if that is meant, say so with --open or auth.mode = \"open\", else listen on a loopback address",
+                beyond.join(", ")
+            );
+            self.problems.push(Problem::new(self.settings.get("listen.address").origin.clone(), text));
+        }
+    }
+
+    fn stomp(&mut self) {
+        self.at_most("stomp.header_bytes_max", "stomp.head_bytes_max", "a header line is part of the head");
+        // The names that stand before a destination and before an id, with their colons; the longest each.
+        let line = |name: &str, bytes: u64| name.len() as u64 + bytes * ESCAPE_GROWTH;
+        let destination = line("destination:", self.settings.number("stomp.destination_bytes_max"));
+        self.at_least("stomp.header_bytes_max", destination, "a line with the longest destination, escaped");
+        let id = line("subscription:", self.settings.number("stomp.id_bytes_max"));
+        self.at_least("stomp.header_bytes_max", id, "a line with the longest id, escaped");
+        self.at_most("stomp.heart_beat_min_ms", "stomp.heart_beat_max_ms", "they are the ends of one range");
+    }
+
+    fn websocket(&mut self) {
+        self.at_most(
+            "websocket.frame_bytes_max",
+            "websocket.message_bytes_max",
+            "a message is made of frames",
+        );
+        self.at_most("echo.frame_bytes_max", "echo.message_bytes_max", "a message is made of frames");
+        let stomp_frame = self.stomp_frame_bytes();
+        // Most clients put a STOMP frame into one WebSocket frame, and would never get a body of the
+        // permitted size through.
+        self.at_least("websocket.frame_bytes_max", stomp_frame, "the largest STOMP frame, head and body");
+    }
+
+    fn outbound(&mut self) {
+        self.at_most("outbound.low_water_bytes", "outbound.high_water_bytes", "the marks would never part");
+        self.at_most("outbound.high_water_bytes", "outbound.bytes_max", "the mark would never be reached");
+        self.at_most("outbound.bytes_max", "outbound.reactor_bytes_max", "one connection must fit");
+        let message = self.stomp_frame_bytes()
+            + self.settings.number("stomp.head_bytes_max") * (ESCAPE_GROWTH - 1)
+            + self.settings.number("stomp.id_bytes_max") * ESCAPE_GROWTH
+            + MESSAGE_OVERHEAD_BYTES
+            + WS_FRAME_HEADER_BYTES_MAX;
+        self.at_least("outbound.bytes_max", message, "one largest MESSAGE would cut its reader off");
+        let echo = self.settings.number("echo.message_bytes_max") + WS_FRAME_HEADER_BYTES_MAX;
+        self.at_least("echo.outbound_bytes_max", echo, "one largest message would cut its sender off");
+    }
+
+    fn memory(&mut self) {
+        let stomp_frame = self.stomp_frame_bytes();
+        // Leases come in powers of two.
+        self.at_least(
+            "buffers.reactor_bytes_max",
+            stomp_frame.next_power_of_two(),
+            "one largest STOMP frame",
+        );
+        self.at_most("buffers.reactor_bytes_kept_max", "buffers.reactor_bytes_max", "it is a part of it");
+        self.at_least("rooms.queue_bytes_max", stomp_frame, "a queue must hold one largest message");
+        self.at_most("rooms.queue_bytes_max", "rooms.queues_bytes_max", "one queue must fit");
+        let capacity = self.settings.number("tcb.capacity");
+        if capacity > 0 {
+            self.at_most("tcb.partitions", "tcb.capacity", "a partition holds at least one connection");
+        }
+    }
+
+    /// Bytes of the largest STOMP frame that a client may send, its NUL included.
+    fn stomp_frame_bytes(&self) -> u64 {
+        self.settings.number("stomp.head_bytes_max") + self.settings.number("stomp.body_bytes_max") + 1
+    }
+
+    fn at_most(&mut self, path: &str, bound: &str, why: &str) {
+        let (value, most) = (self.settings.number(path), self.settings.number(bound));
+        if value > most {
+            // The default was not chosen by the reader, so the other side is the one to name first.
+            let (origin, other) = match (&self.settings.get(path).origin, &self.settings.get(bound).origin) {
+                (Origin::Default, said) => (said, &Origin::Default),
+                (said, other) => (said, other),
+            };
+            let text = format!("{path} = {value} is above {bound} = {most} ({other}): {why}");
+            self.problems.push(Problem::new(origin.clone(), text));
+        }
+    }
+
+    fn at_least(&mut self, path: &str, needed: u64, why: &str) {
+        let value = self.settings.number(path);
+        if value < needed {
+            let text = format!("{path} = {value} is below {needed}, which the other keys ask for: {why}");
+            self.problems.push(Problem::new(self.settings.get(path).origin.clone(), text));
+        }
+    }
+}
+
+/// Loopback as the kernel sees it, IPv4 inside IPv6 included.
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::{Flag, Sources};
+
+    fn problems(values: &[(&str, &str)]) -> Vec<String> {
+        let flag = |(key, value): &(&str, &str)| Flag {
+            flag: "--set",
+            key: (*key).to_owned(),
+            value: (*value).to_owned(),
+        };
+        let sources = Sources { flags: values.iter().map(flag).collect(), ..Sources::default() };
+        let mut problems = Vec::new();
+        let settings = Settings::read(&sources, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        check(&settings, &mut problems);
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_defaults_fit() {
+        assert_eq!(problems(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn open_mode_is_implied_on_loopback_only() {
+        for loopback in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+            assert_eq!(problems(&[("listen.address", loopback)]), Vec::<String>::new(), "{loopback}");
+        }
+        for beyond in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "127.0.0.1:80,192.0.2.1:80"] {
+            let found = problems(&[("listen.address", beyond)]);
+            assert_eq!(found.len(), 1, "{beyond}: {found:?}");
+            assert!(found[0].contains("--open or auth.mode = \"open\""), "{}", found[0]);
+            assert_eq!(problems(&[("listen.address", beyond), ("auth.mode", "open")]), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn bounds_that_defeat_each_other() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (
+                &[("outbound.low_water_bytes", "300000")],
+                "--set: outbound.low_water_bytes = 300000 is above outbound.high_water_bytes = 262144 (default)",
+            ),
+            (&[("outbound.bytes_max", "131072")], "outbound.high_water_bytes = 262144 is above"),
+            (&[("outbound.reactor_bytes_max", "1048576")], "outbound.bytes_max = 4194304 is above"),
+            (&[("outbound.bytes_max", "1000000")], "outbound.bytes_max = 1000000 is below"),
+            (&[("websocket.message_bytes_max", "1500000")], "websocket.frame_bytes_max = 2097152 is above"),
+            (&[("stomp.body_bytes_max", "4000000")], "websocket.frame_bytes_max = 2097152 is below"),
+            (&[("stomp.header_bytes_max", "64")], "stomp.header_bytes_max = 64 is below"),
+            (&[("stomp.heart_beat_max_ms", "1000"), ("stomp.heart_beat_min_ms", "2000")], "one range"),
+            (&[("rooms.queue_bytes_max", "1024")], "rooms.queue_bytes_max = 1024 is below"),
+            (
+                &[("tcb.capacity", "4"), ("tcb.partitions", "8")],
+                "tcb.partitions = 8 is above tcb.capacity = 4",
+            ),
+            (&[("echo.outbound_bytes_max", "4096")], "echo.outbound_bytes_max = 4096 is below 16777226"),
+        ];
+        for (values, expected) in cases {
+            let found = problems(values);
+            assert!(found.iter().any(|problem| problem.contains(expected)), "{values:?}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_default_is_not_blamed() {
+        let found = problems(&[("outbound.reactor_bytes_max", "1048576")]);
+        assert!(found[0].starts_with("--set: outbound.bytes_max = 4194304 is above"), "{}", found[0]);
+    }
+}

@@ -1,0 +1,162 @@
+//! The configuration file: TOML text onto [`Settings`], each value with its line.
+//!
+//! The document is walked by hand and not by deserialising it, so that a mistake costs one message with
+//! its line, key, value and permitted values, and the rest of the file is still read. Text that is not
+//! TOML yields all the errors the parser finds.
+//!
+//! Invariant: a file can set nothing that the catalogue of keys does not have.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Problem;
+use super::keys::{self, Key, Value};
+use super::settings::{Origin, Settings, unknown};
+
+/// Reads the file into the settings. What is wrong with it is added to `problems`.
+pub(super) fn read(path: &Path, settings: &mut Settings, problems: &mut Vec<Problem>) {
+    let name: Arc<str> = path.to_string_lossy().into();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Reader { name, text: &text, settings, problems }.read(),
+        Err(error) => problems.push(Problem::new(Origin::File { file: name, line: 0 }, error.to_string())),
+    }
+}
+
+struct Reader<'a> {
+    name: Arc<str>,
+    text: &'a str,
+    settings: &'a mut Settings,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn read(mut self) {
+        let first = self.problems.len();
+        let (document, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            let origin = self.origin(error.span().map_or(0, |span| span.start));
+            self.problems.push(Problem::new(origin, error.message().to_owned()));
+        }
+        for (section, value) in document.get_ref() {
+            let name = section.get_ref().as_ref();
+            match value.get_ref() {
+                DeValue::Table(table) if keys::SECTIONS.iter().any(|(known, _)| *known == name) => {
+                    self.read_section(name, table);
+                }
+                DeValue::Table(_) => self.note(section, unknown(name)),
+                _ => self.note(section, format!("{name}: a key must stand in a section")),
+            }
+        }
+        // The parser sorts tables by name; people read from top to bottom.
+        self.problems[first..].sort_by_key(|problem| match problem.origin {
+            Origin::File { line, .. } => line,
+            _ => 0,
+        });
+    }
+
+    fn read_section(&mut self, section: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let Some(key) = keys::find(section, name.get_ref()) else {
+                self.note(name, unknown(&format!("{section}.{}", name.get_ref())));
+                continue;
+            };
+            let origin = self.origin(name.span().start);
+            match accepted(key, value.get_ref()) {
+                Some(value) => self.settings.put(key, value, origin),
+                None => {
+                    let written = self.text.get(value.span()).unwrap_or_default();
+                    self.problems.push(Problem::refused(origin, key, written));
+                }
+            }
+        }
+    }
+
+    fn note<T>(&mut self, place: &Spanned<T>, text: String) {
+        let origin = self.origin(place.span().start);
+        self.problems.push(Problem::new(origin, text));
+    }
+
+    fn origin(&self, byte: usize) -> Origin {
+        let before = &self.text.as_bytes()[..byte.min(self.text.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        Origin::File { file: Arc::clone(&self.name), line }
+    }
+}
+
+/// The value as the key accepts it.
+fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
+    match value {
+        DeValue::Integer(integer) => {
+            u64::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|number| key.number(number))
+        }
+        DeValue::Boolean(on) => key.switch(*on),
+        // One address may be written without brackets.
+        DeValue::String(text) => key.word(text).or_else(|| key.addresses([text.as_ref()])),
+        DeValue::Array(values) => {
+            let texts: Option<Vec<&str>> = values.iter().map(|value| value.get_ref().as_str()).collect();
+            key.addresses(texts?)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> (Settings, Vec<String>) {
+        let mut settings = Settings::new();
+        let mut problems = Vec::new();
+        Reader { name: "t.toml".into(), text, settings: &mut settings, problems: &mut problems }.read();
+        (settings, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn values_of_every_domain() {
+        let (settings, problems) = read_text(
+            "listen.address = [\"0.0.0.0:80\", \"[::]:80\"]\n\
+             [websocket]\nframe_bytes_max = 0x10_0000\n[echo]\nenabled = true\n[auth]\nmode = \"open\"\n",
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.number("websocket.frame_bytes_max"), 1 << 20);
+        assert!(settings.switch("echo.enabled"));
+        assert_eq!(settings.word("auth.mode"), Some("open"));
+        let address = settings.get("listen.address").value.clone().unwrap();
+        assert_eq!(address.to_string(), "[\"0.0.0.0:80\", \"[::]:80\"]");
+
+        let (settings, problems) = read_text("[listen]\naddress = \"127.0.0.1:9\"\n");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.get("listen.address").value.clone().unwrap().to_string(), "[\"127.0.0.1:9\"]");
+    }
+
+    #[test]
+    fn every_mistake_has_its_line_and_the_rest_is_read() {
+        let (settings, problems) = read_text(
+            "top = 1\n[stomp]\nheaders_max = 1\nhead_bytes_max = \"big\"\nbody = 5\nsubscriptions_max = 9\n\
+             [chat]\nx = 1\n[listen]\naddress = [\"localhost:80\"]\nbacklog = -1\n",
+        );
+        assert_eq!(settings.number("stomp.subscriptions_max"), 9);
+        let expected = [
+            "t.toml:1: top: a key must stand in a section",
+            "t.toml:3: stomp.headers_max = 1: allowed are 8 to 1024",
+            "t.toml:4: stomp.head_bytes_max = \"big\": allowed are 256 to 1048576",
+            "t.toml:5: stomp.body: there is no such key; [stomp] has head_bytes_max",
+            "t.toml:7: chat: there is no section \"chat\"; sections are listen, auth",
+            "t.toml:10: listen.address = [\"localhost:80\"]: allowed are one or more IP:PORT",
+            "t.toml:11: listen.backlog = -1: allowed are 1 to 65535",
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            assert!(problem.starts_with(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_toml() {
+        let (_, problems) = read_text("[tcb]\ncapacity = = 3\n");
+        assert!(problems.iter().any(|problem| problem.starts_with("t.toml:2: ")), "{problems:#?}");
+    }
+}

@@ -1,0 +1,410 @@
+//! Every key of the configuration: its section, its meaning, its default and its permitted values.
+//!
+//! The numbers come from [`crate::limits`]; the keys that are not numbers are declared here. Reading a
+//! configuration, printing one and documenting it all go through [`catalogue`], so none of the three can
+//! know a key that the others do not. No file is read here.
+//!
+//! Invariant: sections are contiguous in the catalogue, no key is there twice, and every default is a
+//! value that the key itself accepts.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use crate::limits::{self, Spec};
+use crate::tcb::time_wait::Reuse;
+
+/// What every environment variable of the configuration starts with.
+pub const ENVIRONMENT_PREFIX: &str = "TCBCHAT_";
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// Section of the file, without brackets.
+    pub section: &'static str,
+    /// Name inside the section.
+    pub name: &'static str,
+    /// What it is for, in one paragraph.
+    pub doc: String,
+    /// What it may be.
+    pub domain: Domain,
+}
+
+/// The permitted values of a key, and its default.
+#[derive(Debug)]
+pub enum Domain {
+    /// A whole number.
+    Number {
+        /// Value when nothing is said.
+        default: u64,
+        /// Values accepted, both ends included.
+        range: RangeInclusive<u64>,
+    },
+    /// `true` or `false`.
+    Switch {
+        /// Value when nothing is said.
+        default: bool,
+    },
+    /// One word of a list.
+    Word {
+        /// Value when nothing is said; `None` leaves the key unset.
+        default: Option<&'static str>,
+        /// Words accepted.
+        allowed: &'static [&'static str],
+    },
+    /// A list of socket addresses.
+    Addresses {
+        /// Value when nothing is said.
+        default: SocketAddr,
+    },
+}
+
+/// The value of a key, of the key's own domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Of a [`Domain::Number`].
+    Number(u64),
+    /// Of a [`Domain::Switch`].
+    Switch(bool),
+    /// Of a [`Domain::Word`].
+    Word(&'static str),
+    /// Of a [`Domain::Addresses`]; at least one.
+    Addresses(Vec<SocketAddr>),
+}
+
+impl Key {
+    /// `section.name`, as messages and flags write it.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that sets it.
+    pub fn environment_name(&self) -> String {
+        format!("{ENVIRONMENT_PREFIX}{}_{}", self.section, self.name).to_ascii_uppercase()
+    }
+
+    /// The value when nothing is said, if there is one.
+    pub fn default(&self) -> Option<Value> {
+        match &self.domain {
+            Domain::Number { default, .. } => Some(Value::Number(*default)),
+            Domain::Switch { default } => Some(Value::Switch(*default)),
+            Domain::Word { default, .. } => default.map(Value::Word),
+            Domain::Addresses { default } => Some(Value::Addresses(vec![*default])),
+        }
+    }
+
+    /// The permitted values in words: `8 to 1024`, `"text" or "json"`.
+    pub fn allowed(&self) -> String {
+        match &self.domain {
+            Domain::Number { range, .. } => format!("{} to {}", range.start(), range.end()),
+            Domain::Switch { .. } => "true or false".into(),
+            Domain::Word { allowed, .. } => {
+                allowed.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            }
+            Domain::Addresses { .. } => {
+                "one or more IP:PORT, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".into()
+            }
+        }
+    }
+
+    /// A number of this key; `None` if it is out of range or the key is not a number.
+    pub fn number(&self, number: u64) -> Option<Value> {
+        match &self.domain {
+            Domain::Number { range, .. } if range.contains(&number) => Some(Value::Number(number)),
+            _ => None,
+        }
+    }
+
+    /// A switch position of this key; `None` if the key is no switch.
+    pub fn switch(&self, on: bool) -> Option<Value> {
+        matches!(self.domain, Domain::Switch { .. }).then_some(Value::Switch(on))
+    }
+
+    /// A word of this key; `None` if it is not one of the permitted ones.
+    pub fn word(&self, word: &str) -> Option<Value> {
+        match &self.domain {
+            Domain::Word { allowed, .. } => {
+                allowed.iter().find(|allowed| **allowed == word).map(|word| Value::Word(word))
+            }
+            _ => None,
+        }
+    }
+
+    /// Addresses of this key; `None` if there are none, if one is malformed or there twice, or if the
+    /// key takes no addresses.
+    pub fn addresses<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Addresses { .. } = self.domain else { return None };
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for text in texts {
+            let address = text.parse().ok()?;
+            if addresses.contains(&address) {
+                return None;
+            }
+            addresses.push(address);
+        }
+        (!addresses.is_empty()).then_some(Value::Addresses(addresses))
+    }
+
+    /// The value that a flag or an environment variable spells: numbers may have underscores, addresses
+    /// are separated by commas. `None` if this key does not accept it.
+    pub fn text(&self, text: &str) -> Option<Value> {
+        match &self.domain {
+            Domain::Number { .. } => {
+                // `u64` would take a plus sign too; the file's numbers may have one as well.
+                text.replace('_', "").parse().ok().and_then(|number| self.number(number))
+            }
+            Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
+            Domain::Word { .. } => self.word(text),
+            Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
+        }
+    }
+}
+
+impl std::fmt::Display for Value {
+    /// As TOML.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Switch(on) => write!(f, "{on}"),
+            Self::Word(word) => write!(f, "\"{word}\""),
+            Self::Addresses(addresses) => {
+                let list: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+                write!(f, "[{}]", list.join(", "))
+            }
+        }
+    }
+}
+
+/// Declares an enum whose variants are the words of a key.
+macro_rules! words {
+    ( $( $(#[$meta:meta])* $name:ident { $( $(#[$doc:meta])* $variant:ident = $word:literal, )+ } )+ ) => { $(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $( $(#[$doc])* $variant, )+ }
+
+        impl $name {
+            /// The words that the configuration uses.
+            pub const WORDS: &'static [&'static str] = &[ $( $word, )+ ];
+
+            /// The word of a variant.
+            pub fn word(self) -> &'static str {
+                match self { $( Self::$variant => $word, )+ }
+            }
+
+            /// The variant of a word.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $( $word => Some(Self::$variant), )+ _ => None }
+            }
+        }
+    )+ };
+}
+
+/// The words of `tcb.time_wait_reuse`, which the TCB table has a type for.
+pub const TIME_WAIT_REUSE: &[(&str, Reuse)] =
+    &[("never", Reuse::Never), ("older-than-60s", Reuse::OlderThan60s), ("peer-differs", Reuse::PeerDiffers)];
+
+words! {
+    /// `auth.mode`: who may connect under which name.
+    AuthMode {
+        /// Any login, with any passcode.
+        Open = "open",
+    }
+    /// `ops.metrics`: who is answered on `/metrics`.
+    MetricsAccess {
+        /// Callers on this machine that did not come through a proxy.
+        Loopback = "loopback",
+        /// Everyone.
+        All = "all",
+        /// Nobody.
+        Off = "off",
+    }
+    /// `log.level`: the least important messages that are logged.
+    LogLevel {
+        /// Nothing.
+        Off = "off",
+        /// What ends the process or loses data.
+        Error = "error",
+        /// What an operator should look at.
+        Warn = "warn",
+        /// Start, readiness, stop.
+        Info = "info",
+        /// Every connection.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+    /// `log.format`: how messages are written.
+    LogFormat {
+        /// Lines for people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}
+
+/// The sections in the order of the file, each with what it is about.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("listen", "Where clients connect."),
+    ("auth", "Who may connect."),
+    ("reactors", "Threads and their descriptor tables."),
+    ("tcb", "The table of TCP control blocks: every connection in every state."),
+    ("handshake", "From accept to the end of the opening handshake and CONNECT."),
+    ("websocket", "WebSocket framing on /ws."),
+    ("stomp", "STOMP frames and sessions."),
+    ("outbound", "What waits to be sent to a connection that reads slowly."),
+    ("buffers", "Leases for incomplete input."),
+    ("rooms", "Topics and queues."),
+    ("mesh", "Mailboxes between reactors."),
+    ("turn", "Work in one turn of a reactor's loop."),
+    ("echo", "The /echo endpoint for conformance suites."),
+    ("ops", "What the server tells about itself."),
+    ("log", "Messages on standard error."),
+    ("shutdown", "The end of the process."),
+];
+
+/// Every key, sorted by section in the order of [`SECTIONS`].
+pub fn catalogue() -> &'static [Key] {
+    static CATALOGUE: LazyLock<Vec<Key>> = LazyLock::new(|| {
+        let mut keys = keys_without_number();
+        keys.extend(limits::specs().into_iter().map(Key::from));
+        let place = |key: &Key| SECTIONS.iter().position(|(section, _)| *section == key.section);
+        // Stable: inside a section, the keys that are not numbers come first, then the order of `limits`.
+        keys.sort_by_key(place);
+        keys
+    });
+    &CATALOGUE
+}
+
+/// The key of a path such as `stomp.body_bytes_max`.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    catalogue().iter().find(|key| key.section == section && key.name == name)
+}
+
+impl From<Spec> for Key {
+    fn from(spec: Spec) -> Self {
+        Self {
+            section: spec.section,
+            name: spec.key,
+            doc: one_paragraph(spec.doc),
+            domain: Domain::Number { default: spec.default, range: spec.range },
+        }
+    }
+}
+
+fn keys_without_number() -> Vec<Key> {
+    let key = |section, name, domain, doc: &str| Key { section, name, doc: one_paragraph(doc), domain };
+    let word = |default, allowed| Domain::Word { default, allowed };
+    vec![
+        key(
+            "listen",
+            "address",
+            Domain::Addresses { default: SocketAddr::from(([127, 0, 0, 1], 8080)) },
+            "Addresses that the server listens on, IPv4 or IPv6.",
+        ),
+        key(
+            "auth",
+            "mode",
+            word(None, AuthMode::WORDS),
+            "\"open\" accepts every login with every passcode. It is what an unset mode means as long as all
+             addresses are loopback ones; on any other address the server starts only if it is said.",
+        ),
+        key(
+            "tcb",
+            "time_wait_reuse",
+            word(Some("never"), &["never", "older-than-60s", "peer-differs"]),
+            "When a TIME_WAIT record is given up before its delay is over: \"never\"; those older than 60
+             seconds when the records are full; or those of another peer than the one that connects.",
+        ),
+        key(
+            "tcb",
+            "time_wait_counts",
+            Domain::Switch { default: false },
+            "Whether a connection in TIME_WAIT takes a place of the capacity, as it does on Windows.",
+        ),
+        key(
+            "echo",
+            "enabled",
+            Domain::Switch { default: false },
+            "Whether /echo returns every WebSocket message unchanged.",
+        ),
+        key(
+            "ops",
+            "metrics",
+            word(Some("loopback"), MetricsAccess::WORDS),
+            "Who is answered on /metrics. \"loopback\" are callers on this machine whose request carries no
+             trace of a proxy; a proxy that leaves no trace makes all its callers local ones, so close the
+             path there or choose \"off\".",
+        ),
+        key("log", "level", word(Some("info"), LogLevel::WORDS), "The least important messages logged."),
+        key(
+            "log",
+            "format",
+            word(Some("text"), LogFormat::WORDS),
+            "Lines for people, or one JSON object per line.",
+        ),
+    ]
+}
+
+/// The text with every run of white space as one space.
+fn one_paragraph(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_is_in_order_and_without_repetition() {
+        let keys = catalogue();
+        let mut sections: Vec<_> = keys.iter().map(|key| key.section).collect();
+        sections.dedup();
+        assert_eq!(sections, SECTIONS.iter().map(|(section, _)| *section).collect::<Vec<_>>());
+        for (at, key) in keys.iter().enumerate() {
+            assert!(
+                !keys[..at].iter().any(|other| other.environment_name() == key.environment_name()),
+                "{} is there twice",
+                key.path()
+            );
+        }
+    }
+
+    #[test]
+    fn every_key_accepts_its_own_default() {
+        for key in catalogue() {
+            let Some(default) = key.default() else { continue };
+            let text = default.to_string().replace(['"', '[', ']'], "");
+            assert_eq!(key.text(&text), Some(default), "{}", key.path());
+        }
+    }
+
+    #[test]
+    fn words_and_variants_agree() {
+        for word in LogLevel::WORDS {
+            assert!(LogLevel::from_word(word).is_some());
+        }
+        let Domain::Word { allowed, .. } = find("tcb", "time_wait_reuse").unwrap().domain else {
+            unreachable!()
+        };
+        assert_eq!(TIME_WAIT_REUSE.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
+        assert_eq!(AuthMode::from_word("shut"), None);
+    }
+
+    #[test]
+    fn texts_of_flags_and_environment() {
+        let capacity = find("tcb", "capacity").unwrap();
+        assert_eq!(capacity.text("50_000"), Some(Value::Number(50_000)));
+        for bad in ["-1", "", "1e3", "16777215", "5 0"] {
+            assert_eq!(capacity.text(bad), None, "{bad}");
+        }
+        let address = find("listen", "address").unwrap();
+        assert_eq!(
+            address.text("127.0.0.1:1, [::1]:2").unwrap().to_string(),
+            "[\"127.0.0.1:1\", \"[::1]:2\"]"
+        );
+        for bad in ["localhost:80", "", "127.0.0.1", "127.0.0.1:1,127.0.0.1:1"] {
+            assert_eq!(address.text(bad), None, "{bad}");
+        }
+        assert_eq!(find("echo", "enabled").unwrap().text("yes"), None);
+    }
+}

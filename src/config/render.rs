@@ -1,0 +1,100 @@
+//! The effective configuration as TOML.
+//!
+//! It is printed from the catalogue of [`super::keys`], so `tcbchat check` says what the program does. Nothing
+//! is read or validated here.
+//!
+//! Invariant: the TOML, read again as a file, gives the same settings.
+
+use std::fmt::Write as _;
+
+use super::keys;
+use super::settings::{Origin, Settings};
+
+/// Column at which comments wrap.
+const WIDTH: usize = 100;
+
+/// The effective configuration as a TOML file with comments: the meaning of each key, its permitted
+/// values and, where it was said, where.
+pub fn toml(settings: &Settings) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for setting in settings.iter() {
+        let key = setting.key;
+        if key.section != section {
+            section = key.section;
+            let about =
+                keys::SECTIONS.iter().find(|(name, _)| *name == section).map_or("", |(_, about)| about);
+            let gap = if text.is_empty() { "" } else { "\n" };
+            put(&mut text, format_args!("{gap}# {about}\n[{section}]\n"));
+        }
+        let origin = match &setting.origin {
+            Origin::Default => String::new(),
+            said => format!(" Set by {said}."),
+        };
+        comment(&mut text, &format!("{} Allowed: {}.{origin}", key.doc, key.allowed()));
+        match &setting.value {
+            Some(value) => put(&mut text, format_args!("{} = {value}\n", key.name)),
+            None => put(&mut text, format_args!("# {} is unset\n", key.name)),
+        }
+    }
+    text
+}
+
+fn comment(text: &mut String, words: &str) {
+    let mut column = WIDTH;
+    for word in words.split_whitespace() {
+        if column + 1 + word.len() > WIDTH {
+            if text.ends_with(|last| last != '\n') {
+                text.push('\n');
+            }
+            text.push('#');
+            column = 1;
+        }
+        text.push(' ');
+        text.push_str(word);
+        column += 1 + word.len();
+    }
+    text.push('\n');
+}
+
+fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    text.write_fmt(arguments).expect("a String takes every text");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::{Flag, Sources};
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_settings() {
+        let flag = |key: &str, value: &str| Flag { flag: "--set", key: key.into(), value: value.into() };
+        let sources = Sources {
+            flags: vec![
+                flag("tcb.capacity", "50000"),
+                flag("auth.mode", "open"),
+                flag("listen.address", "0.0.0.0:80,[::]:80"),
+            ],
+            ..Sources::default()
+        };
+        let (config, settings) = crate::config::load(&sources).unwrap();
+        let text = toml(&settings);
+        assert!(text.contains("Set by --set.\ncapacity = 50000\n"), "{text}");
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("effective.toml");
+        std::fs::write(&file, text).unwrap();
+        let again = crate::config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap();
+        assert_eq!(again.0, config);
+    }
+
+    #[test]
+    fn the_defaults_read_back_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("defaults.toml");
+        let text = toml(&Settings::new());
+        assert!(text.lines().all(|line| line.len() <= WIDTH + 20), "{text}");
+        std::fs::write(&file, text).unwrap();
+        crate::config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap();
+    }
+}

@@ -1,0 +1,74 @@
+//! The input of one connection that is not complete yet.
+//!
+//! Complete frames are parsed in the reactor's scratch buffer and leave nothing here. An `Inbound` exists
+//! only between the first byte of something and its last: an HTTP head, a WebSocket frame or message, a
+//! STOMP frame; or while input waits for backpressure to end.
+//!
+//! Invariant: whoever drops an `Inbound` has released its leases.
+
+use crate::buf::{Lease, Pool, PoolExhausted};
+use crate::wire::{stomp, ws};
+
+/// Payload whose STOMP frame, or echo message, is not complete yet.
+#[derive(Debug)]
+pub struct Assembly {
+    /// How far `payload` has been scanned.
+    pub stomp: stomp::Decoder,
+    /// Unmasked payload: the begin of a STOMP frame, or an echo message so far.
+    pub payload: Option<Lease>,
+    /// The kind of the echo message so far.
+    pub kind: ws::Kind,
+}
+
+impl Assembly {
+    /// Keeps payload.
+    ///
+    /// # Errors
+    /// The pool has no more memory.
+    pub fn keep(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), PoolExhausted> {
+        if bytes.is_empty() { Ok(()) } else { pool.append(&mut self.payload, bytes) }
+    }
+}
+
+/// Incomplete input.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Inside a WebSocket frame or message.
+    pub ws: ws::Decoder,
+    /// What the frames carried.
+    pub assembly: Assembly,
+    /// Bytes as they came: an HTTP head so far, or what was read before a stall.
+    pub raw: Option<Lease>,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Inbound {
+            ws: ws::Decoder::new(ws::Role::Server),
+            assembly: Assembly { stomp: stomp::Decoder::default(), payload: None, kind: ws::Kind::Binary },
+            raw: None,
+        }
+    }
+}
+
+impl Inbound {
+    /// Nothing is incomplete: this may be released and made anew at the next byte.
+    pub fn is_clean(&self) -> bool {
+        self.assembly.payload.is_none() && self.raw.is_none() && self.ws.is_clean()
+    }
+
+    /// Keeps bytes as they came.
+    ///
+    /// # Errors
+    /// The pool has no more memory.
+    pub fn keep_raw(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), PoolExhausted> {
+        if bytes.is_empty() { Ok(()) } else { pool.append(&mut self.raw, bytes) }
+    }
+
+    /// Gives all leases back.
+    pub fn release(mut self, pool: &mut Pool) {
+        for lease in [self.assembly.payload.take(), self.raw.take()].into_iter().flatten() {
+            pool.release(lease);
+        }
+    }
+}

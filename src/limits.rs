@@ -1,0 +1,357 @@
+//! Every bound of the program, in one place.
+//!
+//! A bound is a number with a unit, a default, a permitted range and a reason. The structs below are at
+//! once the sections of the configuration file and the values that the layers above are given, so a limit
+//! cannot exist that an operator cannot see and set. Names follow one rule: noun, unit, `max`
+//! (`frame_bytes_max`); times end in `_ms`.
+//!
+//! This module holds no state and reads no machine: capacities that depend on the machine (descriptors,
+//! cores, memory) are derived in [`crate::config`], by addition, from the numbers here.
+//!
+//! Invariant: every `default` lies inside its own `range`; a unit test checks it for every row.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// One bound as documentation and validation see it.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Section of the configuration file, without brackets (`stomp`).
+    pub section: &'static str,
+    /// Key inside the section (`body_bytes_max`).
+    pub key: &'static str,
+    /// What the bound is for, in a sentence or two.
+    pub doc: &'static str,
+    /// Value when the configuration says nothing.
+    pub default: u64,
+    /// Values that the program accepts.
+    pub range: RangeInclusive<u64>,
+}
+
+/// A configured number outside its [`Spec::range`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutOfRange {
+    /// Section of the configuration file.
+    pub section: &'static str,
+    /// Key inside the section.
+    pub key: &'static str,
+    /// The value that was given.
+    pub value: u64,
+    /// The permitted values.
+    pub range: RangeInclusive<u64>,
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{} = {}: allowed are {} to {}",
+            self.section,
+            self.key,
+            self.value,
+            self.range.start(),
+            self.range.end()
+        )
+    }
+}
+
+impl std::error::Error for OutOfRange {}
+
+/// Declares one section: a struct of numbers, its defaults, its table of [`Spec`]s and its range check.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        $name:ident, $section:literal {
+            $( $(#[doc = $doc:literal])+ $field:ident : $ty:ty = $default:expr, $range:expr; )+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[doc = $doc])+
+                #[doc = concat!("\n\nDefault `", stringify!($default), "`, allowed `", stringify!($range), "`.")]
+                pub $field: $ty,
+            )+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $field: $default, )+ }
+            }
+        }
+
+        impl $name {
+            /// The bounds of this section, in the order of the configuration file.
+            pub fn specs() -> Vec<Spec> {
+                vec![ $( Spec {
+                    section: $section,
+                    key: stringify!($field),
+                    doc: concat!($($doc, "\n"),+).trim(),
+                    default: $default,
+                    range: $range,
+                }, )+ ]
+            }
+
+            /// Checks every number against its range.
+            ///
+            /// # Errors
+            /// The first number that is outside.
+            pub fn check(&self) -> Result<(), OutOfRange> {
+                $(
+                    let value = u64::from(self.$field);
+                    let range: RangeInclusive<u64> = $range;
+                    if !range.contains(&value) {
+                        return Err(OutOfRange {
+                            section: $section, key: stringify!($field), value, range,
+                        });
+                    }
+                )+
+                Ok(())
+            }
+        }
+    };
+}
+
+/// 1024 bytes.
+pub const KIB: u64 = 1024;
+/// 1024 KiB.
+pub const MIB: u64 = 1024 * KIB;
+
+section! {
+    /// `[handshake]`: from `accept` to the end of the WebSocket opening handshake.
+    Handshake, "handshake" {
+        /// Bytes of an HTTP request head; more is answered with 431.
+        head_bytes_max: u32 = 8 * 1024, 512..=65_536;
+        /// Header fields of an HTTP request; more is answered with 431.
+        headers_max: u32 = 64, 8..=256;
+        /// Milliseconds from `accept` to a complete request head; later is answered with 408.
+        timeout_ms: u32 = 10_000, 100..=600_000;
+        /// Milliseconds from the end of the opening handshake to the STOMP CONNECT frame.
+        connect_timeout_ms: u32 = 10_000, 100..=600_000;
+        /// Connections of one reactor that may be in the handshake at once; one more is closed
+        /// unanswered and counted.
+        pending_max: u32 = 16_384, 1..=16_777_216;
+        /// Connections of one reactor that are answered 503 at once while the TCB table is full; one more
+        /// is closed unanswered and counted.
+        refusals_max: u32 = 64, 1..=4096;
+        /// Seconds a refused client is told to wait (`Retry-After`).
+        retry_after_s: u32 = 5, 1..=3600;
+    }
+}
+
+section! {
+    /// `[websocket]`: RFC 6455 framing on `/ws`.
+    WebSocket, "websocket" {
+        /// Payload bytes of one WebSocket frame; more is closed with 1009.
+        frame_bytes_max: u64 = 2 * MIB, 125..=1 << 30;
+        /// Payload bytes of one WebSocket message over all its fragments; more is closed with 1009.
+        message_bytes_max: u64 = 2 * MIB, 125..=1 << 30;
+        /// Fragments of one WebSocket message; more is closed with 1009.
+        fragments_max: u32 = 4096, 1..=16_777_216;
+        /// Milliseconds that a close waits for the peer: its close frame, the end of its stream, and the
+        /// bytes still unsent to it. Then the socket is reset.
+        close_timeout_ms: u32 = 5_000, 100..=600_000;
+    }
+}
+
+section! {
+    /// `[echo]`: the `/echo` endpoint for conformance suites, off unless `--echo` is given.
+    Echo, "echo" {
+        /// Payload bytes of one WebSocket frame.
+        frame_bytes_max: u64 = 16 * MIB, 125..=1 << 30;
+        /// Payload bytes of one message over all its fragments.
+        message_bytes_max: u64 = 16 * MIB, 125..=1 << 30;
+        /// Fragments of one message.
+        fragments_max: u32 = 65_536, 1..=16_777_216;
+        /// Unsent bytes of one echo connection; past it the connection is closed with 1008.
+        outbound_bytes_max: u64 = 64 * MIB, 4096..=1 << 32;
+    }
+}
+
+section! {
+    /// `[stomp]`: STOMP frames and sessions.
+    Stomp, "stomp" {
+        /// Bytes of the command line and all header lines of one STOMP frame.
+        head_bytes_max: u32 = 16 * 1024, 256..=1_048_576;
+        /// Bytes of one header line (name, colon and value, as sent).
+        header_bytes_max: u32 = 4 * 1024, 64..=1_048_576;
+        /// Header lines of one STOMP frame.
+        headers_max: u32 = 64, 8..=1024;
+        /// Bytes of the body of one STOMP frame.
+        body_bytes_max: u32 = 1024 * 1024 + 64 * 1024, 1..=268_435_456;
+        /// Bytes of a destination.
+        destination_bytes_max: u32 = 255, 16..=4096;
+        /// Bytes of a subscription id, a receipt id, a transaction id or a login, each.
+        id_bytes_max: u32 = 255, 16..=4096;
+        /// Subscriptions of one session.
+        subscriptions_max: u32 = 256, 1..=65_536;
+        /// Open transactions of one session.
+        transactions_max: u32 = 8, 1..=1024;
+        /// Frames held by the open transactions of one session.
+        transaction_frames_max: u32 = 256, 1..=65_536;
+        /// Bytes held by the open transactions of one session.
+        transaction_bytes_max: u32 = 1024 * 1024, 1024..=268_435_456;
+        /// Shortest heart-beat interval, in milliseconds, that the server agrees to, in either direction.
+        heart_beat_min_ms: u32 = 1_000, 100..=3_600_000;
+        /// Longest heart-beat interval, in milliseconds, that the server agrees to send or expect.
+        heart_beat_max_ms: u32 = 300_000, 1_000..=3_600_000;
+    }
+}
+
+section! {
+    /// `[outbound]`: what waits to be sent to one connection.
+    Outbound, "outbound" {
+        /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008).
+        bytes_max: u64 = 4 * MIB, 64 * KIB..=1 << 32;
+        /// Unsent bytes above which the server stops reading from that connection, and gives it no
+        /// queue messages.
+        high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
+        /// Unsent bytes below which both go on.
+        low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
+        /// Unsent bytes of all connections of one reactor together; past it, connections above their
+        /// low-water mark are cut off first.
+        reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
+    }
+}
+
+section! {
+    /// `[buffers]`: leases for incomplete input.
+    Buffers, "buffers" {
+        /// Bytes that one reactor leases for incomplete frames at most; past it, the connection that asks
+        /// is closed with 1013.
+        reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
+        /// Bytes of returned buffers that one reactor keeps for reuse.
+        reactor_bytes_kept_max: u64 = MIB, 0..=1 << 40;
+    }
+}
+
+section! {
+    /// `[rooms]`: topics, user destinations and queues.
+    Rooms, "rooms" {
+        /// Destinations that one reactor owns at once (subscribed to, or holding messages).
+        rooms_max: u32 = 1_000_000, 1..=16_777_216;
+        /// Messages that one queue keeps while it has no subscriber, and in all.
+        queue_messages_max: u32 = 1_000, 1..=1_000_000;
+        /// Bytes that one queue keeps.
+        queue_bytes_max: u64 = 16 * MIB, KIB..=1 << 40;
+        /// Bytes that all queues of one reactor keep together.
+        queues_bytes_max: u64 = 256 * MIB, KIB..=1 << 40;
+        /// Messages that one queue subscription may hold unacknowledged.
+        prefetch_max: u32 = 32, 1..=65_536;
+        /// Times that one queue message is delivered before it passes to `/queue/<name>.dlq`.
+        deliveries_max: u32 = 16, 1..=65_536;
+        /// Seconds that a queue without subscriber keeps its messages after the last change.
+        queue_idle_s: u32 = 86_400, 1..=31_536_000;
+    }
+}
+
+section! {
+    /// `[mesh]`: mailboxes between reactors.
+    Mesh, "mesh" {
+        /// Messages that one reactor may have under way to one room owner before it stops reading from
+        /// the publishers.
+        messages_max: u32 = 8_192, 1..=16_777_216;
+        /// The same, in bytes.
+        bytes_max: u64 = 32 * MIB, 4 * KIB..=1 << 40;
+    }
+}
+
+section! {
+    /// `[turn]`: work of one connection, or of one kind, in one turn of a reactor's loop.
+    Turn, "turn" {
+        /// Connections accepted in one turn, so that a connect storm cannot starve those that are in.
+        accepts_max: u32 = 256, 1..=65_536;
+        /// Bytes read from one connection in one turn; also the size of the reactor's scratch buffer.
+        read_bytes_max: u32 = 64 * 1024, 4096..=16_777_216;
+        /// Timers fired in one turn.
+        timers_max: u32 = 4_096, 16..=16_777_216;
+    }
+}
+
+section! {
+    /// `[tcb]`: the table of TCP control blocks. `capacity` has no constant default: it is sized from
+    /// the machine when 0.
+    Tcb, "tcb" {
+        /// Connections that the table holds, in all states; 0 sizes it from the machine.
+        capacity: u32 = 0, 0..=16_777_214;
+        /// Buckets of the hash index; 0 sizes it from the capacity.
+        hash_buckets: u32 = 0, 0..=16_777_216;
+        /// Partitions, each with a lock of its own; 0 makes it four per core.
+        partitions: u32 = 0, 0..=1024;
+        /// Milliseconds that a connection closed by this side stays in TIME_WAIT.
+        time_wait_delay_ms: u32 = 60_000, 0..=300_000;
+        /// TIME_WAIT entries that are kept at most.
+        time_wait_max: u32 = 65_536, 0..=16_777_214;
+    }
+}
+
+section! {
+    /// `[shutdown]`: the end of the process.
+    Shutdown, "shutdown" {
+        /// Milliseconds from SIGTERM or SIGINT to the exit; connections still open then are reset.
+        timeout_ms: u32 = 5_000, 0..=600_000;
+    }
+}
+
+section! {
+    /// `[reactors]`: threads.
+    Reactors, "reactors" {
+        /// Reactor threads; 0 plans them from cores, capacity and the descriptor limit.
+        count: u32 = 0, 0..=1024;
+        /// Descriptors of one table that are left for everything but client connections.
+        fd_reserve: u32 = 256, 32..=65_536;
+    }
+}
+
+section! {
+    /// `[listen]`: the listening sockets (their addresses are in `listen.address`).
+    Backlog, "listen" {
+        /// Connections that the kernel queues for one listener until they are accepted; the kernel caps
+        /// it at `net.core.somaxconn`.
+        backlog: u32 = 4_096, 1..=65_535;
+    }
+}
+
+/// Every bound of every section.
+pub fn specs() -> Vec<Spec> {
+    [
+        Handshake::specs(),
+        WebSocket::specs(),
+        Echo::specs(),
+        Stomp::specs(),
+        Outbound::specs(),
+        Buffers::specs(),
+        Rooms::specs(),
+        Mesh::specs(),
+        Turn::specs(),
+        Tcb::specs(),
+        Shutdown::specs(),
+        Reactors::specs(),
+        Backlog::specs(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_lies_in_its_range() {
+        for spec in specs() {
+            assert!(spec.range.contains(&spec.default), "{}.{}", spec.section, spec.key);
+            assert!(!spec.doc.is_empty(), "{}.{} has no doc", spec.section, spec.key);
+        }
+    }
+
+    #[test]
+    fn a_number_outside_its_range_is_named() {
+        let stomp = Stomp { headers_max: 1, ..Stomp::default() };
+        let error = stomp.check().unwrap_err();
+        assert_eq!(error.to_string(), "stomp.headers_max = 1: allowed are 8 to 1024");
+    }
+}

@@ -1,0 +1,162 @@
+//! The program: command line, configuration, plan, server, exit code.
+
+mod cli;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use tcbchat::config::keys::{LogFormat, MetricsAccess, Value};
+use tcbchat::config::machine::Machine;
+use tcbchat::config::plan::{Plan, plan};
+use tcbchat::config::settings::Settings;
+use tcbchat::config::{self, Config, ConfigError, Log, render};
+use tcbchat::metrics::ShardMetrics;
+use tcbchat::net::reactor;
+use tcbchat::net::server::{self, ServeError};
+use tcbchat::ops::metrics::{Metrics, Sources};
+use tcbchat::ops::site::{MetricsFor, Site};
+use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
+use tcbchat::tcb::TcbTable;
+use tcbchat::time::Clock;
+
+use cli::{Cli, Command, EXIT_USAGE, Options};
+
+fn main() -> ExitCode {
+    let Cli { command, options } = Cli::parse();
+    match command.unwrap_or(Command::Serve(options)) {
+        Command::Serve(options) => match load(&options) {
+            Ok((config, settings)) => serve(&config, &settings),
+            Err(code) => code,
+        },
+        Command::Check(options) => match load(&options) {
+            Ok((_, settings)) => print(&render::toml(&settings)),
+            Err(code) => code,
+        },
+    }
+}
+
+/// Prints to standard output; a reader that has gone is no failure of ours.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("tcbchat: {error}");
+    ExitCode::from(code)
+}
+
+fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
+    config::load(&options.sources()).map_err(|error: ConfigError| fail(&error, EXIT_USAGE))
+}
+
+fn begin_log(log: &Log) {
+    let builder = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_env_filter(tracing_subscriber::EnvFilter::new(log.level.word()));
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// The bounds in force, for the metrics.
+fn numbers(settings: &Settings) -> Vec<(String, u64)> {
+    let number =
+        |value: &Option<Value>| if let Some(Value::Number(number)) = value { Some(*number) } else { None };
+    settings.iter().filter_map(|setting| Some((setting.key.path(), number(&setting.value)?))).collect()
+}
+
+fn serve(config: &Config, settings: &Settings) -> ExitCode {
+    begin_log(&config.log);
+    let machine = match Machine::prepare() {
+        Ok(machine) => machine,
+        Err(error) => return fail(&format!("cannot read this machine's limits: {error}"), 1),
+    };
+    let plan = match plan(config, &machine) {
+        Ok(plan) => plan,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
+    match run(config, settings, &plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// Makes what all reactors share, and serves.
+fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeError> {
+    let clock = Clock::start();
+    let tcbs = Arc::new(TcbTable::new(plan.tcb));
+    let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
+    let sources = Sources { shards: metrics.clone(), tcbs: Arc::clone(&tcbs), limits: numbers(settings) };
+    let metrics_for = match config.metrics {
+        MetricsAccess::Loopback => MetricsFor::Loopback,
+        MetricsAccess::All => MetricsFor::All,
+        MetricsAccess::Off => MetricsFor::Nobody,
+    };
+    let site = Arc::new(Site::new(Metrics::new(sources), metrics_for));
+    let limits = Arc::new(shard_limits(config));
+    let is_echo_enabled = config.echo.is_some();
+    let connections_max = plan.connections_per_reactor_max;
+    // From the operating system's randomness; the time would be a guess away.
+    let seed = RandomState::new().hash_one("tcbchat");
+    // A clock before 1970 only makes message ids of two starts alike.
+    let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
+    let shard = move |id: u16, mesh: &Arc<_>| {
+        Shard::new(ShardSetup {
+            id,
+            limits: Arc::clone(&limits),
+            connections_max,
+            is_echo_enabled,
+            mesh: Arc::clone(mesh),
+            tcbs: Arc::clone(&tcbs),
+            metrics: Arc::clone(&metrics[usize::from(id)]),
+            site: Arc::clone(&site) as Arc<_>,
+            seed,
+            started_s,
+            now: clock.now(),
+        })
+    };
+    let server = server::Settings {
+        addresses: config.listen.addresses.clone(),
+        reactors: plan.reactors as u16,
+        private_tables: plan.private_fd_tables,
+        backlog: config.listen.limits.backlog,
+        reactor: reactor::Options {
+            turn: config.turn.clone(),
+            shutdown_timeout_ms: config.shutdown.timeout_ms,
+            connections: connections_max as usize,
+        },
+    };
+    server::run(&server, clock, shard, |addresses| announce(addresses, plan))
+}
+
+fn shard_limits(config: &Config) -> ShardLimits {
+    ShardLimits {
+        handshake: config.handshake.clone(),
+        websocket: config.websocket.clone(),
+        echo: config.echo.clone().unwrap_or_default(),
+        stomp: config.stomp.clone(),
+        outbound: config.outbound.clone(),
+        buffers: config.buffers.clone(),
+        rooms: config.rooms.clone(),
+        mesh: config.mesh.clone(),
+        turn: config.turn.clone(),
+    }
+}
+
+/// One line for whoever waits for the server to be ready.
+fn announce(addresses: &[SocketAddr], plan: &Plan) {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    // Nobody may be reading: the server serves all the same.
+    drop(writeln!(io::stdout().lock(), "tcbchat ready: listening on {} ({plan})", urls.join(" ")));
+}

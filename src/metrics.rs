@@ -1,0 +1,243 @@
+//! What one reactor counts: names, help texts and places, declared once.
+//!
+//! A reactor counts in the plain integers of [`ShardCounters`], so that counting costs nothing on the data
+//! path, and stores them once per turn into the atomics of [`ShardMetrics`], which any thread may read.
+//! [`CATALOGUE`] describes every field to those who show them: `ops` for scrapes, and the documentation.
+//!
+//! This module encodes nothing and sums nothing over reactors by itself: [`ShardCounters::add`] is there for
+//! whoever does. A field's name says what is counted and in which unit: `_bytes` are bytes, everything else
+//! is a number of the things named; names that end in `_total` only grow, all others go up and down.
+//!
+//! Invariant: the counters, their atomics and the catalogue have the same fields in the same order; the
+//! macro that declares them makes it so.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How a number behaves over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from zero at the start of the process.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// One number as scrapes and documentation see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Name of the field; scrapes put `tcbchat_` before it.
+    pub name: &'static str,
+    /// What is counted, in a sentence or two, on one line.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: Kind,
+    /// The module that counts it.
+    pub place: &'static str,
+    /// The bounds whose refusals it counts, as keys of the configuration (`tcb.capacity`).
+    pub bounds: &'static [&'static str],
+}
+
+/// Declares the counters, their atomics and their catalogue, grouped by the module that counts.
+macro_rules! metrics {
+    ( $( $place:ident { $(
+        $(#[doc = $doc:literal])+
+        $field:ident: $kind:ident $(refuses [ $($bound:literal),+ ])?;
+    )+ } )+ ) => {
+        /// One reactor's numbers as its own thread counts them.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct ShardCounters {
+            $( $( $(#[doc = $doc])+ pub $field: u64, )+ )+
+        }
+
+        /// One reactor's numbers as other threads read them.
+        ///
+        /// A line of its own in every cache, because the reactor writes it each turn.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct ShardMetrics {
+            $( $( $field: AtomicU64, )+ )+
+        }
+
+        /// All numbers, in the order of their declaration.
+        pub const CATALOGUE: &[Metric] = &[
+            $( $( Metric {
+                name: stringify!($field),
+                help: concat!($($doc),+).trim_ascii(),
+                kind: Kind::$kind,
+                place: stringify!($place),
+                bounds: &[ $( $($bound),+ )? ],
+            }, )+ )+
+        ];
+
+        impl ShardCounters {
+            /// Adds another reactor's numbers to these. Gauges add up as well: every gauge here is a
+            /// number of things that belong to exactly one reactor.
+            pub fn add(&mut self, other: &ShardCounters) {
+                $( $( self.$field = self.$field.wrapping_add(other.$field); )+ )+
+            }
+
+            /// Every number with its description, in the order of [`CATALOGUE`].
+            pub fn iter(&self) -> impl Iterator<Item = (&'static Metric, u64)> + use<> {
+                let values = [ $( $( self.$field, )+ )+ ];
+                CATALOGUE.iter().zip(values)
+            }
+        }
+
+        impl ShardMetrics {
+            /// Stores the numbers for other threads; called by the reactor once per turn.
+            pub fn publish(&self, counters: &ShardCounters) {
+                // Relaxed: each number stands for itself, and none guards other memory.
+                $( $( self.$field.store(counters.$field, Ordering::Relaxed); )+ )+
+            }
+
+            /// The numbers as last published. They may come from two neighbouring turns.
+            pub fn read(&self) -> ShardCounters {
+                ShardCounters { $( $( $field: self.$field.load(Ordering::Relaxed), )+ )+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    net {
+        /// Connections taken from the listener, whatever became of them.
+        connections_accepted_total: Counter;
+        /// Failures of `accept` other than an empty queue: out of descriptors or memory. The acceptor backs
+        /// off after each.
+        accept_errors_total: Counter;
+        /// Bytes read from sockets.
+        bytes_received_total: Counter;
+        /// Bytes that the kernel took from us.
+        bytes_sent_total: Counter;
+        /// Write system calls; `bytes_sent_total` over this is how well writes coalesce.
+        sends_total: Counter;
+        /// Turns of the reactor's loop.
+        turns_total: Counter;
+    }
+    shard {
+        /// Connections open, in any state but TIME_WAIT.
+        connections_open: Gauge;
+        /// Connections that have not finished their opening handshake.
+        connections_half_open: Gauge;
+        /// Connections refused because the TCB table is full: answered 503 with Retry-After.
+        refused_table_full_total: Counter refuses ["tcb.capacity"];
+        /// Connections closed unanswered because too many are in the opening handshake.
+        refused_pending_total: Counter refuses ["handshake.pending_max"];
+        /// Connections closed unanswered for another reason: too many 503 answers under way, or a 4-tuple
+        /// that is already in the table.
+        refused_limit_total: Counter refuses ["handshake.refusals_max"];
+        /// Connections that the peer ended in order.
+        closed_by_peer_total: Counter;
+        /// Connections that this server ended.
+        closed_by_server_total: Counter;
+        /// Connections that ended by a reset or another socket error.
+        resets_total: Counter;
+        /// Deadlines that came due.
+        timers_fired_total: Counter;
+        /// Pieces of mail taken from this reactor's mailbox.
+        mailbox_messages_total: Counter;
+        /// Pieces of mail that wait in this reactor's mailbox.
+        mailbox_depth: Gauge;
+        /// Times that a publisher was not read any further because too much mail was under way to one room
+        /// owner.
+        publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
+    }
+    conn {
+        /// HTTP requests with a complete head, upgrades included.
+        http_requests_total: Counter;
+        /// Opening handshakes that were answered 101.
+        upgrades_total: Counter;
+        /// Opening handshakes that were answered with an error (4xx), bounds of the head included.
+        handshakes_failed_total: Counter refuses ["handshake.head_bytes_max", "handshake.headers_max"];
+        /// Connections that did not finish the opening handshake or CONNECT in time.
+        handshake_timeouts_total: Counter refuses ["handshake.timeout_ms", "handshake.connect_timeout_ms"];
+        /// WebSocket messages received whole.
+        ws_messages_received_total: Counter;
+        /// Connections closed for input above a bound of WebSocket (close code 1009) or STOMP (an ERROR that
+        /// names the bound).
+        bounds_refused_total: Counter refuses [
+            "websocket.frame_bytes_max", "websocket.message_bytes_max", "websocket.fragments_max",
+            "echo.frame_bytes_max", "echo.message_bytes_max", "echo.fragments_max",
+            "stomp.head_bytes_max", "stomp.header_bytes_max", "stomp.headers_max",
+            "stomp.body_bytes_max", "stomp.destination_bytes_max", "stomp.id_bytes_max",
+            "stomp.subscriptions_max", "stomp.transactions_max", "stomp.transaction_frames_max",
+            "stomp.transaction_bytes_max"
+        ];
+        /// Connections cut off because they do not read (close code 1008).
+        slow_consumers_total: Counter refuses [
+            "outbound.bytes_max", "outbound.reactor_bytes_max", "echo.outbound_bytes_max"
+        ];
+        /// Unsent bytes of all connections.
+        outbound_bytes: Gauge;
+        /// Bytes leased for incomplete input.
+        inbound_leased_bytes: Gauge;
+        /// Leases refused because the pool is exhausted; the connection is closed with 1013.
+        inbound_leases_exhausted_total: Counter refuses ["buffers.reactor_bytes_max"];
+        /// Heart-beats sent because nothing else was.
+        heart_beats_sent_total: Counter;
+        /// Heart-beats received.
+        heart_beats_received_total: Counter;
+        /// Connections closed because the heart-beats they promised stopped.
+        dead_peers_heart_beat_total: Counter;
+    }
+    chat {
+        /// STOMP frames received whole, heart-beats not counted.
+        stomp_frames_received_total: Counter;
+        /// RECEIPT frames sent.
+        receipts_sent_total: Counter;
+        /// ERROR frames sent; the connection is closed after each.
+        errors_sent_total: Counter;
+        /// Messages accepted from SEND frames.
+        messages_published_total: Counter;
+        /// Messages put into outbound queues, once for each subscription.
+        messages_delivered_total: Counter;
+        /// Subscriptions of all sessions.
+        subscriptions: Gauge;
+        /// Destinations that this reactor owns: subscribed to, or holding messages.
+        rooms: Gauge;
+        /// Destinations refused because this reactor owns too many.
+        rooms_refused_total: Counter refuses ["rooms.rooms_max"];
+        /// Messages kept by queues, those delivered and not acknowledged included.
+        queue_messages: Gauge;
+        /// Messages refused by a full queue.
+        queue_messages_refused_total: Counter refuses [
+            "rooms.queue_messages_max", "rooms.queue_bytes_max", "rooms.queues_bytes_max"
+        ];
+        /// Queue messages delivered again after NACK or a lost connection.
+        queue_redelivered_total: Counter;
+        /// Queue messages moved to a dead-letter queue after too many deliveries.
+        queue_dead_lettered_total: Counter refuses ["rooms.deliveries_max"];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_their_kind() {
+        for metric in CATALOGUE {
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{} has no sentence", metric.name);
+        }
+    }
+
+    #[test]
+    fn published_numbers_are_read_back_by_name() {
+        let counters = ShardCounters { upgrades_total: 7, rooms: 3, ..ShardCounters::default() };
+        let metrics = ShardMetrics::default();
+        metrics.publish(&counters);
+        assert_eq!(metrics.read(), counters);
+
+        let named: Vec<_> = metrics.read().iter().filter(|(_, value)| *value > 0).collect();
+        let named: Vec<_> = named.iter().map(|(metric, value)| (metric.name, *value)).collect();
+        assert_eq!(named, [("upgrades_total", 7), ("rooms", 3)]);
+    }
+
+    #[test]
+    fn reactors_add_up() {
+        let mut sum = ShardCounters { turns_total: 2, rooms: 1, ..ShardCounters::default() };
+        sum.add(&ShardCounters { turns_total: 5, ..ShardCounters::default() });
+        assert_eq!((sum.turns_total, sum.rooms), (7, 1));
+    }
+}

@@ -1,0 +1,19 @@
+//! Sockets and threads: the only module that names mio.
+//!
+//! Everything below this layer is a state machine that is handed bytes and times; everything here moves
+//! bytes between the kernel and those machines and decides nothing about their meaning.
+//!
+//! - [`server`] starts the reactors, waits for signals, and ends the process in order.
+//! - [`reactor`] is one thread's event loop.
+//! - [`acceptor`] takes connections from the listeners and survives running out of descriptors.
+//! - [`socket`] holds a reactor's sockets, parallel to its shard's connections.
+//! - [`fd_table`] gives a thread a descriptor table of its own.
+//!
+//! Invariant: a descriptor is used and closed only by threads whose table it is in. The rule and the few
+//! descriptors that are valid everywhere are described in [`fd_table`].
+
+pub mod acceptor;
+pub mod fd_table;
+pub mod reactor;
+pub mod server;
+pub mod socket;

@@ -1,0 +1,432 @@
+//! Listeners, and taking connections from them.
+//!
+//! The acceptor makes a reactor's listening sockets, takes one connection at a time from them in rotation,
+//! and decides what a failed `accept` means. It does not register or keep connections, and it does not
+//! bound a turn: the reactor asks for one connection after the other until its budget is spent.
+//!
+//! # Edges
+//! Listeners are registered edge-triggered: the kernel announces that the queue became non-empty, once.
+//! Each listener's `readable` bit keeps the announcement until `accept` itself says that the queue is
+//! empty. Stopping earlier, for the turn's budget or after an error, leaves the bit set, so that no
+//! connection waits in the queue for an edge that already came.
+//!
+//! Invariant: a listener whose queue may hold a connection has its `readable` bit set, or its edge is still
+//! to be reported by the kernel.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::tcb::FourTuple;
+use crate::time::Tick;
+
+/// Milliseconds without `accept` after the process or the machine ran out of something.
+///
+/// Long enough that retrying costs nothing, short enough that clients in the backlog do not notice.
+pub const BACK_OFF_MS: u64 = 100;
+
+/// Milliseconds between two log lines about failing `accept`s.
+const LOG_INTERVAL_MS: u64 = 1_000;
+
+/// An address that belongs to this process until it is dropped, for the reactors' listeners to share.
+///
+/// Reactors listen with `SO_REUSEPORT`, which lets any process of the same user bind the same port: a second
+/// server started by mistake would silently take a share of the first one's connections. So the address
+/// is first bound *without* it, which fails with "address in use" when anybody listens there, and only then is
+/// the option set on that same socket, for the listeners to join. The socket itself never listens, so the
+/// kernel gives it no connections. It also keeps the port that the kernel picked for port 0.
+#[derive(Debug)]
+pub struct Reservation {
+    /// The address, with the port that was picked in place of 0.
+    pub address: SocketAddr,
+    _socket: Socket,
+}
+
+impl Reservation {
+    /// Reserves an address.
+    ///
+    /// # Errors
+    /// What `bind` says: address in use, not available, or permission denied.
+    pub fn make(address: SocketAddr) -> Result<Reservation, ListenError> {
+        Reservation::bind(address).map_err(|source| ListenError { address, source })
+    }
+
+    fn bind(wanted: SocketAddr) -> io::Result<Reservation> {
+        let socket = Socket::new(Domain::for_address(wanted), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        // Connections of an earlier run that linger in TIME_WAIT must not stop a restart.
+        socket.set_reuse_address(true)?;
+        socket.bind(&wanted.into())?;
+        socket.set_reuse_port(true)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+        Ok(Reservation { address, _socket: socket })
+    }
+}
+
+/// Makes a listener on an address that a [`Reservation`] holds.
+///
+/// `TCP_NODELAY` is set on the listener because Linux lets accepted sockets inherit it: one system call for
+/// all connections in place of one each. A reactor writes once per turn all there is to send, so Nagle's
+/// algorithm could only delay the end of it.
+///
+/// # Errors
+/// What `socket`, `bind` or `listen` say.
+pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// What one call of [`Acceptor::accept`] gave.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection, non-blocking, with its addresses.
+    Connection(TcpStream, FourTuple),
+    /// One connection was lost on the way, or accepting must pause. Counted by the caller; asking again is
+    /// fine.
+    Failed,
+    /// Nothing to accept until the next edge, or until [`Acceptor::retry_at`].
+    Nothing,
+}
+
+/// One reactor's listeners.
+#[derive(Debug)]
+pub struct Acceptor {
+    listeners: Vec<Listener>,
+    /// The listener to ask first, so that a busy one cannot starve the others.
+    next: usize,
+    back_off: BackOff,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    /// The address every connection of this listener has on our side; None when it listens on a wildcard
+    /// address and each connection has to be asked.
+    local: Option<SocketAddr>,
+    /// An edge came, and `accept` has not yet said that the queue is empty.
+    readable: bool,
+}
+
+impl Acceptor {
+    /// Listens on every address; to be called in the thread that will accept (see
+    /// [`fd_table`](crate::net::fd_table)).
+    ///
+    /// # Errors
+    /// What [`listen`] says, with the address.
+    pub fn listen(addresses: &[SocketAddr], backlog: u32) -> Result<Acceptor, ListenError> {
+        let listeners = addresses.iter().map(|&address| {
+            let socket = listen(address, backlog).map_err(|source| ListenError { address, source })?;
+            let local = (!address.ip().is_unspecified()).then_some(address);
+            Ok(Listener { socket: TcpListener::from_std(socket), local, readable: false })
+        });
+        Ok(Acceptor {
+            listeners: listeners.collect::<Result<_, _>>()?,
+            next: 0,
+            back_off: BackOff::default(),
+        })
+    }
+
+    /// Registers listener `i` with `token(i)`.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn register(&mut self, registry: &Registry, token: impl Fn(usize) -> Token) -> io::Result<()> {
+        for (i, listener) in self.listeners.iter_mut().enumerate() {
+            registry.register(&mut listener.socket, token(i), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Number of listeners.
+    #[allow(clippy::len_without_is_empty, reason = "an acceptor without listeners has no use")]
+    pub fn len(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// Notes the edge of listener `i`.
+    pub fn readable(&mut self, i: usize) {
+        if let Some(listener) = self.listeners.get_mut(i) {
+            listener.readable = true;
+        }
+    }
+
+    /// Whether [`accept`](Self::accept) is worth calling now.
+    pub fn has_work(&self, now: Tick) -> bool {
+        !self.back_off.holds(now) && self.listeners.iter().any(|listener| listener.readable)
+    }
+
+    /// When accepting goes on after a back-off, if there is something to accept then.
+    pub fn retry_at(&self) -> Option<Tick> {
+        self.back_off.until.filter(|_| self.listeners.iter().any(|listener| listener.readable))
+    }
+
+    /// Takes at most one connection.
+    pub fn accept(&mut self, now: Tick) -> Accepted {
+        if self.back_off.holds(now) {
+            return Accepted::Nothing;
+        }
+        let count = self.listeners.len();
+        for i in (self.next..count).chain(0..self.next) {
+            let listener = &mut self.listeners[i];
+            if !listener.readable {
+                continue;
+            }
+            self.next = (i + 1) % count;
+            let error = match listener.accept() {
+                Ok((stream, tuple)) => return Accepted::Connection(stream, tuple),
+                Err(error) => error,
+            };
+            match Verdict::of(&error) {
+                Verdict::Drained => listener.readable = false,
+                Verdict::Lost => return Accepted::Failed,
+                Verdict::Exhausted => {
+                    self.back_off.begin(now, &error);
+                    return Accepted::Failed;
+                }
+            }
+        }
+        Accepted::Nothing
+    }
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<(TcpStream, FourTuple)> {
+        let (stream, remote) = self.socket.accept()?;
+        let stream = TcpStream::from(stream);
+        let local = match self.local {
+            Some(address) => address,
+            None => stream.local_addr()?,
+        };
+        Ok((stream, FourTuple::new(local, remote)))
+    }
+}
+
+/// A listener that could not be made.
+#[derive(Debug)]
+pub struct ListenError {
+    /// Where it should have listened.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.address, self.source)
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What a failed `accept` means for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The queue is empty: wait for the next edge.
+    Drained,
+    /// That connection is gone, the next may be fine.
+    Lost,
+    /// Out of something that every further `accept` needs too: pause, and keep the edge.
+    Exhausted,
+}
+
+impl Verdict {
+    fn of(error: &io::Error) -> Verdict {
+        match Errno::from_io_error(error) {
+            Some(Errno::AGAIN) => Verdict::Drained,
+            // accept(2): Linux reports network errors of the new connection as errors of accept itself.
+            Some(
+                Errno::INTR
+                | Errno::CONNABORTED
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                // From asking an accepted connection for its local address after it was reset.
+                | Errno::NOTCONN,
+            ) => Verdict::Lost,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and whatever else comes must not become a busy loop either.
+            _ => Verdict::Exhausted,
+        }
+    }
+}
+
+/// A pause in accepting, and how often it is talked about.
+#[derive(Debug, Default)]
+struct BackOff {
+    until: Option<Tick>,
+    /// No log line before.
+    silent_until: Tick,
+    /// Failures since the last log line.
+    unlogged: u64,
+}
+
+impl BackOff {
+    fn holds(&self, now: Tick) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    fn begin(&mut self, now: Tick, error: &io::Error) {
+        self.until = Some(now.after_ms(BACK_OFF_MS));
+        self.unlogged += 1;
+        if now >= self.silent_until {
+            tracing::warn!(%error, failures = self.unlogged, pause_ms = BACK_OFF_MS, "accept failed; pausing");
+            self.silent_until = now.after_ms(LOG_INTERVAL_MS);
+            self.unlogged = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    /// An acceptor with its own reservation, on as many ports as asked for.
+    fn acceptor(ports: usize) -> (Poll, Acceptor, Vec<SocketAddr>) {
+        let reserved: Vec<_> = (0..ports).map(|_| Reservation::make(loopback()).unwrap()).collect();
+        let addresses: Vec<SocketAddr> = reserved.iter().map(|reservation| reservation.address).collect();
+        let poll = Poll::new().unwrap();
+        let mut acceptor = Acceptor::listen(&addresses, 128).unwrap();
+        acceptor.register(poll.registry(), Token).unwrap();
+        (poll, acceptor, addresses)
+    }
+
+    fn collect_edges(poll: &mut Poll, acceptor: &mut Acceptor) {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        for event in &events {
+            acceptor.readable(event.token().0);
+        }
+    }
+
+    #[test]
+    fn a_reserved_port_is_shared_only_with_ourselves() {
+        let reserved = Reservation::make(loopback()).unwrap();
+        let address = reserved.address;
+        let first = listen(address, 16).unwrap();
+        let second = listen(address, 16).unwrap();
+        assert_eq!(Reservation::make(address).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+        drop((first, second, reserved));
+        Reservation::make(address).expect("free again");
+    }
+
+    #[test]
+    fn a_wildcard_meets_a_specific_address() {
+        let reserved = Reservation::make(loopback()).unwrap();
+        let _listener = listen(reserved.address, 16).unwrap();
+        let wildcard = SocketAddr::new("0.0.0.0".parse().unwrap(), reserved.address.port());
+        assert_eq!(Reservation::make(wildcard).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn accepted_connections_inherit_nodelay_and_do_not_block() {
+        let (mut poll, mut acceptor, addresses) = acceptor(1);
+        let client = TcpStream::connect(addresses[0]).unwrap();
+        collect_edges(&mut poll, &mut acceptor);
+        let Accepted::Connection(stream, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(tuple.local(), addresses[0]);
+        assert_eq!(tuple.remote(), client.local_addr().unwrap());
+        assert!(acceptor.has_work(Tick(0)), "the queue was not yet seen empty");
+        assert!(matches!(acceptor.accept(Tick(0)), Accepted::Nothing));
+        assert!(!acceptor.has_work(Tick(0)));
+    }
+
+    #[test]
+    fn connections_of_a_wildcard_listener_know_their_local_address() {
+        let reserved = Reservation::make("0.0.0.0:0".parse().unwrap()).unwrap();
+        let wildcard = reserved.address;
+        let poll = &mut Poll::new().unwrap();
+        let mut acceptor = Acceptor::listen(&[wildcard], 16).unwrap();
+        acceptor.register(poll.registry(), Token).unwrap();
+        let address = SocketAddr::new("127.0.0.3".parse().unwrap(), wildcard.port());
+        let _client = TcpStream::connect(address).unwrap();
+        collect_edges(poll, &mut acceptor);
+        let Accepted::Connection(_, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
+        assert_eq!(tuple.local(), address);
+    }
+
+    #[test]
+    fn one_edge_is_enough_for_many_connections_on_several_listeners() {
+        let (mut poll, mut acceptor, addresses) = acceptor(2);
+        let clients: Vec<_> = (0..10).map(|i| TcpStream::connect(addresses[i % 2]).unwrap()).collect();
+        collect_edges(&mut poll, &mut acceptor);
+        let mut per_listener = [0; 2];
+        for turn in 0..5 {
+            // Two connections a turn, and no further event in between.
+            for _ in 0..2 {
+                let Accepted::Connection(_, tuple) = acceptor.accept(Tick(turn)) else {
+                    panic!("no connection")
+                };
+                per_listener[usize::from(tuple.local() == addresses[1])] += 1;
+            }
+            assert_eq!(per_listener[0], per_listener[1], "they take turns");
+        }
+        assert!(matches!(acceptor.accept(Tick(9)), Accepted::Nothing));
+        drop(clients);
+    }
+
+    #[test]
+    fn errors_are_told_apart() {
+        let verdict = |errno: Errno| Verdict::of(&io::Error::from(errno));
+        assert_eq!(verdict(Errno::WOULDBLOCK), Verdict::Drained);
+        for lost in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::HOSTUNREACH] {
+            assert_eq!(verdict(lost), Verdict::Lost);
+        }
+        for exhausted in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM, Errno::BADF] {
+            assert_eq!(verdict(exhausted), Verdict::Exhausted);
+        }
+    }
+
+    #[test]
+    fn a_pause_keeps_the_edge_and_ends() {
+        let (mut poll, mut acceptor, addresses) = acceptor(1);
+        let _client = TcpStream::connect(addresses[0]).unwrap();
+        collect_edges(&mut poll, &mut acceptor);
+        acceptor.back_off.begin(Tick(50), &io::Error::from(Errno::MFILE));
+        assert!(!acceptor.has_work(Tick(50)), "no busy loop while pausing");
+        assert!(matches!(acceptor.accept(Tick(50)), Accepted::Nothing));
+        let retry = acceptor.retry_at().expect("the edge is kept");
+        assert_eq!(retry, Tick(50).after_ms(BACK_OFF_MS));
+        assert!(acceptor.has_work(retry));
+        assert!(matches!(acceptor.accept(retry), Accepted::Connection(..)));
+    }
+
+    #[test]
+    fn failures_are_logged_once_a_second() {
+        let mut back_off = BackOff::default();
+        let error = io::Error::from(Errno::MFILE);
+        let mut lines = 0;
+        for tick in 0..30 {
+            back_off.begin(Tick(tick), &error);
+            lines += usize::from(back_off.unlogged == 0);
+        }
+        assert_eq!(lines, 3);
+    }
+}

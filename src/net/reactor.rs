@@ -1,0 +1,400 @@
+//! One thread's event loop.
+//!
+//! A turn is a fixed sequence of phases, each with bounded work, and each a function below: poll, note the
+//! events, accept, read, step the shard (mail, timers), flush, close. The loop moves bytes and readiness; what
+//! they mean is the shard's to say.
+//!
+//! It does not start threads, and it does not end the process: see [`server`](crate::net::server).
+//!
+//! # Why no connection is forgotten
+//! A connection with bytes to read is in one of three places: the kernel will report it (its READABLE bit is
+//! clear), it is on the `ready` list, or the shard does not want its bytes at the moment and will name it in
+//! `take_resumed`. [`socket`] tells why the bits are needed.
+//!
+//! Invariant: a connection whose READABLE bit is set is on the `ready` list, or the shard does not want to
+//! read from it.
+
+use std::io;
+use std::mem;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::limits;
+use crate::net::acceptor::{Accepted, Acceptor};
+use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
+use crate::shard::{Closed, ConnKey, Shard};
+use crate::tcb::FourTuple;
+use crate::time::{Clock, Tick};
+
+/// Events taken from the kernel in one turn. What is left over comes first in the next one: epoll
+/// rotates its ready list.
+const EVENTS_MAX: usize = 1024;
+
+const WAKE_UP: Token = Token(usize::MAX);
+
+/// Listener `i` has the `i`th token below the wake-up's. No connection's token comes near: an index in the
+/// shard is far below 2^32.
+fn listener_token(i: usize) -> Token {
+    Token(WAKE_UP.0 - 1 - i)
+}
+
+/// Who an event is for.
+enum Target {
+    WakeUp,
+    Listener(usize),
+    Connection(ConnKey),
+}
+
+impl Target {
+    fn of(token: Token, listeners: usize) -> Target {
+        match WAKE_UP.0 - token.0 {
+            0 => Target::WakeUp,
+            distance if distance <= listeners => Target::Listener(distance - 1),
+            _ => Target::Connection(ConnKey::from_token(token.0)),
+        }
+    }
+}
+
+/// The part of a reactor that other threads hold: made before the reactors split their descriptor tables, so
+/// that its descriptor is valid in all of them.
+#[derive(Debug)]
+pub struct Handle {
+    waker: Waker,
+    stop: AtomicBool,
+}
+
+impl Handle {
+    /// Makes the reactor's poll and the handle that wakes it.
+    ///
+    /// # Errors
+    /// What `epoll_create` and `eventfd` say.
+    pub fn new() -> io::Result<(Poll, Arc<Handle>)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE_UP)?;
+        Ok((poll, Arc::new(Handle { waker, stop: AtomicBool::new(false) })))
+    }
+
+    /// Ends the reactor's wait, or its next one.
+    ///
+    /// # Panics
+    /// When the descriptor is not valid in the caller's table: the rule of
+    /// [`fd_table`](crate::net::fd_table) is broken.
+    pub fn wake(&self) {
+        self.waker.wake().expect("the wake-up's descriptor is valid in every table");
+    }
+
+    /// Tells the reactor to stop accepting and to end once its connections have.
+    pub fn stop(&self) {
+        // Release and acquire pair with the wake-up only for form: the flag guards no other memory.
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// What a reactor is told about its work.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bounds of one turn.
+    pub turn: limits::Turn,
+    /// Milliseconds from the order to stop until connections are reset.
+    pub shutdown_timeout_ms: u32,
+    /// Connections to have room for without reallocation.
+    pub connections: usize,
+}
+
+/// One event loop with its listeners, its sockets and its shard.
+pub struct Reactor {
+    poll: Poll,
+    events: Events,
+    handle: Arc<Handle>,
+    clock: Clock,
+    turn: limits::Turn,
+    shutdown_timeout_ms: u32,
+
+    /// None once the reactor is stopping.
+    acceptor: Option<Acceptor>,
+    /// Tokens that are listeners', also after these are gone.
+    listeners: usize,
+    sockets: Sockets,
+    shard: Shard,
+
+    /// Where every byte arrives; the shard keeps what it cannot use at once.
+    scratch: Box<[u8]>,
+    /// Connections to read from in this turn. May name closed ones, which their generation tells.
+    ready: Vec<ConnKey>,
+    /// Connections to read from in the next turn; swapped with `ready`.
+    later: Vec<ConnKey>,
+    /// Given to the shard to fill, kept for their capacity.
+    resumed: Vec<ConnKey>,
+    closed: Vec<Closed>,
+    /// Timers are due that did not fit into the last turn.
+    timers_due: bool,
+    /// When connections that are left are reset; set by the order to stop.
+    stop_at: Option<Tick>,
+}
+
+impl Reactor {
+    /// Puts a loop together and registers its listeners. To be called in the thread that will run it.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` says.
+    pub fn new(
+        poll: Poll,
+        handle: Arc<Handle>,
+        mut acceptor: Acceptor,
+        shard: Shard,
+        clock: Clock,
+        options: Options,
+    ) -> io::Result<Reactor> {
+        acceptor.register(poll.registry(), listener_token)?;
+        let Options { turn, shutdown_timeout_ms, connections } = options;
+        Ok(Reactor {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            handle,
+            clock,
+            scratch: vec![0; turn.read_bytes_max as usize].into_boxed_slice(),
+            turn,
+            shutdown_timeout_ms,
+            listeners: acceptor.len(),
+            acceptor: Some(acceptor),
+            sockets: Sockets::with_capacity(connections),
+            shard,
+            ready: Vec::new(),
+            later: Vec::new(),
+            resumed: Vec::new(),
+            closed: Vec::new(),
+            timers_due: false,
+            stop_at: None,
+        })
+    }
+
+    /// Runs until it was told to stop and its connections have ended, or their time is up.
+    ///
+    /// # Errors
+    /// When polling fails, which only a bug can cause.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.finished() {
+            self.turn()?;
+        }
+        let reset = self.sockets.reset_all();
+        if reset > 0 {
+            tracing::warn!(connections = reset, "shutdown timed out; reset what was left");
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.poll()?;
+        let now = self.clock.now();
+        self.obey(now);
+        self.note_events(now);
+        self.accept(now);
+        self.read(now);
+        self.shard.drain_mailbox(now);
+        self.timers_due = self.shard.expire(now);
+        self.shard.flush(&mut self.sockets, now);
+        self.resume();
+        self.close();
+        Ok(())
+    }
+
+    /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work.
+    fn poll(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        match self.poll.poll(&mut self.events, timeout) {
+            // A signal handler ran on this thread. There are no events; the phases find nothing to do.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let acceptor = self.acceptor.as_ref();
+        if !self.ready.is_empty()
+            || self.timers_due
+            || self.shard.has_work()
+            || acceptor.is_some_and(|acceptor| acceptor.has_work(self.clock.now()))
+        {
+            return Some(Duration::ZERO);
+        }
+        let retry_at = acceptor.and_then(Acceptor::retry_at);
+        let next = [self.shard.next_deadline(), retry_at, self.stop_at].into_iter().flatten().min();
+        next.map(|deadline| self.clock.until(deadline))
+    }
+
+    /// Begins to stop when told to: no more connections, and those that are open are closed with 1001.
+    fn obey(&mut self, now: Tick) {
+        if self.stop_at.is_none() && self.handle.stopped() {
+            self.stop_at = Some(now.after_ms(u64::from(self.shutdown_timeout_ms)));
+            // Closes the listeners. Connections in their queues are reset by the kernel.
+            self.acceptor = None;
+            self.shard.begin_shutdown(now);
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.stop_at.is_some_and(|stop_at| self.shard.connections() == 0 || self.clock.now() >= stop_at)
+    }
+
+    /// Turns events into readiness bits and list entries; reads and writes nothing.
+    fn note_events(&mut self, now: Tick) {
+        let events = mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let key = match Target::of(event.token(), self.listeners) {
+                // Its purpose was to end the wait: the mailbox is looked at in every turn.
+                Target::WakeUp => continue,
+                Target::Listener(i) => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.readable(i);
+                    }
+                    continue;
+                }
+                Target::Connection(key) => key,
+            };
+            // The event was under way when its connection was closed, and the slot may have a new one.
+            if !self.shard.is_current(key) {
+                continue;
+            }
+            if event.is_writable() && self.sockets.readiness(key.index) & BLOCKED != 0 {
+                self.sockets.clear(key.index, BLOCKED);
+                self.shard.writable(key);
+            }
+            if event.is_read_closed() || event.is_error() {
+                self.sockets.set(key.index, READABLE | ENDED);
+                // Nobody reads now, so nobody would see the error; and no event will tell it again.
+                if event.is_error() && !self.shard.wants_read(key) {
+                    self.fail(key, now);
+                    continue;
+                }
+            } else if event.is_readable() {
+                self.sockets.set(key.index, READABLE);
+            } else {
+                continue;
+            }
+            self.list(key);
+        }
+        self.events = events;
+    }
+
+    /// Takes connections until the queues are empty or the turn's share is used up. The acceptor remembers
+    /// which listeners to come back to.
+    fn accept(&mut self, now: Tick) {
+        for _ in 0..self.turn.accepts_max {
+            let Some(acceptor) = &mut self.acceptor else { return };
+            match acceptor.accept(now) {
+                Accepted::Connection(stream, tuple) => self.open(stream, tuple, now),
+                Accepted::Failed => self.shard.accept_failed(),
+                Accepted::Nothing => return,
+            }
+        }
+    }
+
+    fn open(&mut self, stream: TcpStream, tuple: FourTuple, now: Tick) {
+        let key = match self.shard.open(tuple, now) {
+            Ok(key) => key,
+            Err(refusal) => {
+                tracing::debug!(?refusal, "connection refused");
+                // A reset and not an orderly close: a flood of refused connections must not become one of
+                // TIME_WAIT entries.
+                socket::reset_on_close(&stream);
+                return;
+            }
+        };
+        let stream = self.sockets.insert(key.index, stream);
+        // Bytes that came before the registration are reported by it: no read is needed here.
+        let registered = self.poll.registry().register(
+            &mut SourceFd(&stream.as_raw_fd()),
+            Token(key.as_token()),
+            Interest::READABLE | Interest::WRITABLE,
+        );
+        if let Err(error) = registered {
+            // ENOSPC: fs.epoll.max_user_watches; or ENOMEM.
+            tracing::warn!(%error, "cannot watch a connection");
+            self.shard.fail(key, &error, now);
+        }
+    }
+
+    /// Reads from every listed connection, from each at most its share.
+    fn read(&mut self, now: Tick) {
+        let mut ready = mem::take(&mut self.ready);
+        for key in ready.drain(..) {
+            // The slot may have a new connection, which is listed by itself.
+            if !self.shard.is_current(key) {
+                continue;
+            }
+            self.sockets.clear(key.index, LISTED);
+            self.read_connection(key, now);
+        }
+        self.ready = mem::replace(&mut self.later, ready);
+    }
+
+    fn read_connection(&mut self, key: ConnKey, now: Tick) {
+        let mut share = self.scratch.len();
+        while self.sockets.readiness(key.index) & READABLE != 0 && self.shard.wants_read(key) {
+            if share == 0 {
+                self.sockets.set(key.index, LISTED);
+                self.later.push(key);
+                return;
+            }
+            let buffer = &mut self.scratch[..share];
+            match self.sockets.receive(key.index, buffer) {
+                Ok(0) => self.shard.receive_end(key, now),
+                Ok(received) => {
+                    share -= received;
+                    self.shard.receive(key, &mut buffer[..received], now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => self.shard.fail(key, &error, now),
+            }
+        }
+    }
+
+    /// Lists the connections that the shard wants to read from again, if they have something to read.
+    fn resume(&mut self) {
+        let mut resumed = mem::take(&mut self.resumed);
+        self.shard.take_resumed(&mut resumed);
+        for key in resumed.drain(..) {
+            if self.shard.is_current(key) && self.sockets.readiness(key.index) & READABLE != 0 {
+                self.list(key);
+            }
+        }
+        self.resumed = resumed;
+    }
+
+    /// Closes the sockets of the connections that ended in this turn. Not before its end: until then their
+    /// slots are not used again, so whatever the turn still does with their keys finds them closed, or nothing.
+    fn close(&mut self) {
+        self.shard.take_closed(&mut self.closed);
+        for closed in self.closed.drain(..) {
+            self.sockets.close(closed.index, closed.reset);
+        }
+    }
+
+    fn list(&mut self, key: ConnKey) {
+        if self.sockets.set(key.index, LISTED) & LISTED == 0 {
+            self.ready.push(key);
+        }
+    }
+
+    fn fail(&mut self, key: ConnKey, now: Tick) {
+        let error = self
+            .sockets
+            .take_error(key.index)
+            .unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset));
+        self.shard.fail(key, &error, now);
+    }
+}

@@ -1,0 +1,377 @@
+//! The life of the process: reactors are started, signals are waited for, reactors are ended.
+//!
+//! The main thread supervises and does nothing else; all work is the reactors'. This module does not read
+//! the configuration and prints nothing: it is given plain values, and tells its caller when the server is
+//! ready.
+//!
+//! # The order of the start
+//! What several threads use is made first, while there is only one descriptor table: the signal pipe, the
+//! sockets that reserve the addresses, every reactor's poll and wake-up. Then the reactor threads start; each
+//! takes a descriptor table of its own if the plan says so, and only then makes its listeners. The reasons
+//! are in [`fd_table`].
+//!
+//! # The ends
+//! - SIGTERM or SIGINT: every reactor stops accepting, closes its connections with 1001, and ends when they
+//!   have ended or their time is up. The result is `Ok`.
+//! - A second signal: the process exits at once, with 1, from the signal handler.
+//! - A reactor fails or panics: the others are ended the same orderly way, and the result is an error. A server
+//!   of which a part is dead would go on accepting connections that nobody serves.
+//!
+//! Invariant: [`run`] returns only when every reactor thread has ended, or with [`ServeError::Stuck`].
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mio::Poll;
+use signal_hook::SigId;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::net::acceptor::{Acceptor, ListenError, Reservation};
+use crate::net::fd_table;
+use crate::net::reactor::{Handle, Options, Reactor};
+use crate::shard::Shard;
+use crate::shard::mesh::Mesh;
+use crate::time::Clock;
+
+/// What a reactor may take beyond `shutdown_timeout_ms` to end: one turn that is under way.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// What the server is told about its threads and sockets.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen, at least one address; a port 0 is replaced by one that the kernel picks.
+    pub addresses: Vec<SocketAddr>,
+    /// Reactor threads, at least one.
+    pub reactors: u16,
+    /// Each reactor has a descriptor table of its own.
+    pub private_tables: bool,
+    /// Connections that the kernel queues for one listener.
+    pub backlog: u32,
+    /// Options of every reactor.
+    pub reactor: Options,
+}
+
+/// Why the server ended, other than by being told to.
+#[derive(Debug)]
+pub enum ServeError {
+    /// An address cannot be had; most often because another server has it.
+    Address(ListenError),
+    /// The operating system refused something the start needs.
+    Start {
+        /// What was to be done.
+        what: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A reactor ended by itself.
+    Reactor {
+        /// Its number.
+        id: u16,
+        /// Why.
+        cause: ReactorError,
+    },
+    /// Reactors did not end in time; their threads are still running.
+    Stuck {
+        /// How many.
+        reactors: usize,
+    },
+}
+
+/// Why a reactor ended by itself.
+#[derive(Debug)]
+pub enum ReactorError {
+    /// It could not listen.
+    Listen(ListenError),
+    /// Its descriptor table or its epoll instance failed it.
+    Io(io::Error),
+    /// It panicked: a bug. The message is what the panic said.
+    Panicked(String),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Address(error) if error.source.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {}: address in use, another server is listening there",
+                    error.address
+                )
+            }
+            ServeError::Address(error) => error.fmt(f),
+            ServeError::Start { what, source } => write!(f, "cannot {what}: {source}"),
+            ServeError::Reactor { id, cause } => match cause {
+                ReactorError::Listen(error) => write!(f, "reactor {id}: {error}"),
+                ReactorError::Io(error) => write!(f, "reactor {id}: {error}"),
+                ReactorError::Panicked(message) => write!(f, "reactor {id} panicked: {message}"),
+            },
+            ServeError::Stuck { reactors } => write!(f, "{reactors} reactors did not end in time"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ServeError::Address(error) => Some(&error.source),
+            ServeError::Start { source, .. } => Some(source),
+            ServeError::Reactor { cause: ReactorError::Listen(error), .. } => Some(&error.source),
+            ServeError::Reactor { cause: ReactorError::Io(error), .. } => Some(error),
+            ServeError::Reactor { cause: ReactorError::Panicked(_), .. } | ServeError::Stuck { .. } => None,
+        }
+    }
+}
+
+/// Adapts an [`io::Error`] of the start.
+fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::Start { what, source }
+}
+
+/// What the supervising thread is told by the others.
+enum Notice {
+    Signal(i32),
+    Listening,
+    Ended(u16, Result<(), ReactorError>),
+}
+
+/// Serves until a signal, and returns when all reactors have ended.
+///
+/// `shard` makes the state of reactor `id`, in its thread, and is given the mailboxes of all. `ready` is called
+/// once, when every reactor listens, with the addresses in which port 0 is replaced.
+///
+/// # Errors
+/// When the server cannot start, or when a reactor ends by itself.
+pub fn run(
+    settings: &Settings,
+    clock: Clock,
+    shard: impl Fn(u16, &Arc<Mesh>) -> Shard + Send + Sync + 'static,
+    ready: impl FnOnce(&[SocketAddr]),
+) -> Result<(), ServeError> {
+    let (notify, notices) = mpsc::channel();
+    // First of all, so that no signal is missed and the handlers' pipe is in every table.
+    let _signals = SignalWatch::begin(&notify)?;
+    let reservations: Vec<Reservation> = settings
+        .addresses
+        .iter()
+        .map(|&address| Reservation::make(address))
+        .collect::<Result<_, _>>()
+        .map_err(ServeError::Address)?;
+    let addresses: Vec<SocketAddr> = reservations.iter().map(|reservation| reservation.address).collect();
+    let (polls, handles): (Vec<Poll>, Vec<Arc<Handle>>) = (0..settings.reactors)
+        .map(|_| Handle::new())
+        .collect::<io::Result<_>>()
+        .map_err(start("make a poll"))?;
+    let wake_ups = handles.iter().map(|handle| {
+        let handle = Arc::clone(handle);
+        Box::new(move || handle.wake()) as Box<dyn Fn() + Send + Sync>
+    });
+    let mesh = Arc::new(Mesh::new(wake_ups.collect()));
+
+    let shard = Arc::new(shard);
+    let mut supervisor = Supervisor {
+        notices,
+        handles: handles.clone(),
+        threads: Vec::new(),
+        shutdown_timeout: Duration::from_millis(u64::from(settings.reactor.shutdown_timeout_ms)),
+        deadline: None,
+        result: Ok(()),
+    };
+    for (id, (poll, handle)) in (0..).zip(polls.into_iter().zip(handles)) {
+        let seed = Seed {
+            poll,
+            handle,
+            addresses: addresses.clone(),
+            backlog: settings.backlog,
+            private_table: settings.private_tables,
+            clock,
+            options: settings.reactor.clone(),
+        };
+        let (shard, mesh, notify) = (Arc::clone(&shard), Arc::clone(&mesh), notify.clone());
+        let spawned = thread::Builder::new().name(format!("reactor-{id}")).spawn(move || {
+            let outcome = guarded(|| seed.grow(|| shard(id, &mesh), || tell(&notify, Notice::Listening)));
+            tell(&notify, Notice::Ended(id, outcome));
+        });
+        match spawned {
+            Ok(thread) => supervisor.threads.push(thread),
+            Err(source) => {
+                supervisor.fail(ServeError::Start { what: "start a thread", source });
+                break;
+            }
+        }
+    }
+    supervisor.supervise(|| ready(&addresses))
+}
+
+/// A supervisor that is gone has returned already, and the process with it: nobody is left to tell.
+fn tell(notify: &Sender<Notice>, notice: Notice) {
+    drop(notify.send(notice));
+}
+
+/// Runs a reactor's whole life and turns a panic into a value.
+///
+/// Everything the reactor owns is dropped before this returns, on its own thread, so its state being
+/// half-changed by the panic is seen by nobody.
+fn guarded(life: impl FnOnce() -> Result<(), ReactorError>) -> Result<(), ReactorError> {
+    panic::catch_unwind(AssertUnwindSafe(life)).unwrap_or_else(|payload| {
+        let message = match payload.downcast::<String>() {
+            Ok(message) => *message,
+            Err(payload) => payload.downcast_ref::<&str>().unwrap_or(&"no message").to_string(),
+        };
+        Err(ReactorError::Panicked(message))
+    })
+}
+
+/// What a reactor thread needs to become a reactor.
+struct Seed {
+    poll: Poll,
+    handle: Arc<Handle>,
+    addresses: Vec<SocketAddr>,
+    backlog: u32,
+    private_table: bool,
+    clock: Clock,
+    options: Options,
+}
+
+impl Seed {
+    /// Makes the reactor in the calling thread, runs it, and drops it: it never leaves its thread, because its
+    /// descriptors mean nothing in another.
+    fn grow(self, shard: impl FnOnce() -> Shard, listening: impl FnOnce()) -> Result<(), ReactorError> {
+        if self.private_table {
+            fd_table::unshare().map_err(ReactorError::Io)?;
+        }
+        let acceptor = Acceptor::listen(&self.addresses, self.backlog).map_err(ReactorError::Listen)?;
+        let mut reactor = Reactor::new(self.poll, self.handle, acceptor, shard(), self.clock, self.options)
+            .map_err(ReactorError::Io)?;
+        listening();
+        reactor.run().map_err(ReactorError::Io)
+    }
+}
+
+/// SIGTERM and SIGINT: the first one is passed on to the supervisor, the second ends the process. Watched
+/// until this is dropped.
+struct SignalWatch {
+    actions: Vec<SigId>,
+    forwarding: signal_hook::iterator::Handle,
+}
+
+impl SignalWatch {
+    fn begin(notify: &Sender<Notice>) -> Result<SignalWatch, ServeError> {
+        const SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
+        let mut signals = Signals::new(SIGNALS).map_err(start("watch for signals"))?;
+        let mut watch = SignalWatch { actions: Vec::new(), forwarding: signals.handle() };
+        let stopping = Arc::new(AtomicBool::new(false));
+        for signal in SIGNALS {
+            // In this order: the first signal finds the flag unset, and sets it for the second.
+            let exit = signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping));
+            watch.actions.push(exit.map_err(start("watch for signals"))?);
+            let set = signal_hook::flag::register(signal, Arc::clone(&stopping));
+            watch.actions.push(set.map_err(start("watch for signals"))?);
+        }
+        let notify = notify.clone();
+        let forward = move || {
+            for signal in &mut signals {
+                tell(&notify, Notice::Signal(signal));
+            }
+        };
+        thread::Builder::new().name("signals".into()).spawn(forward).map_err(start("start a thread"))?;
+        Ok(watch)
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        self.forwarding.close();
+        for action in self.actions.drain(..) {
+            signal_hook::low_level::unregister(action);
+        }
+    }
+}
+
+/// Watches over the reactors until the last has ended.
+struct Supervisor {
+    notices: Receiver<Notice>,
+    handles: Vec<Arc<Handle>>,
+    threads: Vec<JoinHandle<()>>,
+    shutdown_timeout: Duration,
+    /// By when the reactors must have ended; set by the order to stop.
+    deadline: Option<Instant>,
+    /// The first error is the cause of the others.
+    result: Result<(), ServeError>,
+}
+
+impl Supervisor {
+    /// Tells the reactors to stop, if they have not been told yet.
+    fn stop(&mut self) {
+        if self.deadline.is_none() {
+            self.deadline = Some(Instant::now() + self.shutdown_timeout + SHUTDOWN_GRACE);
+            self.handles.iter().for_each(|handle| handle.stop());
+        }
+    }
+
+    /// Stops because of an error.
+    fn fail(&mut self, error: ServeError) {
+        tracing::error!(%error, "stopping");
+        if self.result.is_ok() {
+            self.result = Err(error);
+        }
+        self.stop();
+    }
+
+    /// Waits until the reactors have ended. `ready` is called when all of them listen.
+    fn supervise(mut self, ready: impl FnOnce()) -> Result<(), ServeError> {
+        let mut running = self.threads.len();
+        let mut silent = running;
+        let mut ready = Some(ready);
+        while running > 0 {
+            match self.next() {
+                Some(Notice::Listening) => {
+                    silent -= 1;
+                    if silent == 0
+                        && self.deadline.is_none()
+                        && let Some(ready) = ready.take()
+                    {
+                        ready();
+                    }
+                }
+                Some(Notice::Signal(signal)) => {
+                    tracing::info!(signal, "stopping");
+                    self.stop();
+                }
+                Some(Notice::Ended(id, outcome)) => {
+                    running -= 1;
+                    if let Err(cause) = outcome {
+                        self.fail(ServeError::Reactor { id, cause });
+                    }
+                    self.stop();
+                }
+                None => {
+                    self.fail(ServeError::Stuck { reactors: running });
+                    return self.result;
+                }
+            }
+        }
+        for thread in self.threads {
+            // Its panic was caught and reported in its last notice; what remains of it is a return.
+            drop(thread.join());
+        }
+        self.result
+    }
+
+    /// The next notice; None when there is none before the deadline.
+    fn next(&self) -> Option<Notice> {
+        let received = match self.deadline {
+            Some(deadline) => self.notices.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => self.notices.recv().map_err(RecvTimeoutError::from),
+        };
+        // The signal thread holds a sender as long as this runs, so "disconnected" cannot come.
+        received.ok()
+    }
+}

@@ -1,0 +1,321 @@
+//! A reactor's sockets, parallel to its shard's connections.
+//!
+//! The slot of a socket is the index of its connection in the shard: 4 bytes for the descriptor and one for
+//! what is known of its readiness. Two parallel arrays and not one of pairs, which alignment would make 8
+//! bytes each.
+//!
+//! This module reads and writes when it is told to. It does not poll, and knows no connection states.
+//!
+//! # Readiness bits, and the stall that they prevent
+//! Sockets are registered once, edge-triggered, for both directions: the kernel reports *changes*. A loop
+//! that acts on reports alone stalls: it gets a report, stops reading for its own reasons (fairness, or
+//! backpressure) with bytes left in the socket, and sleeps for the next report, which never comes because
+//! nothing changes: the peer waits for an answer to what it has already sent. The cure is to note the report
+//! and to forget it only when the kernel itself says that it no longer holds:
+//!
+//! - `READABLE` is set by a report and cleared when a read would block, or returns less than asked for.
+//!   Whoever stops earlier leaves it set and comes back on its own accord.
+//! - `ENDED`: the report said that the peer has sent its last byte. No further report will come, so a
+//!   short read proves nothing and the stream is read up to its end.
+//! - `BLOCKED` is set by a write that the kernel did not take whole; only then is a report of writability
+//!   news to anybody.
+//! - `LISTED`: the reactor has the connection on its list of those to read from.
+//!
+//! Invariant: a slot without a socket has no bit set.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::shard::Transport;
+
+/// There may be bytes to read.
+pub const READABLE: u8 = 1;
+/// The peer has ended its stream.
+pub const ENDED: u8 = 1 << 1;
+/// The last write was not taken whole.
+pub const BLOCKED: u8 = 1 << 2;
+/// On the reactor's list of connections to read from.
+pub const LISTED: u8 = 1 << 3;
+
+const _: () = assert!(size_of::<Option<TcpStream>>() == 4, "the descriptor's niche holds the empty slot");
+
+/// Sockets and their readiness by connection index.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    streams: Vec<Option<TcpStream>>,
+    readiness: Vec<u8>,
+}
+
+impl Sockets {
+    /// Room for `connections` sockets without reallocation. Pages that are never used cost nothing.
+    pub fn with_capacity(connections: usize) -> Sockets {
+        Sockets { streams: Vec::with_capacity(connections), readiness: Vec::with_capacity(connections) }
+    }
+
+    /// Puts a new connection's socket in its slot and returns a reference for registering it.
+    ///
+    /// # Panics
+    /// When the slot is taken: the shard reuses an index only after its socket was closed.
+    pub fn insert(&mut self, index: u32, stream: TcpStream) -> &TcpStream {
+        let index = index as usize;
+        if index >= self.streams.len() {
+            self.streams.resize_with(index + 1, || None);
+            self.readiness.resize(index + 1, 0);
+        }
+        let slot = &mut self.streams[index];
+        assert!(slot.is_none(), "connection {index} already has a socket");
+        slot.insert(stream)
+    }
+
+    /// Closes a socket; nothing happens when there is none.
+    ///
+    /// `reset` makes the kernel send RST and forget the connection, for peers that cannot be trusted to
+    /// let it end in order; unsent bytes are lost.
+    ///
+    /// The descriptor leaves the epoll instance by being closed, as no other descriptor, in any table, refers
+    /// to the same socket: sparing a system call per connection.
+    pub fn close(&mut self, index: u32, reset: bool) {
+        let index = index as usize;
+        let Some(stream) = self.streams.get_mut(index).and_then(Option::take) else { return };
+        self.readiness[index] = 0;
+        if reset {
+            reset_on_close(&stream);
+        }
+    }
+
+    /// Resets all sockets that are left and returns how many there were.
+    pub fn reset_all(&mut self) -> usize {
+        let mut left = 0;
+        for stream in self.streams.drain(..).flatten() {
+            reset_on_close(&stream);
+            left += 1;
+        }
+        self.readiness.clear();
+        left
+    }
+
+    /// The readiness bits of a connection; 0 when it has no socket.
+    pub fn readiness(&self, index: u32) -> u8 {
+        self.readiness.get(index as usize).copied().unwrap_or(0)
+    }
+
+    /// Sets readiness bits and returns which were set before. Without a socket nothing is set.
+    pub fn set(&mut self, index: u32, bits: u8) -> u8 {
+        let index = index as usize;
+        if self.streams.get(index).is_none_or(Option::is_none) {
+            return 0;
+        }
+        let before = self.readiness[index];
+        self.readiness[index] = before | bits;
+        before
+    }
+
+    /// Clears readiness bits.
+    pub fn clear(&mut self, index: u32, bits: u8) {
+        if let Some(readiness) = self.readiness.get_mut(index as usize) {
+            *readiness &= !bits;
+        }
+    }
+
+    /// One read into `buffer`, keeping the READABLE bit true: 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What `recv` says; WouldBlock when there is nothing to read.
+    pub fn receive(&mut self, index: u32, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.stream(index).and_then(|mut stream| retry_interrupted(|| stream.read(buffer)));
+        match result {
+            Ok(received) => {
+                // Less than was asked for means that there was no more (epoll(7)), and that the next byte
+                // will be reported; unless the end of the stream was reported with it.
+                if received == 0 || (received < buffer.len() && self.readiness(index) & ENDED == 0) {
+                    self.clear(index, READABLE);
+                }
+            }
+            Err(_) => self.clear(index, READABLE),
+        }
+        result
+    }
+
+    /// The error that the kernel has noted for a socket, if there is one.
+    pub fn take_error(&self, index: u32) -> Option<io::Error> {
+        match self.stream(index).and_then(TcpStream::take_error) {
+            Ok(noted) => noted,
+            Err(error) => Some(error),
+        }
+    }
+
+    /// Sockets open; walks all slots.
+    pub fn open(&self) -> usize {
+        self.streams.iter().flatten().count()
+    }
+
+    /// Panics when the invariant is broken.
+    pub fn check(&self) {
+        assert_eq!(self.streams.len(), self.readiness.len());
+        for (stream, readiness) in self.streams.iter().zip(&self.readiness) {
+            assert!(stream.is_some() || *readiness == 0, "readiness of an empty slot");
+        }
+    }
+
+    fn stream(&self, index: u32) -> io::Result<&TcpStream> {
+        self.streams
+            .get(index as usize)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Transport for Sockets {
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = self.stream(index)?;
+        // `send` for one slice: the kernel need not copy and check a vector.
+        let result = retry_interrupted(|| match slices {
+            [slice] => (&mut &*stream).write(slice),
+            slices => (&mut &*stream).write_vectored(slices),
+        });
+        match &result {
+            Ok(sent) => {
+                if *sent < slices.iter().map(|slice| slice.len()).sum() {
+                    self.set(index, BLOCKED);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.set(index, BLOCKED);
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn shutdown_write(&mut self, index: u32) {
+        if let Ok(stream) = self.stream(index)
+            && let Err(error) = stream.shutdown(Shutdown::Write)
+        {
+            // The peer has reset the connection meanwhile: reading will say so, too.
+            tracing::trace!(index, %error, "shutdown");
+        }
+    }
+}
+
+/// Makes the kernel reset the connection when the socket is closed.
+pub(super) fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        // Then the close is an orderly one, which costs a TIME_WAIT entry and nothing else.
+        tracing::debug!(%error, "SO_LINGER");
+    }
+}
+
+fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Our end in slot 3 of a fresh table, and the peer's end.
+    fn connected() -> (Sockets, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut sockets = Sockets::default();
+        sockets.insert(3, stream);
+        (sockets, peer)
+    }
+
+    /// Reads until something other than WouldBlock comes; loopback delivers at once, in most cases.
+    fn receive(sockets: &mut Sockets, buffer: &mut [u8]) -> io::Result<usize> {
+        for _ in 0..1000 {
+            match sockets.receive(3, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sockets.set(3, READABLE);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                result => return result,
+            }
+        }
+        panic!("nothing came")
+    }
+
+    #[test]
+    fn a_short_read_is_the_end_of_what_was_reported() {
+        let (mut sockets, mut peer) = connected();
+        peer.write_all(b"hello").unwrap();
+        sockets.set(3, READABLE);
+        assert_eq!(receive(&mut sockets, &mut [0; 5]).unwrap(), 5);
+        assert_eq!(sockets.readiness(3), READABLE, "a full buffer says nothing about the rest");
+        assert_eq!(sockets.receive(3, &mut [0; 5]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(sockets.readiness(3), 0);
+        peer.write_all(b"abc").unwrap();
+        sockets.set(3, READABLE);
+        assert_eq!(receive(&mut sockets, &mut [0; 5]).unwrap(), 3);
+        assert_eq!(sockets.readiness(3), 0);
+    }
+
+    #[test]
+    fn an_ended_stream_is_read_to_its_end() {
+        let (mut sockets, mut peer) = connected();
+        peer.write_all(b"bye").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        sockets.set(3, READABLE | ENDED);
+        assert_eq!(receive(&mut sockets, &mut [0; 9]).unwrap(), 3);
+        assert_eq!(sockets.readiness(3), READABLE | ENDED, "the end itself is still to be read");
+        assert_eq!(receive(&mut sockets, &mut [0; 9]).unwrap(), 0);
+        assert_eq!(sockets.readiness(3), ENDED);
+    }
+
+    #[test]
+    fn a_write_that_does_not_fit_blocks() {
+        let (mut sockets, mut peer) = connected();
+        let piece = vec![7; 1 << 20];
+        let mut sent = 0;
+        while sockets.readiness(3) & BLOCKED == 0 {
+            sent += sockets.send(3, &[IoSlice::new(&piece), IoSlice::new(&piece)]).unwrap();
+        }
+        assert_eq!(sockets.send(3, &[IoSlice::new(&piece)]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut received = vec![0; sent];
+        peer.read_exact(&mut received).unwrap();
+        assert!(received.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn a_close_is_orderly_unless_it_is_a_reset() {
+        for reset in [false, true] {
+            let (mut sockets, mut peer) = connected();
+            sockets.set(3, READABLE | LISTED);
+            sockets.close(3, reset);
+            sockets.check();
+            sockets.close(3, reset);
+            let end = peer.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(end, if reset { Err(io::ErrorKind::ConnectionReset) } else { Ok(0) });
+        }
+    }
+
+    #[test]
+    fn empty_slots_are_harmless() {
+        let (mut sockets, peer) = connected();
+        for index in [0, 2, 4, u32::MAX] {
+            assert_eq!(sockets.set(index, READABLE), 0);
+            assert_eq!(sockets.readiness(index), 0);
+            assert_eq!(sockets.receive(index, &mut [0]).unwrap_err().kind(), io::ErrorKind::NotConnected);
+            assert_eq!(sockets.send(index, &[]).unwrap_err().kind(), io::ErrorKind::NotConnected);
+            sockets.shutdown_write(index);
+        }
+        sockets.check();
+        assert_eq!(sockets.reset_all(), 1);
+        assert_eq!(sockets.open(), 0);
+        drop(peer);
+    }
+}

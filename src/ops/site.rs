@@ -1,0 +1,299 @@
+//! The pages: the chat page with its parts, `/healthz` and `/metrics`.
+//!
+//! Everything is embedded in the binary. Requests for other paths and with other methods are refused here;
+//! the WebSocket endpoints are not, they never get here.
+//!
+//! Invariant: every answer carries the header fields of `SECURITY`, closes its connection, and is as long as it says.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::net::SocketAddr;
+
+use super::metrics::{self, Metrics};
+use crate::wire::http::{HttpError, Request, write_page};
+
+/// Header fields of every answer: only what this server serves runs on its pages, only its own WebSocket is
+/// connected to, no other site shows the pages in a frame or learns where a reader came from.
+const SECURITY: &[(&str, &str)] = &[
+    (
+        "Content-Security-Policy",
+        "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'self'; \
+         frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+];
+
+/// Header fields that proxies add. A request with one of them did not come from the socket's peer.
+const PROXY_TRACES: &[&str] = &["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Who is answered on `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsFor {
+    /// Callers on this machine that did not come through a proxy.
+    Loopback,
+    /// Everyone.
+    All,
+    /// Nobody.
+    Nobody,
+}
+
+/// A page that does not change while the server runs.
+#[derive(Debug)]
+struct Page {
+    path: &'static str,
+    content_type: &'static str,
+    body: &'static [u8],
+    /// Names these bytes, so that a browser that has them needs no others (RFC 9110 section 8.8.3).
+    etag: String,
+}
+
+impl Page {
+    fn new(path: &'static str, content_type: &'static str, body: &'static [u8]) -> Self {
+        // Not keyed: two servers of one build name the page alike.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(body);
+        Self { path, content_type, body, etag: format!("\"{:016x}\"", hasher.finish()) }
+    }
+
+    /// Whether the caller has this page. RFC 9110 section 13.1.2: comparison is weak, `*` is any.
+    fn is_known_to(&self, request: &Request<'_>) -> bool {
+        let mut known = request.header_tokens("If-None-Match");
+        known.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)
+    }
+}
+
+/// Answers plain HTTP requests.
+#[derive(Debug)]
+pub struct Site {
+    pages: Vec<Page>,
+    metrics: Metrics,
+    metrics_for: MetricsFor,
+}
+
+impl Site {
+    /// The site of a server.
+    pub fn new(metrics: Metrics, metrics_for: MetricsFor) -> Self {
+        let script = "text/javascript; charset=utf-8";
+        let pages = vec![
+            Page::new("/", "text/html; charset=utf-8", include_bytes!("../web/index.html")),
+            Page::new("/app.js", script, include_bytes!("../web/app.js")),
+            Page::new("/log.js", script, include_bytes!("../web/log.js")),
+            Page::new("/stomp.js", script, include_bytes!("../web/stomp.js")),
+            Page::new("/style.css", "text/css; charset=utf-8", include_bytes!("../web/style.css")),
+            Page::new("/icon.svg", "image/svg+xml", include_bytes!("../web/icon.svg")),
+        ];
+        Self { pages, metrics, metrics_for }
+    }
+
+    /// Appends the whole answer to a request from `peer`.
+    pub fn answer(&self, request: &Request<'_>, peer: SocketAddr, out: &mut Vec<u8>) {
+        let mut answer = Answer { head_only: request.method == "HEAD", out };
+        if let Err(refusal) = self.try_answer(request, peer, &mut answer) {
+            answer.refuse(&refusal);
+        }
+    }
+
+    fn try_answer(
+        &self,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        answer: &mut Answer<'_>,
+    ) -> Result<(), HttpError> {
+        let page = self.pages.iter().find(|page| page.path == request.target);
+        let is_metrics = request.target == "/metrics" && self.metrics_for != MetricsFor::Nobody;
+        if page.is_none() && !is_metrics && request.target != "/healthz" {
+            return Err(HttpError::NOT_FOUND);
+        }
+        if !matches!(request.method, "GET" | "HEAD") {
+            return Err(HttpError::PAGE_METHOD);
+        }
+        request.refuse_body()?;
+
+        if let Some(page) = page {
+            // Kept by the browser, asked for each time: a new server's page is seen at once.
+            let caching = [("ETag", page.etag.as_str()), ("Cache-Control", "no-cache")];
+            let known = page.is_known_to(request);
+            // RFC 9110 section 8.6: the length that a 304 tells is that of the page.
+            answer.head_only |= known;
+            answer.write(if known { 304 } else { 200 }, page.content_type, page.body, &caching);
+        } else if is_metrics {
+            let local = is_local(request, peer);
+            if self.metrics_for == MetricsFor::Loopback && !local {
+                return Err(HttpError::METRICS_FORBIDDEN);
+            }
+            let scrape = self.metrics.scrape(local);
+            answer.write(200, metrics::CONTENT_TYPE, scrape.as_bytes(), &[("Cache-Control", "no-store")]);
+        } else {
+            // Whoever reads this was served by a reactor that turns; a reactor that panics ends the process.
+            answer.write(200, TEXT, b"ok\n", &[("Cache-Control", "no-store")]);
+        }
+        Ok(())
+    }
+}
+
+impl crate::shard::Site for Site {
+    fn answer(&self, request: &Request<'_>, peer: SocketAddr, out: &mut Vec<u8>) {
+        Site::answer(self, request, peer, out);
+    }
+}
+
+/// Whether the caller is on this machine and, as far as the request shows, not a proxy.
+fn is_local(request: &Request<'_>, peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback() && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
+}
+
+/// One answer on its way out.
+struct Answer<'a> {
+    head_only: bool,
+    out: &'a mut Vec<u8>,
+}
+
+impl Answer<'_> {
+    fn write(&mut self, status: u16, content_type: &str, body: &[u8], headers: &[(&str, &str)]) {
+        let headers = [SECURITY, headers].concat();
+        write_page(status, content_type, body, self.head_only, &headers, self.out);
+    }
+
+    fn refuse(&mut self, refusal: &HttpError) {
+        let body = format!("{}\n", refusal.reason);
+        self.write(refusal.status, TEXT, body.as_bytes(), refusal.headers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::metrics::Sources;
+    use super::*;
+    use crate::limits;
+    use crate::tcb::{TableConfig, TcbTable};
+    use crate::wire::http::{Scratch, parse};
+
+    fn site(metrics_for: MetricsFor) -> Site {
+        let tcbs = Arc::new(TcbTable::new(TableConfig::sized(10, 1)));
+        Site::new(Metrics::new(Sources { shards: Vec::new(), tcbs, limits: Vec::new() }), metrics_for)
+    }
+
+    /// The head and the body of the answer to a request.
+    fn ask(site: &Site, peer: &str, request_line: &str, headers: &str) -> (String, Vec<u8>) {
+        let request = format!("{request_line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        let mut scratch = Scratch::new();
+        let limits = limits::Handshake::default();
+        let (request, _) = parse(request.as_bytes(), &limits, &mut scratch).unwrap().unwrap();
+        let mut out = Vec::new();
+        site.answer(&request, peer.parse().unwrap(), &mut out);
+        let end = out.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        (String::from_utf8(out[..end + 2].to_vec()).unwrap(), out[end + 4..].to_vec())
+    }
+
+    fn field<'a>(head: &'a str, name: &str) -> &'a str {
+        let found = head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        found.unwrap_or_else(|| panic!("no {name} in {head}"))
+    }
+
+    const HERE: &str = "127.0.0.1:4000";
+    const THERE: &str = "192.0.2.7:4000";
+
+    #[test]
+    fn pages_are_served_as_they_are() {
+        let site = site(MetricsFor::Loopback);
+        for page in &site.pages {
+            let (head, body) = ask(&site, THERE, &format!("GET {}", page.path), "");
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+            assert_eq!(field(&head, "Content-Type"), page.content_type);
+            assert_eq!(field(&head, "Content-Length"), body.len().to_string());
+            assert_eq!(body, page.body);
+
+            let (head, body) = ask(&site, THERE, &format!("HEAD {}?x=1", page.path), "");
+            assert_eq!(field(&head, "Content-Length"), page.body.len().to_string());
+            assert_eq!(body, b"");
+        }
+    }
+
+    #[test]
+    fn every_file_of_the_page_is_served() {
+        let site = site(MetricsFor::Loopback);
+        for page in &site.pages {
+            let text = String::from_utf8_lossy(page.body);
+            let is_file = |text: &&str| {
+                text.starts_with('/') && text.contains('.') && !text.contains(char::is_whitespace)
+            };
+            for quoted in text.split('"').filter(is_file) {
+                assert!(site.pages.iter().any(|page| page.path == quoted), "{} names {quoted}", page.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_page_is_not_sent_again() {
+        let site = site(MetricsFor::Loopback);
+        let (head, _) = ask(&site, THERE, "GET /app.js", "");
+        let etag = field(&head, "ETag");
+        for known in [etag.to_owned(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+            let (head, body) = ask(&site, THERE, "GET /app.js", &format!("If-None-Match: {known}\r\n"));
+            assert!(head.starts_with("HTTP/1.1 304"), "{known}: {head}");
+            assert_eq!(field(&head, "ETag"), etag);
+            assert_ne!(field(&head, "Content-Length"), "0");
+            assert_eq!(body, b"");
+        }
+        let (head, _) = ask(&site, THERE, "GET /app.js", "If-None-Match: \"other\"\r\n");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+
+    #[test]
+    fn every_answer_is_closed_and_secured() {
+        let site = site(MetricsFor::Loopback);
+        for line in ["GET /", "GET /healthz", "GET /metrics", "GET /nothing", "POST /", "HEAD /healthz"] {
+            let (head, _) = ask(&site, HERE, line, "");
+            assert_eq!(field(&head, "Connection"), "close");
+            for (name, value) in SECURITY {
+                assert_eq!(field(&head, name), *value, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let site = site(MetricsFor::Loopback);
+        for (line, headers, status) in [
+            ("GET /nothing", "", "404"),
+            ("GET /index.html", "", "404"),
+            ("POST /nothing", "", "404"),
+            ("POST /", "", "405"),
+            ("DELETE /metrics", "", "405"),
+            ("GET /", "Content-Length: 3\r\n", "413"),
+        ] {
+            let (head, body) = ask(&site, HERE, line, headers);
+            assert_eq!(head.split(' ').nth(1), Some(status), "{line}");
+            assert_eq!(field(&head, "Content-Length"), body.len().to_string());
+            assert!(body.ends_with(b".\n"));
+        }
+        let (head, _) = ask(&site, HERE, "POST /", "");
+        assert_eq!(field(&head, "Allow"), "GET, HEAD");
+    }
+
+    #[test]
+    fn metrics_are_for_those_that_the_configuration_names() {
+        let proxied = "X-Forwarded-For: 192.0.2.9\r\n";
+        for (access, peer, headers, status) in [
+            (MetricsFor::Loopback, HERE, "", "200"),
+            (MetricsFor::Loopback, "[::1]:9", "", "200"),
+            (MetricsFor::Loopback, "[::ffff:127.0.0.1]:9", "", "200"),
+            (MetricsFor::Loopback, HERE, proxied, "403"),
+            (MetricsFor::Loopback, HERE, "via: 1.1 proxy\r\n", "403"),
+            (MetricsFor::Loopback, THERE, "", "403"),
+            (MetricsFor::All, THERE, "", "200"),
+            (MetricsFor::All, HERE, proxied, "200"),
+            (MetricsFor::Nobody, HERE, "", "404"),
+        ] {
+            let (head, _) = ask(&site(access), peer, "GET /metrics", headers);
+            assert_eq!(head.split(' ').nth(1), Some(status), "{access:?} {peer} {headers}");
+        }
+    }
+}

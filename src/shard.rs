@@ -1,0 +1,462 @@
+//! One shard: the state of one reactor, without its sockets and its clock.
+//!
+//! The shard joins connections ([`crate::conn`]) with sessions, rooms and queues ([`crate::chat`]). A reactor
+//! gives it bytes and time and carries bytes away; the simulation does the same with no socket at all. A
+//! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
+//!
+//! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
+//! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
+//! (mailboxes).
+//!
+//! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
+//! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
+//! handshakes) are kept as counts. [`Shard::check`] checks them.
+
+mod apply;
+mod ending;
+mod input;
+pub mod mesh;
+mod output;
+mod places;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::buf::Pool;
+use crate::chat::fanout::Fanout;
+use crate::chat::form::Form;
+use crate::chat::intern::Interner;
+use crate::chat::queue::Queues;
+use crate::chat::room::{Lives, Rooms};
+use crate::chat::session::{self, Session};
+use crate::conn::inbound::Inbound;
+use crate::conn::{Connection, Phase};
+use crate::limits;
+use crate::metrics::{ShardCounters, ShardMetrics};
+use crate::tcb::FourTuple;
+use crate::tcb::{Refused, TcbTable};
+use crate::time::Tick;
+use crate::time::Wheel;
+use crate::wire::http::Request;
+
+use mesh::{Consumer, Credit, Mail, Mesh};
+
+/// Name of a connection in its shard: an index that is used again, and a generation that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnKey {
+    /// Index into the shard's table.
+    pub index: u32,
+    /// Distinguishes those that had the index before.
+    pub generation: u32,
+}
+
+impl ConnKey {
+    /// Packs the key into a token for the poll.
+    pub fn as_token(self) -> usize {
+        (u64::from(self.generation) << 32 | u64::from(self.index)) as usize
+    }
+
+    /// Unpacks a token.
+    pub fn from_token(token: usize) -> ConnKey {
+        ConnKey { index: token as u32, generation: (token as u64 >> 32) as u32 }
+    }
+}
+
+/// How the shard reaches a socket: implemented by the reactor and by the simulation.
+pub trait Transport {
+    /// Writes once. `WouldBlock`, or less than all, means: not before [`Shard::writable`].
+    ///
+    /// # Errors
+    /// As the socket's.
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Ends this side's stream.
+    fn shutdown_write(&mut self, index: u32);
+}
+
+/// Answers plain HTTP requests, in the thread of the shard.
+pub trait Site: Send + Sync {
+    /// Appends a whole response, which must say `Connection: close`.
+    fn answer(&self, request: &Request<'_>, peer: SocketAddr, out: &mut Vec<u8>);
+}
+
+/// The bounds that a shard keeps.
+#[derive(Debug, Clone, Default)]
+pub struct ShardLimits {
+    /// Opening handshake.
+    pub handshake: limits::Handshake,
+    /// Framing on `/ws`.
+    pub websocket: limits::WebSocket,
+    /// Framing on `/echo`.
+    pub echo: limits::Echo,
+    /// Sessions.
+    pub stomp: limits::Stomp,
+    /// Unsent bytes.
+    pub outbound: limits::Outbound,
+    /// Incomplete input.
+    pub buffers: limits::Buffers,
+    /// Rooms and queues.
+    pub rooms: limits::Rooms,
+    /// Mail.
+    pub mesh: limits::Mesh,
+    /// Work per turn.
+    pub turn: limits::Turn,
+}
+
+/// What a shard is made of.
+pub struct ShardSetup {
+    /// Its number, below `mesh.shards()`.
+    pub id: u16,
+    /// Bounds.
+    pub limits: Arc<ShardLimits>,
+    /// Connections that this shard may hold, so that its descriptors suffice.
+    pub connections_max: u32,
+    /// Whether `/echo` is served.
+    pub is_echo_enabled: bool,
+    /// Mailboxes of all shards.
+    pub mesh: Arc<Mesh>,
+    /// The ledger of all connections.
+    pub tcbs: Arc<TcbTable>,
+    /// Where the shard's numbers are shown.
+    pub metrics: Arc<ShardMetrics>,
+    /// Pages.
+    pub site: Arc<dyn Site>,
+    /// Seed of all hashes: the same for all shards, and not guessable by peers.
+    pub seed: u64,
+    /// Start of the server in seconds since 1970, for message ids.
+    pub started_s: u32,
+    /// The time.
+    pub now: Tick,
+}
+
+/// Why a connection is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// `handshake.pending_max` connections are in the handshake.
+    Pending,
+    /// The table is full, and so is the number of those being told so.
+    TableFull,
+    /// The server is ending.
+    ShuttingDown,
+}
+
+/// A connection to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Its index.
+    pub index: u32,
+    /// By a reset rather than the end of the stream.
+    pub reset: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    connection: Connection,
+    session: Session,
+}
+
+// What every connection costs in the shard's own table. The other parts: control block and index entry
+// (`tcb`), timer (12 bytes), room membership (8 bytes).
+const _: () = assert!(size_of::<Slot>() <= 112);
+
+/// See the module.
+pub struct Shard {
+    id: u16,
+    shards: u16,
+    limits: Arc<ShardLimits>,
+    connections_max: u32,
+    is_echo_enabled: bool,
+    seed: u64,
+
+    slots: Slab<Slot>,
+    next_generation: u32,
+    next_serial: u32,
+    handshakes: u32,
+    refused_peers: HashMap<u32, SocketAddr>,
+    outbound_bytes: u64,
+    subscriptions: u64,
+    is_shutting_down: bool,
+
+    pool: Pool,
+    wheel: Wheel,
+    rooms: Rooms,
+    queues: Queues<Consumer>,
+    forms: Interner<Form>,
+    names: Interner<Box<str>>,
+    swept: Tick,
+    /// The time when the shard was last flushed.
+    now: Tick,
+
+    mesh: Arc<Mesh>,
+    outboxes: Vec<Vec<Mail>>,
+    mail: Vec<Mail>,
+    /// What this shard has under way to each owner.
+    under_way: Vec<Credit>,
+    /// What this shard, as an owner, has handed on and not yet told the publishers' shards.
+    handled: Vec<Credit>,
+    /// Publications held back because a member's shard is behind.
+    deferred: VecDeque<Mail>,
+    stalled: Vec<ConnKey>,
+
+    tcbs: Arc<TcbTable>,
+    site: Arc<dyn Site>,
+    metrics: Arc<ShardMetrics>,
+    counters: ShardCounters,
+
+    dirty: Vec<u32>,
+    resumable: Vec<ConnKey>,
+    resumed: Vec<ConnKey>,
+    closed: Vec<Closed>,
+
+    // Used again in every turn, so that a turn allocates nothing for its own sake.
+    fanout: Fanout,
+    commands: Vec<session::Command>,
+    spare: Option<Box<Inbound>>,
+    lists: Vec<u32>,
+    fired: Vec<u32>,
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub fn new(setup: ShardSetup) -> Shard {
+        let shards = setup.mesh.shards();
+        assert!(setup.id < shards);
+        let lives = |kind: u16| Lives::new(setup.started_s, setup.id * 2 + kind, shards * 2);
+        Shard {
+            id: setup.id,
+            shards,
+            connections_max: setup.connections_max,
+            is_echo_enabled: setup.is_echo_enabled,
+            seed: setup.seed,
+            slots: Slab::new(),
+            next_generation: 0,
+            next_serial: 0,
+            handshakes: 0,
+            refused_peers: HashMap::new(),
+            outbound_bytes: 0,
+            subscriptions: 0,
+            is_shutting_down: false,
+            pool: Pool::new(&setup.limits.buffers),
+            wheel: Wheel::new(setup.now),
+            rooms: Rooms::new(setup.seed, lives(0)),
+            queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
+            forms: Interner::new(setup.seed),
+            names: Interner::new(setup.seed),
+            swept: setup.now,
+            now: setup.now,
+            outboxes: (0..shards).map(|_| Vec::new()).collect(),
+            mail: Vec::new(),
+            under_way: vec![Credit::default(); usize::from(shards)],
+            handled: vec![Credit::default(); usize::from(shards)],
+            deferred: VecDeque::new(),
+            stalled: Vec::new(),
+            mesh: setup.mesh,
+            tcbs: setup.tcbs,
+            site: setup.site,
+            metrics: setup.metrics,
+            counters: ShardCounters::default(),
+            dirty: Vec::new(),
+            resumable: Vec::new(),
+            resumed: Vec::new(),
+            closed: Vec::new(),
+            fanout: Fanout::default(),
+            commands: Vec::new(),
+            spare: None,
+            lists: Vec::new(),
+            fired: Vec::new(),
+            limits: setup.limits,
+        }
+    }
+
+    /// Takes in a connection that was accepted.
+    ///
+    /// # Errors
+    /// The socket must be closed at once; the refusal is counted.
+    pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
+        self.counters.connections_accepted_total += 1;
+        if self.is_shutting_down {
+            return Err(Refusal::ShuttingDown);
+        }
+        if self.handshakes >= self.limits.handshake.pending_max {
+            self.counters.refused_pending_total += 1;
+            return Err(Refusal::Pending);
+        }
+        let peer = tuple.remote();
+        let tcb = if self.slots.len() >= self.connections_max as usize {
+            self.counters.refused_limit_total += 1;
+            None
+        } else {
+            self.admit(tuple, now)
+        };
+        if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
+            return Err(Refusal::TableFull);
+        }
+        let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let slot =
+            Slot { generation, connection: Connection::new(tcb, phase, now), session: Session::default() };
+        let index = self.slots.insert(slot) as u32;
+        if tcb.is_none() {
+            self.refused_peers.insert(index, peer);
+        }
+        self.handshakes += 1;
+        self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.timeout_ms)));
+        Ok(ConnKey { index, generation })
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&mut self) {
+        self.counters.accept_errors_total += 1;
+    }
+
+    /// A control block for the connection; `None` if the table is full.
+    fn admit(&mut self, tuple: FourTuple, now: Tick) -> Option<crate::tcb::TcbKey> {
+        let admitted = match self.tcbs.admit(tuple.clone(), now) {
+            // The kernel has two sockets with one 4-tuple at no time, so the one in the table is dead: its end
+            // is an event that has not been read yet, perhaps by another reactor.
+            Err(Refused::Duplicate) => {
+                if let Some((stale, _)) = self.tcbs.find(&tuple) {
+                    self.tcbs.release(stale, crate::tcb::Closer::Reset, now);
+                }
+                self.tcbs.admit(tuple, now)
+            }
+            admitted => admitted,
+        };
+        match admitted {
+            Ok(key) => Some(key),
+            Err(_) => {
+                self.counters.refused_table_full_total += 1;
+                None
+            }
+        }
+    }
+
+    /// Whether the key names a connection that is there: events of one that was closed die here.
+    pub fn is_current(&self, key: ConnKey) -> bool {
+        self.slots
+            .get(key.index as usize)
+            .is_some_and(|slot| slot.generation == key.generation && slot.connection.phase != Phase::Closed)
+    }
+
+    /// Whether the reactor should read from the connection.
+    pub fn wants_read(&self, key: ConnKey) -> bool {
+        self.is_current(key) && self.slots[key.index as usize].connection.wants_read()
+    }
+
+    /// The socket can be written again.
+    pub fn writable(&mut self, key: ConnKey) {
+        if !self.is_current(key) {
+            return;
+        }
+        let connection = &mut self.slots[key.index as usize].connection;
+        connection.is_writable = true;
+        if !connection.outbound.is_empty() {
+            self.mark_dirty(key.index);
+        }
+    }
+
+    /// Connections whose reading may go on.
+    pub fn take_resumed(&mut self, out: &mut Vec<ConnKey>) {
+        out.append(&mut self.resumed);
+    }
+
+    /// Connections whose sockets must be closed now. After this their indices are used again.
+    pub fn take_closed(&mut self, out: &mut Vec<Closed>) {
+        for closed in &self.closed {
+            self.slots.remove(closed.index as usize);
+        }
+        out.append(&mut self.closed);
+        if self.slots.is_empty() {
+            // A crowd has left: its memory goes with it.
+            self.slots.shrink_to_fit();
+            self.wheel = Wheel::new(self.now);
+        }
+    }
+
+    /// When the shard must next be given the time.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.wheel.next_deadline()
+    }
+
+    /// Whether there is more to do without waiting for anything.
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.resumable.is_empty()
+            || !self.resumed.is_empty()
+            || !self.closed.is_empty()
+    }
+
+    /// Connections, in all phases.
+    pub fn connections(&self) -> usize {
+        self.slots.len() - self.closed.len()
+    }
+
+    fn key_of(&self, index: u32) -> ConnKey {
+        ConnKey { index, generation: self.slots[index as usize].generation }
+    }
+
+    fn phase(&self, index: u32) -> Phase {
+        self.slots[index as usize].connection.phase
+    }
+
+    fn serial(&mut self) -> u32 {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        self.next_serial
+    }
+
+    /// Panics unless all that the shard counts is what it holds.
+    pub fn check(&self) {
+        self.rooms.check();
+        self.queues.check();
+        self.forms.check();
+        self.names.check();
+        self.pool.check();
+        self.wheel.check();
+        let (mut outbound, mut handshakes, mut members, mut subscriptions, mut refused) = (0, 0, 0, 0, 0);
+        for (index, slot) in &self.slots {
+            let connection = &slot.connection;
+            connection.outbound.check();
+            outbound += connection.outbound.bytes();
+            handshakes += u32::from(connection.phase.is_handshake());
+            refused += usize::from(connection.phase != Phase::Closed && connection.tcb.is_none());
+            subscriptions += slot.session.subscriptions().len() as u64;
+            assert!(
+                connection.phase == Phase::Stomp || slot.session.subscriptions().is_empty(),
+                "a connection that is not open is in no room"
+            );
+            for subscription in slot.session.subscriptions() {
+                if subscription.kind == crate::chat::destination::Kind::Queue {
+                    continue;
+                }
+                members += 1;
+                let member = self.rooms.room(subscription.place).members()[subscription.position as usize];
+                assert_eq!((member.connection, member.form), (index as u32, subscription.form));
+            }
+        }
+        assert_eq!(outbound, self.outbound_bytes);
+        assert_eq!(handshakes, self.handshakes);
+        assert_eq!(members, self.rooms.members());
+        assert_eq!(subscriptions, self.subscriptions);
+        assert_eq!(refused, self.refused_peers.len());
+    }
+
+    /// Panics unless nothing is left of any connection: all leases returned, all names forgotten.
+    pub fn check_empty(&self) {
+        self.check();
+        assert_eq!(self.slots.len(), 0);
+        assert_eq!(self.pool.stats().leased, 0);
+        assert_eq!(self.outbound_bytes, 0);
+        assert!(self.rooms.is_empty(), "{:?}", self.rooms);
+        assert!(self.forms.is_empty() && self.names.is_empty());
+        assert_eq!(self.wheel.len(), 0);
+        assert!(self.under_way.iter().all(|credit| *credit == Credit::default()));
+        assert!(self.deferred.is_empty() && self.stalled.is_empty());
+    }
+}

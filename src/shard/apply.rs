@@ -1,0 +1,248 @@
+//! What frames ask for, carried out: subscriptions, publications, settlements, receipts.
+//!
+//! Invariant: the commands of one frame are carried out in order, and none after one that failed.
+
+use bytes::Bytes;
+
+use crate::chat::destination::Kind;
+use crate::chat::fault::Fault;
+use crate::chat::form::AckMode;
+use crate::chat::intern::Symbol;
+use crate::chat::message::Message;
+use crate::chat::queue::Settlement;
+use crate::chat::reply;
+use crate::chat::room::{Member, owner_of};
+use crate::chat::session::{Command, Subscription, Unsettled};
+use crate::conn::Phase;
+use crate::shard::mesh::{Consumer, Mail, Origin};
+use crate::shard::{Shard, Slot};
+use crate::time::Tick;
+
+impl Shard {
+    /// The shard that owns a place.
+    pub(super) fn owner_of(&self, key: &str) -> u16 {
+        owner_of(self.seed, key, self.shards)
+    }
+
+    /// Carries out the commands of one frame.
+    pub(super) fn apply(&mut self, index: u32, now: Tick) {
+        let mut commands = std::mem::take(&mut self.commands);
+        let is_confirmed = commands.iter().any(|command| matches!(command, Command::Receipt(_)));
+        // One serial number for all publications of the frame: the receipt waits for all.
+        let serial = is_confirmed.then(|| self.serial());
+        let mut published = 0;
+        let mut failed = None;
+        for command in commands.drain(..) {
+            if let Some((_, receipt)) = &mut failed {
+                if let Command::Receipt(id) = command {
+                    *receipt = Some(id);
+                }
+                continue;
+            }
+            let done = match command {
+                Command::Connected => {
+                    self.connected(index, now);
+                    Ok(())
+                }
+                Command::Subscribe { form, key, kind, ack } => {
+                    self.subscribe(index, form, &key, kind, ack, now)
+                }
+                Command::Unsubscribe(form) => {
+                    self.unsubscribe(index, form, now);
+                    Ok(())
+                }
+                Command::Publish(message) => {
+                    self.publish(index, message, serial);
+                    published += 1;
+                    Ok(())
+                }
+                Command::Settle { unsettled, is_nack } => {
+                    let settlement = if is_nack { Settlement::Nack } else { Settlement::Ack };
+                    self.settle(index, unsettled, settlement, now);
+                    Ok(())
+                }
+                Command::Receipt(id) => {
+                    self.receipt(index, id, serial, published);
+                    Ok(())
+                }
+                Command::Disconnect => {
+                    if self.slots[index as usize].session.finish() {
+                        self.disconnect(index, now);
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(fault) = done {
+                failed = Some((fault, None));
+            }
+        }
+        self.commands = commands;
+        if let Some((fault, receipt)) = failed {
+            self.fault(index, fault, receipt.as_deref(), now);
+        }
+    }
+
+    fn connected(&mut self, index: u32, now: Tick) {
+        let Slot { generation, session, .. } = &self.slots[index as usize];
+        let min = self.limits.stomp.heart_beat_min_ms;
+        // The session's name is the connection's: which shard, which place, which use of it.
+        let name = format!("{}-{index}-{generation}", self.id);
+        let mut answer = Vec::with_capacity(160);
+        reply::connected(session.version_or_newest(), &name, (min, min), &mut answer);
+        self.push_vec(index, answer);
+        self.keep_alive(index, now);
+    }
+
+    fn subscribe(
+        &mut self,
+        index: u32,
+        form: Symbol,
+        key: &str,
+        kind: Kind,
+        ack: AckMode,
+        now: Tick,
+    ) -> Result<(), Fault> {
+        let max = self.limits.rooms.rooms_max;
+        let owner = self.owner_of(key);
+        let (place, position) = if kind == Kind::Queue {
+            let serial = self.serial();
+            let place = self.names.acquire(key.into());
+            (place.0, serial)
+        } else {
+            if self.rooms.len() >= max as usize && self.rooms.find(key).is_none() {
+                self.forms.release(form);
+                return Err(Fault::TooManyRooms { max });
+            }
+            self.seal(key, now);
+            let (room, position, is_first) = self.rooms.join(key, Member { connection: index, form });
+            if is_first && owner == self.id {
+                self.rooms.add_shard(key, self.id);
+            } else if is_first {
+                let shard = self.id;
+                self.outboxes[owner as usize].push(Mail::Join { key: key.into(), shard });
+            }
+            (room, position)
+        };
+        self.subscriptions += 1;
+        self.slots[index as usize].session.subscribed(Subscription { form, place, position, ack, kind });
+        if kind == Kind::Queue {
+            let consumer = self.consumer(index, form, position);
+            self.queue_join(key, owner, consumer, now);
+        }
+        Ok(())
+    }
+
+    /// The consumer that a queue subscription is.
+    pub(super) fn consumer(&self, index: u32, form: Symbol, serial: u32) -> Consumer {
+        Consumer { shard: self.id, connection: self.key_of(index), form, serial }
+    }
+
+    fn unsubscribe(&mut self, index: u32, form: Symbol, now: Tick) {
+        if let Some(gone) = self.slots[index as usize].session.unsubscribed(form) {
+            self.leave(index, gone, now);
+        }
+    }
+
+    /// Takes a subscription out of its place.
+    fn leave(&mut self, index: u32, gone: Subscription, now: Tick) {
+        self.subscriptions -= 1;
+        if gone.kind == Kind::Queue {
+            let place = Symbol(gone.place);
+            let key = self.names.value(place).clone();
+            self.names.release(place);
+            let consumer = self.consumer(index, gone.form, gone.position);
+            self.queue_leave(key, consumer, now);
+        } else {
+            if self.rooms.has_pending(gone.place) {
+                self.fan_out_to_queues(gone.place, now);
+            }
+            let left = self.rooms.leave(gone.place, gone.position);
+            if let Some(moved) = left.moved {
+                let last = self.rooms.room(gone.place).members().len() as u32;
+                self.slots[moved.connection as usize].session.moved(gone.place, last, gone.position);
+            }
+            if left.was_last {
+                let key: Box<str> = self.rooms.key(gone.place).into();
+                let owner = self.owner_of(&key);
+                if owner == self.id {
+                    self.rooms.left(gone.place);
+                    self.rooms.remove_shard(&key, self.id);
+                } else {
+                    self.rooms.left(gone.place);
+                    self.outboxes[owner as usize].push(Mail::Leave { key, shard: self.id });
+                }
+            }
+        }
+        self.forms.release(gone.form);
+    }
+
+    /// Takes a session out of everything it is in.
+    pub(super) fn leave_all(&mut self, index: u32, now: Tick) {
+        if self.phase(index) != Phase::Stomp {
+            return;
+        }
+        while let Some(gone) = self.slots[index as usize].session.pop_subscription() {
+            self.leave(index, gone, now);
+        }
+        self.slots[index as usize].session.end(&mut self.names);
+    }
+
+    /// Sends a message to the owner of its place, which may be this shard: then it waits in the shard's own
+    /// outbox until the mailbox has been drained. A join that was posted before these bytes were read must
+    /// come before them: whoever sent them may have known of it.
+    fn publish(&mut self, index: u32, message: Message, serial: Option<u32>) {
+        self.counters.messages_published_total += 1;
+        let owner = self.owner_of(message.key());
+        let origin = Origin { shard: self.id, connection: self.key_of(index), serial };
+        let under_way = &mut self.under_way[owner as usize];
+        under_way.add(message.weight());
+        let limits = &self.limits.mesh;
+        if under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max {
+            self.stall(index);
+        }
+        self.outboxes[owner as usize].push(Mail::Publish { origin, message });
+    }
+
+    /// Takes no more input from this connection until what is under way has been handled.
+    fn stall(&mut self, index: u32) {
+        let key = self.key_of(index);
+        let connection = &mut self.slots[index as usize].connection;
+        if !connection.is_stalled {
+            connection.is_stalled = true;
+            self.stalled.push(key);
+            self.counters.publishers_stalled_total += 1;
+        }
+    }
+
+    /// Answers a receipt now, or when what it covers has been confirmed.
+    fn receipt(&mut self, index: u32, id: Box<str>, serial: Option<u32>, published: u32) {
+        match serial {
+            Some(serial) if published > 0 => {
+                self.slots[index as usize].session.await_confirmations(serial, published, id);
+            }
+            // A receipt also says that all before it was received (STOMP 1.2, RECEIPT), so it does not overtake
+            // one that waits.
+            Some(serial) if self.slots[index as usize].session.awaits() => {
+                self.slots[index as usize].session.await_confirmations(serial, 0, id);
+            }
+            _ => self.send_receipt(index, &id),
+        }
+    }
+
+    pub(super) fn send_receipt(&mut self, index: u32, id: &str) {
+        let mut answer = Vec::with_capacity(48 + id.len());
+        reply::receipt(self.slots[index as usize].session.version_or_newest(), id, &mut answer);
+        self.push(index, Bytes::from(answer));
+        self.counters.receipts_sent_total += 1;
+    }
+
+    /// Tells a queue what became of one of its messages.
+    pub(super) fn settle(&mut self, index: u32, unsettled: Unsettled, settlement: Settlement, now: Tick) {
+        let Some(&subscription) = self.slots[index as usize].session.subscription(unsettled.form) else {
+            return;
+        };
+        let key = self.names.value(Symbol(subscription.place)).clone();
+        let consumer = self.consumer(index, subscription.form, subscription.position);
+        self.queue_settle(key, consumer, unsettled.id.sequence, settlement, now);
+    }
+}

@@ -1,0 +1,226 @@
+//! Every way in which a connection ends.
+//!
+//! | who | how | then |
+//! |---|---|---|
+//! | peer | WebSocket close frame | it is answered, what is queued is sent, the socket is closed |
+//! | peer | end of its stream without a close frame | what is queued is sent, the socket is closed |
+//! | server | DISCONNECT, ERROR, shutdown: a close frame | waits for the peer's close frame or end of stream |
+//! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
+//! | either | reset, or no end within `websocket.close_timeout_ms` | the socket is reset |
+//!
+//! However it ends, the session leaves its rooms and queues at the first step, so that nobody's message waits
+//! for a connection that will not take it.
+//!
+//! Invariant: after [`Shard::close`] nothing of the connection is left but its index.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::chat::fault::Fault;
+use crate::chat::reply;
+use crate::conn::Phase;
+use crate::shard::{Closed, ConnKey, Shard};
+use crate::tcb::Event as TcbEvent;
+use crate::tcb::{Closer, TcbKey};
+use crate::time::Tick;
+use crate::wire::ws::{self, WsError};
+
+/// RFC 6455 section 7.4.1: the purpose has been fulfilled.
+const NORMAL: u16 = 1000;
+/// RFC 6455 section 7.4.1: the server is going down.
+const GOING_AWAY: u16 = 1001;
+
+impl Shard {
+    /// The peer's stream has ended.
+    pub fn receive_end(&mut self, key: ConnKey, now: Tick) {
+        if !self.is_current(key) {
+            return;
+        }
+        let index = key.index;
+        self.slots[index as usize].connection.has_ended = true;
+        match self.phase(index) {
+            Phase::Http | Phase::Refused => self.close(index, false, now),
+            Phase::Stomp | Phase::Echo => {
+                self.leave_all(index, now);
+                self.slots[index as usize].connection.enter(Phase::Finishing, now);
+                self.arm_close(index, now);
+                self.mark_dirty(index);
+            }
+            _ => self.mark_dirty(index),
+        }
+    }
+
+    /// The socket failed.
+    pub fn fail(&mut self, key: ConnKey, error: &io::Error, now: Tick) {
+        if !self.is_current(key) {
+            return;
+        }
+        tracing::debug!(shard = self.id, index = key.index, %error, "connection failed");
+        self.close(key.index, true, now);
+    }
+
+    /// Closes all connections with 1001 and takes no more.
+    pub fn begin_shutdown(&mut self, now: Tick) {
+        self.is_shutting_down = true;
+        let all: Vec<u32> = self.slots.iter().map(|(index, _)| index as u32).collect();
+        for index in all {
+            match self.phase(index) {
+                Phase::Http | Phase::Refused => self.close(index, false, now),
+                Phase::Stomp | Phase::Echo => {
+                    self.begin_close(index, GOING_AWAY, "the server is shutting down", now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The session said DISCONNECT and has its receipt.
+    pub(super) fn disconnect(&mut self, index: u32, now: Tick) {
+        self.begin_close(index, NORMAL, "", now);
+    }
+
+    /// Begins the closing handshake (RFC 6455 section 7.1.2).
+    fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
+        self.leave_all(index, now);
+        let mut close = Vec::with_capacity(2 + 2 + reason.len());
+        ws::encode_close(code, reason, &mut close);
+        self.push_vec(index, close);
+        let connection = &mut self.slots[index as usize].connection;
+        connection.enter(Phase::Closing, now);
+        if let Some(tcb) = connection.tcb {
+            self.tcb_event(tcb, TcbEvent::LocalClose, now);
+        }
+        self.arm_close(index, now);
+    }
+
+    /// The peer's close frame has come.
+    pub(super) fn peer_closes(&mut self, index: u32, code: Option<u16>, now: Tick) {
+        if self.phase(index) != Phase::Closing {
+            self.leave_all(index, now);
+            let mut close = Vec::with_capacity(4);
+            // RFC 6455 section 5.5.1: the answer typically echoes the code.
+            ws::encode_close(code.unwrap_or(NORMAL), "", &mut close);
+            self.push_vec(index, close);
+            if let Some(tcb) = self.slots[index as usize].connection.tcb {
+                self.tcb_event(tcb, TcbEvent::RemoteClose, now);
+            }
+        }
+        self.slots[index as usize].connection.enter(Phase::Finishing, now);
+        self.arm_close(index, now);
+        self.mark_dirty(index);
+    }
+
+    /// The framing is broken: nothing after it can be understood.
+    pub(super) fn ws_fault(&mut self, index: u32, error: WsError, now: Tick) {
+        let code = error.close_code();
+        self.counters.bounds_refused_total += u64::from(code == 1009);
+        if self.phase(index) != Phase::Closing {
+            self.begin_close(index, code, error.reason(), now);
+        }
+        self.slots[index as usize].connection.enter(Phase::Lingering, now);
+        self.mark_dirty(index);
+    }
+
+    /// Ends a session with an ERROR and a close.
+    pub(super) fn fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
+        if self.phase(index) != Phase::Stomp {
+            return;
+        }
+        tracing::debug!(shard = self.id, index, fault = fault.name(), "session ended: {fault}");
+        self.leave_all(index, now);
+        let version = self.slots[index as usize].session.version_or_newest();
+        let mut error = Vec::with_capacity(256);
+        reply::error(version, &fault, receipt, &mut error);
+        self.push_vec(index, error);
+        self.counters.errors_sent_total += 1;
+        self.counters.bounds_refused_total += u64::from(fault.is_bound());
+        match fault {
+            Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
+            Fault::QueueFull { .. } => self.counters.queue_messages_refused_total += 1,
+            Fault::HeartBeatTimeout { .. } => self.counters.dead_peers_heart_beat_total += 1,
+            Fault::ConnectTimeout { .. } => self.counters.handshake_timeouts_total += 1,
+            _ => {}
+        }
+        self.begin_close(index, fault.close_code(), fault.name(), now);
+    }
+
+    /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
+    pub(super) fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
+        self.counters.slow_consumers_total += 1;
+        let dropped = self.slots[index as usize].connection.outbound.truncate_to_partial();
+        self.outbound_bytes -= dropped;
+        if self.phase(index) == Phase::Stomp {
+            self.fault(index, fault, None, now);
+        } else {
+            self.begin_close(index, fault.close_code(), fault.name(), now);
+        }
+    }
+
+    /// The opening handshake is over, whatever came of it.
+    pub(super) fn leave_handshake(&mut self, index: u32) {
+        debug_assert!(self.phase(index).is_handshake());
+        self.handshakes -= 1;
+    }
+
+    /// The deadline of every phase that waits for the end.
+    pub(super) fn arm_close(&mut self, index: u32, now: Tick) {
+        self.wheel.arm(index, now.after_ms(u64::from(self.limits.websocket.close_timeout_ms)));
+    }
+
+    pub(super) fn tcb_event(&mut self, tcb: TcbKey, event: TcbEvent, now: Tick) {
+        // The table refuses an event only for a block that another connection with the same 4-tuple has
+        // taken over, and then this connection is dead.
+        if let Err(error) = self.tcbs.transition(tcb, event, now) {
+            tracing::debug!(shard = self.id, ?event, ?error, "stale control block");
+        }
+    }
+
+    /// The peer's address; `None` for a connection whose control block was taken over.
+    pub(super) fn peer(&self, index: u32) -> Option<SocketAddr> {
+        match self.slots[index as usize].connection.tcb {
+            Some(tcb) => self.tcbs.get(tcb).map(|view| view.tuple.remote()),
+            None => self.refused_peers.get(&index).copied(),
+        }
+    }
+
+    /// The end: gives back all that the connection holds, and lists its socket to be closed.
+    pub(super) fn close(&mut self, index: u32, reset: bool, now: Tick) {
+        if self.phase(index) == Phase::Closed {
+            return;
+        }
+        self.leave_all(index, now);
+        if self.phase(index).is_handshake() {
+            self.leave_handshake(index);
+        }
+        let connection = &mut self.slots[index as usize].connection;
+        connection.enter(Phase::Closed, now);
+        let inbound = connection.inbound.take();
+        let tcb = connection.tcb;
+        let has_ended = connection.has_ended;
+        self.outbound_bytes -= connection.outbound.clear();
+        if let Some(inbound) = inbound {
+            inbound.release(&mut self.pool);
+        }
+        self.wheel.cancel(index);
+        match (reset, has_ended) {
+            (true, _) => self.counters.resets_total += 1,
+            (false, true) => self.counters.closed_by_peer_total += 1,
+            (false, false) => self.counters.closed_by_server_total += 1,
+        }
+        match tcb {
+            Some(tcb) => {
+                let closer = match (reset, has_ended) {
+                    (true, _) => Closer::Reset,
+                    // Whoever ends its stream first holds the TIME_WAIT.
+                    (false, true) => Closer::Remote,
+                    (false, false) => Closer::Local,
+                };
+                self.tcbs.release(tcb, closer, now);
+            }
+            None => {
+                self.refused_peers.remove(&index);
+            }
+        }
+        self.closed.push(Closed { index, reset });
+    }
+}

@@ -1,0 +1,243 @@
+//! From messages to bytes that leave: outbound queues, fan-out, and the flush that ends a turn.
+//!
+//! In the flush each room with something pending is walked once. A member with nothing else to send gets
+//! the room's bytes straight from the encoder's buffer in one `send`; everybody else gets a reference in the
+//! outbound queue, and each queue leaves in one write. So no connection is written twice in a turn.
+//!
+//! Invariant: a connection with unsent bytes is on the dirty list, or waits for [`Shard::writable`].
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use bytes::Bytes;
+
+use crate::chat::fault::Fault;
+use crate::chat::queue::Settlement;
+use crate::conn::Phase;
+use crate::shard::{Shard, Slot, Transport};
+use crate::time::Tick;
+
+/// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
+const SEGMENTS_MAX: usize = 64;
+
+/// The transport of a fan-out outside the flush: there is none, everything goes to the queues.
+enum NoTransport {}
+
+impl Transport for NoTransport {
+    fn send(&mut self, _: u32, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        match *self {}
+    }
+    fn shutdown_write(&mut self, _: u32) {
+        match *self {}
+    }
+}
+
+impl Shard {
+    /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
+    /// numbers.
+    pub fn flush(&mut self, transport: &mut impl Transport, now: Tick) {
+        self.now = now;
+        self.post_mail();
+        let mut rooms = std::mem::take(&mut self.lists);
+        self.rooms.take_dirty(&mut rooms);
+        for room in rooms.drain(..) {
+            if self.rooms.is_dirty(room) {
+                self.fan_out(room, Some(transport), now);
+            }
+        }
+        // What becomes dirty from here on (a queue's next message, say) is for the next turn.
+        let mut dirty = std::mem::replace(&mut self.dirty, rooms);
+        for index in dirty.drain(..) {
+            self.flush_one(index, transport, now);
+        }
+        self.lists = dirty;
+        // Slow consumers that were cut off have left rooms, and queues have had settlements.
+        self.post_mail();
+        self.publish_metrics();
+    }
+
+    pub(super) fn mark_dirty(&mut self, index: u32) {
+        let connection = &mut self.slots[index as usize].connection;
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Queues bytes that end at a message's end.
+    pub(super) fn push(&mut self, index: u32, bytes: Bytes) {
+        self.outbound_bytes += bytes.len() as u64;
+        self.slots[index as usize].connection.outbound.push(bytes);
+        self.mark_dirty(index);
+    }
+
+    pub(super) fn push_vec(&mut self, index: u32, bytes: Vec<u8>) {
+        self.push(index, Bytes::from(bytes));
+    }
+
+    /// Fans out between two flushes: to the queues.
+    pub(super) fn fan_out_to_queues(&mut self, room: u32, now: Tick) {
+        self.fan_out(room, None::<&mut NoTransport>, now);
+    }
+
+    /// Gives what a room has pending to all its members.
+    fn fan_out<T: Transport>(&mut self, room: u32, mut transport: Option<&mut T>, now: Tick) {
+        let pending = self.rooms.take_pending(room);
+        if pending.is_empty() {
+            return;
+        }
+        let Shard { rooms, slots, fanout, forms, counters, dirty, outbound_bytes, .. } = self;
+        fanout.begin();
+        let members = rooms.room(room).members();
+        counters.messages_delivered_total += (members.len() * pending.len()) as u64;
+        let mut run = None;
+        let mut failed = Vec::new();
+        for member in members {
+            let index = member.connection;
+            let slot = &mut slots[index as usize];
+            let connection = &mut slot.connection;
+            let this = fanout.run(member.form, run, &pending, forms);
+            run = Some(this);
+            let mut sent = 0;
+            if let Some(transport) = &mut transport
+                && connection.is_writable
+                && !connection.is_dirty
+                && connection.outbound.is_empty()
+                && slot.session.has_one_subscription()
+            {
+                let bytes = fanout.bytes(this);
+                counters.sends_total += 1;
+                match transport.send(index, &[IoSlice::new(bytes)]) {
+                    Ok(count) => {
+                        counters.bytes_sent_total += count as u64;
+                        connection.sent = now;
+                        if count == bytes.len() {
+                            continue;
+                        }
+                        sent = count;
+                        connection.is_writable = false;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        failed.push((index, error));
+                        continue;
+                    }
+                }
+            }
+            let bytes = fanout.shared(this);
+            *outbound_bytes += (bytes.len() - sent) as u64;
+            connection.outbound.push(bytes);
+            // A segment that has left in part stays one segment, so that its rest is never cut off.
+            connection.outbound.advance(sent);
+            if !connection.is_dirty {
+                connection.is_dirty = true;
+                dirty.push(index);
+            }
+        }
+        for (index, error) in failed {
+            self.fail(self.key_of(index), &error, now);
+        }
+    }
+
+    /// Writes to one connection what it has unsent, once, and draws the consequences.
+    fn flush_one(&mut self, index: u32, transport: &mut impl Transport, now: Tick) {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let connection = &mut slot.connection;
+        connection.is_dirty = false;
+        if connection.phase == Phase::Closed {
+            return;
+        }
+        if connection.is_writable && !connection.outbound.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SEGMENTS_MAX];
+            let count = connection.outbound.slices(&mut slices);
+            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            self.counters.sends_total += 1;
+            match transport.send(index, &slices[..count]) {
+                Ok(sent) => {
+                    self.counters.bytes_sent_total += sent as u64;
+                    self.outbound_bytes -= sent as u64;
+                    connection.sent = now;
+                    connection.is_writable = sent == offered;
+                    connection.outbound.advance(sent);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.fail(self.key_of(index), &error, now),
+            }
+        }
+        if connection.outbound.is_empty() {
+            self.drained(index, transport, now);
+        } else if connection.is_writable {
+            self.mark_dirty(index);
+        }
+        self.watch_marks(index, now);
+    }
+
+    /// All that was queued has left.
+    fn drained(&mut self, index: u32, transport: &mut impl Transport, now: Tick) {
+        let Slot { connection, session, .. } = &mut self.slots[index as usize];
+        match connection.phase {
+            Phase::Stomp => {
+                let mut settled = Vec::new();
+                session.flushed(&mut settled);
+                for unsettled in settled {
+                    self.settle(index, unsettled, Settlement::Ack, now);
+                }
+            }
+            Phase::Finishing => self.close(index, false, now),
+            Phase::Closing | Phase::Lingering if connection.has_ended => self.close(index, false, now),
+            Phase::Lingering if !connection.is_write_shut => {
+                connection.is_write_shut = true;
+                transport.shutdown_write(index);
+            }
+            _ => {}
+        }
+    }
+
+    /// Holds a connection's unsent bytes against the bounds.
+    fn watch_marks(&mut self, index: u32, now: Tick) {
+        let key = self.key_of(index);
+        let limits = &self.limits;
+        let connection = &mut self.slots[index as usize].connection;
+        if !connection.phase.is_open() {
+            return;
+        }
+        let unsent = connection.outbound.bytes();
+        let outbound = &limits.outbound;
+        let bytes_max = match connection.phase {
+            Phase::Echo => limits.echo.outbound_bytes_max,
+            _ => outbound.bytes_max,
+        };
+        if unsent > bytes_max {
+            return self.cut_off(index, Fault::SlowConsumer { max: bytes_max }, now);
+        }
+        if self.outbound_bytes > outbound.reactor_bytes_max && unsent > outbound.low_water_bytes {
+            return self.cut_off(index, Fault::OutboundExhausted { max: outbound.reactor_bytes_max }, now);
+        }
+        if connection.is_paused && unsent <= outbound.low_water_bytes {
+            connection.is_paused = false;
+            self.resumable.push(key);
+        } else if unsent > outbound.high_water_bytes {
+            connection.is_paused = true;
+        }
+    }
+
+    fn publish_metrics(&mut self) {
+        let counters = &mut self.counters;
+        counters.turns_total += 1;
+        counters.connections_open = (self.slots.len() - self.closed.len()) as u64;
+        counters.connections_half_open = u64::from(self.handshakes);
+        counters.outbound_bytes = self.outbound_bytes;
+        counters.inbound_leased_bytes = self.pool.stats().leased_bytes;
+        counters.subscriptions = self.subscriptions;
+        counters.rooms = self.rooms.len() as u64;
+        counters.queue_messages = self.queues.messages() as u64;
+        counters.mailbox_depth = self.mesh.bytes(self.id);
+        self.metrics.publish(counters);
+    }
+
+    /// The shard's numbers, for its tests.
+    pub fn counters(&self) -> &crate::metrics::ShardCounters {
+        &self.counters
+    }
+}

@@ -1,0 +1,289 @@
+//! Rooms and queues across shards: what an owner does, what it tells others, what others tell it.
+//!
+//! The same functions serve local callers and mail. Joins, leaves and settlements of a place whose owner is
+//! this shard are handled at once, any other by a letter in the owner's outbox, posted at the next flush before
+//! any socket is written. Publications are always letters, also to this shard itself.
+//!
+//! Invariant: letters to one shard are in the order of the events that caused them.
+
+use smallvec::SmallVec;
+
+use crate::chat::destination::{Destination, Kind, kind_of_key};
+use crate::chat::fault::Fault;
+use crate::chat::message::Message;
+use crate::chat::queue::{Offer, Settlement};
+use crate::chat::reply;
+use crate::chat::room::Sequenced;
+use crate::chat::session::Unsettled;
+use crate::conn::Phase;
+use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
+use crate::shard::{ConnKey, Shard};
+use crate::time::Tick;
+
+/// Bytes that a room may have pending in one turn; more are fanned out at once, so that a turn's memory is
+/// bounded by rooms and not by traffic.
+const PENDING_BYTES_MAX: u64 = 64 * 1024;
+
+/// Ends of the keys of dead letter queues, whose own dead letters are dropped.
+const DEAD_LETTERS: &str = ".dlq";
+
+impl Shard {
+    /// Takes in what other shards have posted, and lets held-up connections go on.
+    pub fn drain_mailbox(&mut self, now: Tick) {
+        for _ in 0..self.deferred.len() {
+            if let Some(mail) = self.deferred.pop_front() {
+                self.handle_mail(mail, now);
+            }
+        }
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mesh.take(self.id, &mut mail);
+        self.counters.mailbox_messages_total += mail.len() as u64;
+        for letter in mail.drain(..) {
+            self.handle_mail(letter, now);
+        }
+        self.mail = mail;
+        self.drain_own(now);
+        self.unstall();
+        self.resume(now);
+    }
+
+    /// Handles what this shard has published to places of its own.
+    fn drain_own(&mut self, now: Tick) {
+        let me = usize::from(self.id);
+        while !self.outboxes[me].is_empty() {
+            for letter in std::mem::take(&mut self.outboxes[me]) {
+                self.handle_mail(letter, now);
+            }
+        }
+        let credit = std::mem::take(&mut self.handled[me]);
+        self.under_way[me].subtract(credit);
+    }
+
+    fn handle_mail(&mut self, mail: Mail, now: Tick) {
+        match mail {
+            Mail::Join { key, shard } => self.rooms.add_shard(&key, shard),
+            Mail::Leave { key, shard } => self.rooms.remove_shard(&key, shard),
+            Mail::Publish { origin, message } => {
+                if !self.deferred.is_empty() || self.is_held_up(&message) {
+                    // Behind what is held back already, so that nothing overtakes.
+                    self.deferred.push_back(Mail::Publish { origin, message });
+                } else {
+                    self.publish_for(origin, message, now);
+                }
+            }
+            Mail::Deliver(sequenced) => self.deliver(sequenced, now),
+            Mail::Confirmed { connection, serial } => {
+                if self.is_current(connection) && self.phase(connection.index) == Phase::Stomp {
+                    self.confirmed(connection.index, serial, now);
+                }
+            }
+            Mail::Rejected { connection, fault } => {
+                if self.is_current(connection) {
+                    self.fault(connection.index, fault, None, now);
+                }
+            }
+            Mail::Handled { owner, credit } => self.under_way[owner as usize].subtract(credit),
+            Mail::QueueJoin { key, consumer } => self.queue_join(&key, self.id, consumer, now),
+            Mail::QueueLeave { key, consumer } => self.queue_leave(key, consumer, now),
+            Mail::QueueSettle { key, consumer, sequence, settlement } => {
+                self.queue_settle(key, consumer, sequence, settlement, now);
+            }
+            Mail::QueueOffer(offer) => self.take_offer(offer),
+        }
+    }
+
+    // ---- publications ----
+
+    /// A publication that another shard has sent to this one, the owner.
+    fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
+        self.handled[origin.shard as usize].add(message.weight());
+        let answer = match (self.publish_here(message, now), origin.serial) {
+            (Err(fault), _) => Mail::Rejected { connection: origin.connection, fault },
+            (Ok(()), Some(serial)) => Mail::Confirmed { connection: origin.connection, serial },
+            (Ok(()), None) => return,
+        };
+        self.outboxes[origin.shard as usize].push(answer);
+    }
+
+    /// Whether a shard that the message must go to is behind.
+    fn is_held_up(&self, message: &Message) -> bool {
+        let bytes_max = self.limits.mesh.bytes_max;
+        let shards = self.rooms.shards(message.key());
+        shards.iter().any(|shard| *shard != self.id && self.mesh.is_full(*shard, bytes_max))
+    }
+
+    /// Gives a message its place, as the owner.
+    fn publish_here(&mut self, message: Message, now: Tick) -> Result<(), Fault> {
+        if kind_of_key(message.key()) == Kind::Queue {
+            let mut offers = Vec::new();
+            let taken = self.queues.publish(message, now, &mut offers);
+            self.hand_out(offers);
+            return taken.map_err(|full| Fault::QueueFull { bound: full.bound, max: full.max });
+        }
+        // Nobody in the room: there is no order to have a place in.
+        let Some(id) = self.rooms.sequence(message.key()) else { return Ok(()) };
+        let shards: SmallVec<[u16; 16]> = self.rooms.shards(message.key()).into();
+        for shard in shards {
+            let sequenced = Sequenced { id, message: message.clone() };
+            if shard == self.id {
+                self.deliver(sequenced, now);
+            } else {
+                self.outboxes[shard as usize].push(Mail::Deliver(sequenced));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a message for the local members of its room.
+    fn deliver(&mut self, sequenced: Sequenced, now: Tick) {
+        if let Some(room) = self.rooms.deliver(sequenced, PENDING_BYTES_MAX) {
+            self.fan_out_to_queues(room, now);
+        }
+    }
+
+    /// Fans out what a room has pending before its members change, so that each gets exactly what was
+    /// sequenced while it was in.
+    pub(super) fn seal(&mut self, key: &str, now: Tick) {
+        if let Some(room) = self.rooms.find(key)
+            && self.rooms.has_pending(room)
+        {
+            self.fan_out_to_queues(room, now);
+        }
+    }
+
+    fn confirmed(&mut self, index: u32, serial: u32, now: Tick) {
+        let mut receipts = Vec::new();
+        let is_finished = self.slots[index as usize].session.confirmed(serial, &mut receipts);
+        for receipt in receipts {
+            self.send_receipt(index, &receipt);
+        }
+        if is_finished {
+            self.disconnect(index, now);
+        }
+    }
+
+    /// Lets publishers go on if nothing is held up any more.
+    fn unstall(&mut self) {
+        if self.stalled.is_empty() || !self.deferred.is_empty() {
+            return;
+        }
+        let limits = &self.limits.mesh;
+        // Half the bound, so that publishers do not stop and go for every message.
+        let is_over = |credit: &Credit| {
+            credit.messages > limits.messages_max / 2 || credit.bytes > limits.bytes_max / 2
+        };
+        let others = (0..self.shards).filter(|shard| *shard != self.id);
+        if self.under_way.iter().any(is_over)
+            || others.into_iter().any(|shard| self.mesh.is_full(shard, limits.bytes_max))
+        {
+            return;
+        }
+        for key in std::mem::take(&mut self.stalled) {
+            if self.is_current(key) {
+                self.slots[key.index as usize].connection.is_stalled = false;
+                self.resumable.push(key);
+            }
+        }
+    }
+
+    /// Puts all letters into their mailboxes. Done before sockets are written: whoever reads an answer and
+    /// acts on it comes behind what the answer was about.
+    pub(super) fn post_mail(&mut self) {
+        for shard in (0..self.shards).filter(|shard| *shard != self.id) {
+            let credit = std::mem::take(&mut self.handled[shard as usize]);
+            if credit != Credit::default() {
+                self.outboxes[shard as usize].push(Mail::Handled { owner: self.id, credit });
+            }
+            self.mesh.post(shard, &mut self.outboxes[shard as usize]);
+        }
+    }
+
+    // ---- queues ----
+
+    pub(super) fn queue_join(&mut self, key: &str, owner: u16, consumer: Consumer, now: Tick) {
+        if owner != self.id {
+            self.outboxes[owner as usize].push(Mail::QueueJoin { key: key.into(), consumer });
+            return;
+        }
+        let mut offers = Vec::new();
+        self.queues.join(key, consumer, now, &mut offers);
+        self.hand_out(offers);
+    }
+
+    pub(super) fn queue_leave(&mut self, key: Box<str>, consumer: Consumer, now: Tick) {
+        let owner = self.owner_of(&key);
+        if owner != self.id {
+            self.outboxes[owner as usize].push(Mail::QueueLeave { key, consumer });
+            return;
+        }
+        let mut offers = Vec::new();
+        self.queues.leave(&key, consumer, now, &mut offers);
+        self.hand_out(offers);
+    }
+
+    pub(super) fn queue_settle(
+        &mut self,
+        key: Box<str>,
+        consumer: Consumer,
+        sequence: u64,
+        settlement: Settlement,
+        now: Tick,
+    ) {
+        let owner = self.owner_of(&key);
+        if owner != self.id {
+            let letter = Mail::QueueSettle { key, consumer, sequence, settlement };
+            self.outboxes[owner as usize].push(letter);
+            return;
+        }
+        let mut offers = Vec::new();
+        let dead = self.queues.settle(&key, consumer, sequence, settlement, now, &mut offers);
+        self.hand_out(offers);
+        if let Some(message) = dead {
+            self.counters.queue_dead_lettered_total += 1;
+            self.bury(&key, &message);
+        }
+    }
+
+    /// Moves a dead letter to `<queue>.dlq`; one that is dead there as well is dropped.
+    fn bury(&mut self, key: &str, message: &Message) {
+        if key.ends_with(DEAD_LETTERS) {
+            return;
+        }
+        let destination = Destination::queue(format!("{key}{DEAD_LETTERS}"));
+        let letter = Message::new(&destination, message.lines(), message.body());
+        // Nobody waits for it: a connection of no generation takes no answer.
+        let connection = ConnKey { index: u32::MAX, generation: u32::MAX };
+        let owner = self.owner_of(letter.key());
+        self.under_way[owner as usize].add(letter.weight());
+        let origin = Origin { shard: self.id, connection, serial: None };
+        self.outboxes[owner as usize].push(Mail::Publish { origin, message: letter });
+    }
+
+    fn hand_out(&mut self, offers: Vec<Offer<Consumer>>) {
+        for offer in offers {
+            self.counters.queue_redelivered_total += u64::from(offer.is_redelivered);
+            match offer.consumer.shard {
+                shard if shard == self.id => self.take_offer(offer),
+                shard => self.outboxes[shard as usize].push(Mail::QueueOffer(offer)),
+            }
+        }
+    }
+
+    /// A queue's message for one of this shard's sessions. A consumer that has gone is ignored: its owner
+    /// gets, or has, the letter that says so, and offers the message to another.
+    fn take_offer(&mut self, offer: Offer<Consumer>) {
+        let Consumer { connection, form, serial, .. } = offer.consumer;
+        if !self.is_current(connection) {
+            return;
+        }
+        let session = &mut self.slots[connection.index as usize].session;
+        if session.subscription(form).is_none_or(|subscription| subscription.position != serial) {
+            return;
+        }
+        session.delivered(Unsettled { id: offer.id, form });
+        let mut bytes = Vec::with_capacity(offer.message.body().len() + 256);
+        reply::message(self.forms.value(form), offer.id, &offer.message, offer.is_redelivered, &mut bytes);
+        self.counters.messages_delivered_total += 1;
+        self.push_vec(connection.index, bytes);
+    }
+}

@@ -1,0 +1,189 @@
+//! The name of a TCP connection: local address and port, remote address and port.
+//!
+//! Invariant: two tuples are equal exactly if they name the same connection, whichever address family the
+//! listening socket speaks: an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) is kept as IPv4.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+const _: () = assert!(size_of::<FourTuple>() == 16);
+
+/// Local and remote end of a TCP connection.
+///
+/// 16 bytes for IPv4, which a dual-stack listener's clients mostly are; IPv6 ends are in a box of 44 more, so
+/// that they do not widen every [TCB](super). The flow label of IPv6 is not part of a connection's name and
+/// is dropped; the scope of a link-local address is, and is kept.
+///
+/// ```
+/// use tcbchat::tcb::FourTuple;
+///
+/// let local = "[::ffff:192.0.2.1]:80".parse().unwrap();
+/// let remote = "[::ffff:198.51.100.7]:50000".parse().unwrap();
+/// let tuple = FourTuple::new(local, remote);
+/// assert_eq!(tuple.remote(), "198.51.100.7:50000".parse().unwrap());
+/// assert_eq!(tuple.to_string(), "192.0.2.1:80 <- 198.51.100.7:50000");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct FourTuple(Ends);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Ends {
+    V4 { local: Ipv4Addr, remote: Ipv4Addr, local_port: u16, remote_port: u16 },
+    V6(Box<EndsV6>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct EndsV6 {
+    local: Ipv6Addr,
+    remote: Ipv6Addr,
+    local_scope: u32,
+    remote_scope: u32,
+    local_port: u16,
+    remote_port: u16,
+}
+
+impl FourTuple {
+    /// The connection between these ends.
+    #[must_use]
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> FourTuple {
+        FourTuple(match (local.ip().to_canonical(), remote.ip().to_canonical()) {
+            (IpAddr::V4(local_ip), IpAddr::V4(remote_ip)) => Ends::V4 {
+                local: local_ip,
+                remote: remote_ip,
+                local_port: local.port(),
+                remote_port: remote.port(),
+            },
+            (local_ip, remote_ip) => Ends::V6(Box::new(EndsV6 {
+                local: to_v6(local_ip),
+                remote: to_v6(remote_ip),
+                local_scope: scope(local),
+                remote_scope: scope(remote),
+                local_port: local.port(),
+                remote_port: remote.port(),
+            })),
+        })
+    }
+
+    /// This side's address and port.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        match &self.0 {
+            Ends::V4 { local, local_port, .. } => (*local, *local_port).into(),
+            Ends::V6(ends) => from_v6(ends.local, ends.local_port, ends.local_scope),
+        }
+    }
+
+    /// The peer's address and port.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        match &self.0 {
+            Ends::V4 { remote, remote_port, .. } => (*remote, *remote_port).into(),
+            Ends::V6(ends) => from_v6(ends.remote, ends.remote_port, ends.remote_scope),
+        }
+    }
+}
+
+fn to_v6(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
+fn from_v6(ip: Ipv6Addr, port: u16, scope: u32) -> SocketAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => (ip, port).into(),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+    }
+}
+
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    }
+}
+
+impl Hash for FourTuple {
+    /// Two words for IPv4, where a derived implementation would feed six pieces to the hasher.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.0 {
+            Ends::V4 { local, remote, local_port, remote_port } => {
+                state.write_u64(u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()));
+                state.write_u32(u32::from(*local_port) << 16 | u32::from(*remote_port));
+            }
+            Ends::V6(ends) => ends.hash(state),
+        }
+    }
+}
+
+impl fmt::Display for FourTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} <- {}", self.local(), self.remote())
+    }
+}
+
+impl fmt::Debug for FourTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tuple(local: &str, remote: &str) -> FourTuple {
+        FourTuple::new(local.parse().unwrap(), remote.parse().unwrap())
+    }
+
+    #[test]
+    fn mapped_addresses_are_the_ipv4_addresses_they_map() {
+        let mapped = tuple("[::ffff:10.0.0.1]:80", "[::ffff:10.0.0.2]:5000");
+        let plain = tuple("10.0.0.1:80", "10.0.0.2:5000");
+        assert_eq!(mapped, plain);
+        let hasher = RandomState::new();
+        assert_eq!(hasher.hash_one(&mapped), hasher.hash_one(&plain));
+        assert!(matches!(mapped.0, Ends::V4 { .. }));
+    }
+
+    #[test]
+    fn every_part_of_the_name_counts() {
+        let names = [
+            tuple("10.0.0.1:80", "10.0.0.2:5000"),
+            tuple("10.0.0.1:81", "10.0.0.2:5000"),
+            tuple("10.0.0.1:80", "10.0.0.2:5001"),
+            tuple("10.0.0.2:80", "10.0.0.1:5000"),
+            tuple("[::1]:80", "[::2]:5000"),
+            tuple("[fe80::1%1]:80", "[fe80::2%1]:5000"),
+            tuple("[fe80::1%2]:80", "[fe80::2%2]:5000"),
+            tuple("10.0.0.1:80", "[::2]:5000"),
+        ];
+        for (i, a) in names.iter().enumerate() {
+            for (j, b) in names.iter().enumerate() {
+                assert_eq!(a == b, i == j, "{a} and {b}");
+            }
+        }
+        assert_eq!(names[6].remote(), "[fe80::2%2]:5000".parse().unwrap());
+        assert_eq!(names[7].local(), "10.0.0.1:80".parse().unwrap());
+    }
+
+    fn address() -> impl Strategy<Value = SocketAddr> {
+        (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+    }
+
+    proptest! {
+        #[test]
+        fn the_ends_come_out_as_they_went_in(local in address(), remote in address()) {
+            let tuple = FourTuple::new(local, remote);
+            let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+            prop_assert_eq!((tuple.local(), tuple.remote()), (canonical(local), canonical(remote)));
+            prop_assert_eq!(&tuple, &FourTuple::new(tuple.local(), tuple.remote()));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! STOMP frames appended to a buffer.
+//!
+//! Knows how headers are escaped, not which ones a frame needs.
+//!
+//! Invariant: what is appended is one whole frame that [`Decoder`](super::Decoder) reads back; no name or
+//! value can end a line or the head.
+
+use super::header::Escapes;
+use super::{Command, Version};
+
+/// One STOMP frame being written. It is complete after [`body`](Encoder::body) or
+/// [`finish`](Encoder::finish), which take it.
+///
+/// ```
+/// use tcbchat::wire::stomp::{Command, Encoder, Version};
+///
+/// let mut out = Vec::new();
+/// Encoder::new(&mut out, Command::Receipt, Version::V12).header("receipt-id", "a:1").finish();
+/// assert_eq!(out, b"RECEIPT\nreceipt-id:a\\c1\n\n\0");
+/// ```
+#[must_use = "a frame is complete after body() or finish()"]
+#[derive(Debug)]
+pub struct Encoder<'o> {
+    out: &'o mut Vec<u8>,
+    escapes: Escapes,
+}
+
+impl<'o> Encoder<'o> {
+    /// Begins a frame. `version` is that of the peer.
+    pub fn new(out: &'o mut Vec<u8>, command: Command, version: Version) -> Self {
+        out.extend_from_slice(command.as_str().as_bytes());
+        out.push(b'\n');
+        Encoder { out, escapes: Escapes::of(command, version) }
+    }
+
+    /// One header. Characters that the frame has no way to write become spaces (see `docs/PROTOCOL.md`).
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.escapes.write(name, true, self.out);
+        self.out.push(b':');
+        self.escapes.write(value, false, self.out);
+        self.out.push(b'\n');
+        self
+    }
+
+    /// One header whose value is a number.
+    pub fn header_u64(self, name: &str, value: u64) -> Self {
+        self.header(name, itoa::Buffer::new().format(value))
+    }
+
+    /// Header lines that are escaped for this version already, each with its LF.
+    pub fn raw_lines(self, lines: &[u8]) -> Self {
+        debug_assert!(lines.is_empty() || lines.ends_with(b"\n"), "lines without their end");
+        self.out.extend_from_slice(lines);
+        self
+    }
+
+    /// Ends the frame with a body; its length goes before it, as the last header, unless it is empty. STOMP
+    /// 1.2, "Header content-length": frames with a body SHOULD have one, and a body with a NUL needs it.
+    pub fn body(self, body: &[u8]) {
+        let this = if body.is_empty() { self } else { self.header_u64("content-length", body.len() as u64) };
+        this.out.reserve(body.len() + 2);
+        this.out.push(b'\n');
+        this.out.extend_from_slice(body);
+        this.out.push(0);
+    }
+
+    /// Ends the frame without a body.
+    pub fn finish(self) {
+        self.out.extend_from_slice(b"\n\0");
+    }
+}

@@ -1,0 +1,77 @@
+//! The headers that a sender chose, on their way from its SEND to every subscriber's MESSAGE.
+//!
+//! They are kept as header lines escaped for 1.2, the only version that can write everything, and turned
+//! into an older version's when a subscriber needs that. Which headers the server adds is the session's
+//! business.
+//!
+//! Invariant: kept lines can be put into a 1.2 frame as they are: escaped, ended by LF, no name twice.
+
+use super::header::Escapes;
+use super::{StompFrame, Version};
+
+/// Headers of a SEND that are not passed on: those about the SEND itself, those that the server sets in the
+/// MESSAGE, and those that could be mistaken for the server's word.
+pub const SERVER_HEADERS: &[&str] = &[
+    "ack",
+    "content-length",
+    "destination",
+    "login",
+    "message-id",
+    "passcode",
+    "receipt",
+    "receipt-id",
+    "redelivered",
+    "subscription",
+    "transaction",
+];
+
+/// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],
+/// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
+pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    for (name, value) in stomp_frame.headers() {
+        if SERVER_HEADERS.contains(&&*name) {
+            continue;
+        }
+        let line = out.len();
+        Escapes::V12.write(&name, true, out);
+        out.push(b':');
+        // Escaped alike, equal names are equal bytes.
+        let (earlier, name) = out[start..].split_at(line - start);
+        if earlier.split_inclusive(|&byte| byte == b'\n').any(|earlier| earlier.starts_with(name)) {
+            out.truncate(line);
+            continue;
+        }
+        Escapes::V12.write(&value, false, out);
+        out.push(b'\n');
+    }
+}
+
+/// Appends header lines that are escaped for 1.2, as the version `to` writes them. What that version has no
+/// way to write becomes a space.
+pub fn transcode_lines(lines_v12: &[u8], to: Version, out: &mut Vec<u8>) {
+    if to == Version::V12 || memchr::memchr(b'\\', lines_v12).is_none() {
+        out.extend_from_slice(lines_v12);
+        return;
+    }
+    let mut in_name = true;
+    let mut bytes = lines_v12.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b':' => in_name = false,
+            b'\n' => in_name = true,
+            _ => {}
+        }
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        let code = bytes.next();
+        match (to, code) {
+            (Version::V10, Some(b'\\')) => out.push(b'\\'),
+            (Version::V10, Some(b'c')) if !in_name => out.push(b':'),
+            (Version::V11, Some(code @ (b'\\' | b'c' | b'n'))) => out.extend([b'\\', code]),
+            _ => out.push(b' '),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! One simulated client: tungstenite over bytes in memory, and a STOMP of its own.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, Read, Write};
+
+use tungstenite::protocol::{Role, WebSocket};
+use tungstenite::{Error, Message};
+
+use crate::model::{Model, SubscriptionId};
+
+/// Both directions of a stream, in memory.
+#[derive(Default)]
+pub struct Memory {
+    pub incoming: VecDeque<u8>,
+    pub outgoing: Vec<u8>,
+}
+
+impl Read for Memory {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.incoming.is_empty() {
+            Err(io::ErrorKind::WouldBlock.into())
+        } else {
+            self.incoming.read(into)
+        }
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outgoing.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a receipt will confirm.
+enum Awaited {
+    Subscribed(SubscriptionId),
+    Sent(String),
+    Acked(String),
+    Nothing,
+}
+
+/// How far the client is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Waits for the answer to its upgrade.
+    Http,
+    /// Waits for CONNECTED.
+    Connecting,
+    /// Has a session.
+    Ready,
+    /// Has asked to end, or was told to.
+    Leaving,
+}
+
+pub struct Client {
+    pub stage: Stage,
+    is_upgraded: bool,
+    http: Vec<u8>,
+    ws: WebSocket<Memory>,
+    topics: HashMap<String, SubscriptionId>,
+    /// Ids of queue subscriptions and whether they acknowledge.
+    queues: HashMap<String, bool>,
+    /// Queue messages to acknowledge: ack id and body.
+    pub unsettled: Vec<(String, String)>,
+    awaited: HashMap<String, Awaited>,
+    used: HashSet<String>,
+    next: u32,
+    name: String,
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v12.stomp\r\n\r\n";
+
+impl Client {
+    pub fn new(name: String) -> Client {
+        let memory = Memory { incoming: VecDeque::new(), outgoing: UPGRADE.as_bytes().to_vec() };
+        Client {
+            stage: Stage::Http,
+            is_upgraded: false,
+            http: Vec::new(),
+            ws: WebSocket::from_raw_socket(memory, Role::Client, None),
+            topics: HashMap::new(),
+            queues: HashMap::new(),
+            unsettled: Vec::new(),
+            awaited: HashMap::new(),
+            used: HashSet::new(),
+            next: 0,
+            name,
+        }
+    }
+
+    /// Bytes for the server.
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ws.get_mut().outgoing)
+    }
+
+    fn say(&mut self, text: String) {
+        let text = text.into_bytes();
+        // A STOMP frame over two WebSocket messages now and then.
+        let cut = if text.len().is_multiple_of(3) { text.len() / 2 } else { text.len() };
+        for part in [&text[..cut], &text[cut..]] {
+            if part.is_empty() {
+                continue;
+            }
+            let message = Message::text(String::from_utf8(part.to_vec()).expect("frames are ASCII"));
+            match self.ws.send(message) {
+                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
+                Err(Error::Protocol(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn receipt(&mut self, awaited: Awaited) -> String {
+        self.next += 1;
+        let id = format!("r{}", self.next);
+        self.awaited.insert(id.clone(), awaited);
+        id
+    }
+
+    pub fn connect(&mut self, heart_beat: Option<u32>) {
+        let beats = heart_beat.map(|ms| format!("heart-beat:{ms},{ms}\n")).unwrap_or_default();
+        self.say(format!("CONNECT\naccept-version:1.1,1.2\nlogin:{}\n{beats}\n\0", self.name));
+    }
+
+    pub fn beat(&mut self) {
+        self.say("\n".into());
+    }
+
+    pub fn subscribe(&mut self, place: &str, model: &mut Model) {
+        self.next += 1;
+        // Half of them with an id that others use too.
+        let common = format!("sub-{place}");
+        // No id twice: what is under way for the first subscription would be taken for the second's.
+        let is_common = self.next.is_multiple_of(2) && self.used.insert(common.clone());
+        let id = if is_common { common } else { format!("s{}", self.next) };
+        if place.starts_with("/queue/") {
+            let acks = self.next.is_multiple_of(3);
+            self.queues.insert(id.clone(), acks);
+            let ack = if acks { "client-individual" } else { "auto" };
+            let receipt = self.receipt(Awaited::Nothing);
+            self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nack:{ack}\nreceipt:{receipt}\n\n\0"));
+        } else {
+            let subscription = model.subscribe(place);
+            self.topics.insert(id.clone(), subscription);
+            let receipt = self.receipt(Awaited::Subscribed(subscription));
+            self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nreceipt:{receipt}\n\n\0"));
+        }
+    }
+
+    pub fn unsubscribe(&mut self, model: &mut Model) {
+        let Some(id) = self.topics.keys().next().cloned() else { return };
+        model.over(self.topics[&id]);
+        self.topics.remove(&id);
+        self.say(format!("UNSUBSCRIBE\nid:{id}\n\n\0"));
+    }
+
+    pub fn send(&mut self, place: &str, padding: usize, model: &mut Model) {
+        self.next += 1;
+        let body = format!("{}-{}{}", self.name, self.next, ".".repeat(padding));
+        model.sent(place, &body);
+        let receipt = self.receipt(Awaited::Sent(body.clone()));
+        self.say(format!("SEND\ndestination:{place}\nreceipt:{receipt}\nx:y\n\n{body}\0"));
+    }
+
+    /// A committed transaction of two messages.
+    pub fn transact(&mut self, places: [&str; 2], model: &mut Model) {
+        self.next += 1;
+        let tx = format!("tx{}", self.next);
+        let bodies = [0, 1].map(|part| format!("{}-{tx}-{part}", self.name));
+        let mut text = format!("BEGIN\ntransaction:{tx}\n\n\0");
+        for (place, body) in places.iter().zip(&bodies) {
+            model.sent(place, body);
+            text += &format!("SEND\ndestination:{place}\ntransaction:{tx}\n\n{body}\0");
+        }
+        // Both are confirmed by the commit; the model learns it of the second, whose receipt it carries.
+        let receipt = self.receipt(Awaited::Sent(bodies[1].clone()));
+        self.say(format!("{text}COMMIT\ntransaction:{tx}\nreceipt:{receipt}\n\n\0"));
+    }
+
+    /// Settles the oldest queue message.
+    pub fn settle(&mut self, is_nack: bool) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let (ack, body) = self.unsettled.remove(0);
+        if is_nack {
+            self.say(format!("NACK\nid:{ack}\n\n\0"));
+        } else {
+            let receipt = self.receipt(Awaited::Acked(body));
+            self.say(format!("ACK\nid:{ack}\nreceipt:{receipt}\n\n\0"));
+        }
+    }
+
+    pub fn disconnect(&mut self, model: &mut Model) {
+        let receipt = self.receipt(Awaited::Nothing);
+        self.say(format!("DISCONNECT\nreceipt:{receipt}\n\n\0"));
+        self.leave(model);
+    }
+
+    /// From here on nothing is owed to this client.
+    pub fn leave(&mut self, model: &mut Model) {
+        self.stage = Stage::Leaving;
+        self.topics.values().for_each(|subscription| model.over(*subscription));
+        self.topics.clear();
+        self.queues.clear();
+        self.unsettled.clear();
+    }
+
+    /// Takes bytes from the server.
+    pub fn receive(&mut self, bytes: &[u8], model: &mut Model) {
+        let mut bytes = bytes;
+        if !self.is_upgraded {
+            self.http.extend_from_slice(bytes);
+            let Some(end) = self.http.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+            if !self.http.starts_with(b"HTTP/1.1 101 ") {
+                assert!(
+                    [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 "]
+                        .iter()
+                        .any(|start| self.http.starts_with(start)),
+                    "{}",
+                    String::from_utf8_lossy(&self.http)
+                );
+                return self.leave(model);
+            }
+            self.is_upgraded = true;
+            if self.stage == Stage::Http {
+                self.stage = Stage::Connecting;
+            }
+            let rest = self.http.split_off(end + 4);
+            self.ws.get_mut().incoming.extend(rest);
+            bytes = &[];
+        }
+        self.ws.get_mut().incoming.extend(bytes);
+        loop {
+            match self.ws.read() {
+                Ok(Message::Text(text)) => self.stomp(text.as_str(), model),
+                Ok(Message::Close(_)) => self.leave(model),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(other) => panic!("unexpected {other:?}"),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(Error::ConnectionClosed | Error::AlreadyClosed) => break,
+                Err(error) => panic!("the server broke the protocol: {error}"),
+            }
+        }
+        // Answers to close frames.
+        match self.ws.flush() {
+            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn stomp(&mut self, text: &str, model: &mut Model) {
+        if text == "\n" {
+            return;
+        }
+        let (head, body) = text.split_once("\n\n").expect("a head");
+        let body = body.strip_suffix('\0').expect("a NUL");
+        let mut lines = head.lines();
+        let command = lines.next().expect("a command");
+        let headers: HashMap<&str, &str> = lines.filter_map(|line| line.split_once(':')).collect();
+        if self.stage == Stage::Leaving {
+            // Under `auto`, what was handed to the socket is delivered, whether or not anybody is left to see.
+            if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {
+                model.handed_over(body);
+            }
+            return;
+        }
+        match command {
+            "CONNECTED" => {
+                assert_eq!(headers["version"], "1.2");
+                self.stage = Stage::Ready;
+            }
+            "RECEIPT" => match self.awaited.remove(headers["receipt-id"]).expect("a receipt once") {
+                Awaited::Subscribed(subscription) => model.subscribed(subscription),
+                Awaited::Sent(body) => model.confirmed(&body),
+                Awaited::Acked(body) => model.settled(&body),
+                Awaited::Nothing => {}
+            },
+            "MESSAGE" => {
+                let id = headers["subscription"];
+                if let Some(subscription) = self.topics.get(id) {
+                    model.received(*subscription, headers["message-id"], body);
+                } else if let Some(acks) = self.queues.get(id) {
+                    model.offered(body);
+                    if *acks {
+                        self.unsettled.push((headers["ack"].into(), body.into()));
+                    }
+                }
+            }
+            "ERROR" => self.leave(model),
+            other => panic!("unexpected {other}"),
+        }
+    }
+}

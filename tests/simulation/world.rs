@@ -1,0 +1,415 @@
+//! Shards, wires, clients and the clock, under one random generator.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tcbchat::limits;
+use tcbchat::metrics::ShardMetrics;
+use tcbchat::shard::mesh::Mesh;
+use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Site, Transport};
+use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
+use tcbchat::time::Tick;
+use tcbchat::wire::http::Request;
+
+use crate::client::{Client, Stage};
+use crate::model::Model;
+
+/// Clients at most. More than the table holds, so that some are refused.
+const CLIENTS: usize = 14;
+
+/// Capacity of the table.
+const CAPACITY: u32 = 12;
+
+const TOPICS: [&str; 4] = ["/topic/a", "/topic/b", "/topic/c", "/topic/d"];
+const QUEUES: [&str; 2] = ["/queue/x", "/queue/y"];
+
+struct NoSite;
+
+impl Site for NoSite {
+    fn answer(&self, _: &Request<'_>, _: SocketAddr, _: &mut Vec<u8>) {}
+}
+
+/// The socket between one connection of a shard and its client.
+struct Wire {
+    /// Bytes that the server has written and the client has not read.
+    to_client: Vec<u8>,
+    /// How many may be there.
+    room: usize,
+    is_blocked: bool,
+    is_broken: bool,
+    is_shut: bool,
+}
+
+#[derive(Default)]
+struct Wires(HashMap<u32, Wire>);
+
+impl Transport for Wires {
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wire = self.0.get_mut(&index).expect("only open connections are written to");
+        assert!(!wire.is_shut, "a write after the end of the stream");
+        if wire.is_broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut sent = 0;
+        for slice in slices {
+            let free = wire.room.saturating_sub(wire.to_client.len());
+            let count = slice.len().min(free);
+            wire.to_client.extend_from_slice(&slice[..count]);
+            sent += count;
+            if count < slice.len() {
+                wire.is_blocked = true;
+                break;
+            }
+        }
+        if sent == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(sent) }
+    }
+
+    fn shutdown_write(&mut self, index: u32) {
+        self.0.get_mut(&index).expect("only open connections are shut").is_shut = true;
+    }
+}
+
+/// A client and its place.
+struct Seat {
+    client: Client,
+    shard: usize,
+    key: ConnKey,
+    /// Bytes that the client has written and the server has not read.
+    to_server: Vec<u8>,
+    has_heart_beat: bool,
+    is_sluggish: bool,
+    has_ended: bool,
+}
+
+pub struct World {
+    rng: StdRng,
+    shards: Vec<Shard>,
+    wires: Vec<Wires>,
+    tcbs: Arc<TcbTable>,
+    seats: Vec<Seat>,
+    model: Model,
+    now: Tick,
+    named: u32,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let count = rng.random_range(1..=3u16);
+        let mesh = Arc::new(Mesh::new((0..count).map(|_| Box::new(|| {}) as _).collect()));
+        let mut config = TableConfig::sized(CAPACITY, 1);
+        config.time_wait.counts_against_capacity = false;
+        let tcbs = Arc::new(TcbTable::new(config));
+        let limits = ShardLimits {
+            outbound: limits::Outbound {
+                bytes_max: 24 * 1024,
+                high_water_bytes: 8 * 1024,
+                low_water_bytes: 2 * 1024,
+                ..limits::Outbound::default()
+            },
+            // So small that publishers are held up.
+            mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
+            rooms: limits::Rooms { deliveries_max: 60_000, ..limits::Rooms::default() },
+            ..ShardLimits::default()
+        };
+        let limits = Arc::new(limits);
+        let shards = (0..count)
+            .map(|id| {
+                Shard::new(ShardSetup {
+                    id,
+                    limits: Arc::clone(&limits),
+                    connections_max: 1000,
+                    is_echo_enabled: false,
+                    mesh: Arc::clone(&mesh),
+                    tcbs: Arc::clone(&tcbs),
+                    metrics: Arc::new(ShardMetrics::default()),
+                    site: Arc::new(NoSite),
+                    seed,
+                    started_s: 1,
+                    now: Tick(0),
+                })
+            })
+            .collect();
+        World {
+            rng,
+            shards,
+            wires: (0..count).map(|_| Wires::default()).collect(),
+            tcbs,
+            seats: Vec::new(),
+            model: Model::default(),
+            now: Tick(0),
+            named: 0,
+        }
+    }
+
+    /// One random action, and some progress.
+    pub fn step(&mut self) {
+        if self.seats.len() < CLIENTS && self.rng.random_bool(0.15) {
+            self.arrive();
+        }
+        if !self.seats.is_empty() {
+            let at = self.rng.random_range(0..self.seats.len());
+            self.act(at);
+        }
+        if self.rng.random_bool(0.1) {
+            self.pass_time();
+        }
+        self.progress();
+        if self.rng.random_bool(0.1) {
+            self.shards.iter().for_each(Shard::check);
+            self.tcbs.check();
+        }
+    }
+
+    fn arrive(&mut self) {
+        self.named += 1;
+        let local = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let remote = SocketAddr::from(([127, 0, 0, 2], 10_000 + self.named as u16));
+        let shard = self.rng.random_range(0..self.shards.len());
+        // A refusal without an answer: the socket is closed at once.
+        let Ok(key) = self.shards[shard].open(FourTuple::new(local, remote), self.now) else { return };
+        let room = self.rng.random_range(500..20_000);
+        let wire = Wire { to_client: Vec::new(), room, is_blocked: false, is_broken: false, is_shut: false };
+        assert!(self.wires[shard].0.insert(key.index, wire).is_none(), "an index in use was given out");
+        let client = Client::new(format!("c{}", self.named));
+        let is_sluggish = self.rng.random_bool(0.15);
+        self.seats.push(Seat {
+            client,
+            shard,
+            key,
+            to_server: Vec::new(),
+            has_heart_beat: false,
+            is_sluggish,
+            has_ended: false,
+        });
+    }
+
+    fn place(&mut self) -> &'static str {
+        match self.rng.random_range(0..8) {
+            0 => QUEUES[0],
+            1 => QUEUES[1],
+            other => TOPICS[other % 4],
+        }
+    }
+
+    fn act(&mut self, at: usize) {
+        let (place, other) = (self.place(), self.place());
+        let padding = if self.rng.random_bool(0.1) { self.rng.random_range(0..3000) } else { 0 };
+        let choice = self.rng.random_range(0..100);
+        let beats = self.rng.random_bool(0.3);
+        let seat = &mut self.seats[at];
+        let (client, model) = (&mut seat.client, &mut self.model);
+        match (client.stage, choice) {
+            (_, 0) if !seat.has_ended => {
+                // The process is killed: its bytes so far may or may not arrive, then the end.
+                client.leave(model);
+                self.shards[seat.shard].receive_end(seat.key, self.now);
+                seat.has_ended = true;
+            }
+            (_, 1) => {
+                client.leave(model);
+                if let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) {
+                    wire.is_broken = true;
+                }
+                let error = io::ErrorKind::ConnectionReset.into();
+                self.shards[seat.shard].fail(seat.key, &error, self.now);
+            }
+            (Stage::Connecting, 2..40) => {
+                seat.has_heart_beat = beats;
+                client.connect(beats.then_some(2000));
+            }
+            (Stage::Ready, 2..25) => client.subscribe(place, model),
+            (Stage::Ready, 25..30) => client.unsubscribe(model),
+            (Stage::Ready, 30..75) => client.send(place, padding, model),
+            (Stage::Ready, 75..80) => client.transact([place, other], model),
+            (Stage::Ready, 80..92) => client.settle(choice > 90),
+            (Stage::Ready, 92) => client.disconnect(model),
+            (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
+            _ => {}
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let ticks = match self.rng.random_range(0..100) {
+            // A suspended machine.
+            0 => 400_000,
+            1..10 => 60,
+            _ => self.rng.random_range(1..8),
+        };
+        self.now = Tick(self.now.0 + ticks);
+        for seat in
+            self.seats.iter_mut().filter(|seat| seat.has_heart_beat && seat.client.stage == Stage::Ready)
+        {
+            seat.client.beat();
+        }
+    }
+
+    /// Some bytes move, and some shards turn.
+    fn progress(&mut self) {
+        for at in 0..self.seats.len() {
+            if self.rng.random_bool(0.7) {
+                let count = self.rng.random_range(1..400);
+                self.carry_up(at, count);
+            }
+            let is_sluggish = self.seats[at].is_sluggish;
+            if self.rng.random_bool(if is_sluggish { 0.02 } else { 0.7 }) {
+                let count = self.rng.random_range(1..4000);
+                self.carry_down(at, count);
+            }
+        }
+        for shard in 0..self.shards.len() {
+            if self.rng.random_bool(0.7) {
+                self.turn(shard);
+            }
+        }
+    }
+
+    /// Moves up to `count` bytes from a client to its server.
+    fn carry_up(&mut self, at: usize, count: usize) -> bool {
+        let seat = &mut self.seats[at];
+        seat.to_server.extend(seat.client.take_outgoing());
+        if !self.shards[seat.shard].wants_read(seat.key) {
+            return false;
+        }
+        let count = count.min(seat.to_server.len());
+        if count > 0 && !seat.has_ended {
+            let mut bytes: Vec<u8> = seat.to_server.drain(..count).collect();
+            self.shards[seat.shard].receive(seat.key, &mut bytes, self.now);
+            return true;
+        }
+        false
+    }
+
+    /// Moves up to `count` bytes from a server to its client.
+    fn carry_down(&mut self, at: usize, count: usize) -> bool {
+        let seat = &mut self.seats[at];
+        let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) else { return false };
+        if !self.shards[seat.shard].is_current(seat.key) {
+            return false;
+        }
+        let count = count.min(wire.to_client.len());
+        let bytes: Vec<u8> = wire.to_client.drain(..count).collect();
+        let was_blocked = std::mem::take(&mut wire.is_blocked);
+        let is_end = wire.is_shut && wire.to_client.is_empty();
+        if was_blocked {
+            self.shards[seat.shard].writable(seat.key);
+        }
+        if !bytes.is_empty() {
+            seat.client.receive(&bytes, &mut self.model);
+        }
+        if is_end && !seat.has_ended {
+            seat.has_ended = true;
+            self.shards[seat.shard].receive_end(seat.key, self.now);
+        }
+        count > 0 || was_blocked
+    }
+
+    fn turn(&mut self, at: usize) {
+        let shard = &mut self.shards[at];
+        shard.drain_mailbox(self.now);
+        shard.expire(self.now);
+        shard.flush(&mut self.wires[at], self.now);
+        let mut resumed = Vec::new();
+        shard.take_resumed(&mut resumed);
+        let mut closed: Vec<Closed> = Vec::new();
+        shard.take_closed(&mut closed);
+        for closed in closed {
+            let wire = self.wires[at].0.remove(&closed.index).expect("a connection is closed once");
+            let place = self.seats.iter().position(|seat| seat.shard == at && seat.key.index == closed.index);
+            let mut seat = self.seats.remove(place.expect("every connection has a client"));
+            if closed.reset || wire.is_broken {
+                // A reset can overtake what was written: nothing is owed to this client.
+                seat.client.leave(&mut self.model);
+            }
+            seat.client.receive(&wire.to_client, &mut self.model);
+            seat.client.leave(&mut self.model);
+        }
+    }
+
+    /// Lets everything under way arrive.
+    fn settle(&mut self) {
+        let mut quiet = 0;
+        while quiet < 4 {
+            let mut has_moved = false;
+            for at in 0..self.seats.len() {
+                self.seats[at].is_sluggish = false;
+                has_moved |= self.carry_up(at, usize::MAX);
+                has_moved |= self.carry_down(at, usize::MAX);
+            }
+            for at in 0..self.shards.len() {
+                self.turn(at);
+                has_moved |= self.shards[at].has_work();
+            }
+            quiet = if has_moved { 0 } else { quiet + 1 };
+        }
+    }
+
+    /// Reads all queues empty, checks the model, and sends everybody home.
+    pub fn finish(mut self) {
+        self.settle();
+        for _ in 0..40 {
+            for at in 0..self.seats.len() {
+                let seat = &mut self.seats[at];
+                while !seat.client.unsettled.is_empty() {
+                    seat.client.settle(false);
+                }
+            }
+            self.settle();
+        }
+        self.empty_queues();
+        self.model.check_complete();
+        assert!(self.model.confirmed_count() > 0 || self.named < 10, "nothing happened");
+        for at in 0..self.seats.len() {
+            if self.seats[at].client.stage == Stage::Ready && at % 2 == 0 {
+                self.seats[at].client.disconnect(&mut self.model);
+            }
+        }
+        self.settle();
+        for shard in &mut self.shards {
+            shard.begin_shutdown(self.now);
+        }
+        self.settle();
+        // Whoever does not answer is reset when its time is up.
+        self.now = Tick(self.now.0 + 10_000);
+        self.settle();
+        assert!(self.seats.is_empty(), "somebody is left");
+        self.shards.iter().for_each(Shard::check_empty);
+        self.tcbs.check();
+        let stats = self.tcbs.stats();
+        assert_eq!(stats.half_open + stats.established + stats.closing, 0);
+    }
+
+    /// A last client takes what is left in the queues.
+    fn empty_queues(&mut self) {
+        while self.seats.len() >= CAPACITY as usize {
+            let mut seat = self.seats.remove(0);
+            seat.client.leave(&mut self.model);
+            self.shards[seat.shard].receive_end(seat.key, self.now);
+            self.seats.push(seat);
+            self.settle();
+        }
+        let last = self.named;
+        while self.named == last || self.seats.last().is_none_or(|seat| seat.client.stage == Stage::Leaving) {
+            self.arrive();
+            self.settle();
+        }
+        let at = self.seats.len() - 1;
+        self.seats[at].client.connect(None);
+        self.settle();
+        assert_eq!(self.seats[at].client.stage, Stage::Ready);
+        for place in QUEUES {
+            self.seats[at].client.subscribe(place, &mut self.model);
+        }
+        for _ in 0..40 {
+            self.settle();
+            while !self.seats[at].client.unsettled.is_empty() {
+                self.seats[at].client.settle(false);
+            }
+        }
+        self.settle();
+    }
+}

@@ -1,0 +1,16 @@
+//! What the integration tests share: a server of their own, a STOMP client that shares no code with it, and
+//! peers that other people wrote.
+//!
+//! It starts and ends processes; it asserts nothing about protocols.
+//!
+//! Invariant: every process that is started here is ended here, by its id, also when the test panics.
+
+// Each test binary compiles all of this and uses its part of it.
+#![allow(dead_code, unused_imports)]
+
+pub mod client;
+pub mod peer;
+pub mod server;
+
+pub use client::{Client, Frame};
+pub use server::Server;

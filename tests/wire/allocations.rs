@@ -1,0 +1,102 @@
+//! The path of a chat message through the codecs allocates nothing.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use tcbchat::limits;
+use tcbchat::wire::stomp::{self, Command, Encoder, Step, Version};
+use tcbchat::wire::ws::{self, Event, Kind, Limits, Opcode, Role};
+
+/// The system's allocator, counting what this thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is passed to the system's allocator as it is; the counter is a thread-local without
+// destructor, so that touching it neither allocates nor fails.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(block, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn a_message_is_read_and_written_without_allocating() {
+    let send =
+        b"SEND\ndestination:/topic/room\nreceipt:r-1\ncontent-type:text/plain\nfrom:a\\cb\n\nhello, all\0";
+    let key = [1, 2, 3, 4];
+    let mut input = Vec::new();
+    ws::encode_header(Some(key), Opcode::Text, true, send.len() as u64, &mut input);
+    let header = input.len();
+    input.extend_from_slice(send);
+    ws::apply_mask(&mut input[header..], key);
+
+    let ws_limits = Limits::from(&limits::WebSocket::default());
+    let stomp_limits = limits::Stomp::default();
+    let mut decoder = ws::Decoder::new(Role::Server);
+    let mut stomp_decoder = stomp::Decoder::default();
+    let mut message = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(1024);
+
+    let counted = allocations(|| {
+        let Ok((_, Some(Event::Data { kind: Kind::Text, payload, start: true, end: true }))) =
+            decoder.decode(&mut input, &ws_limits)
+        else {
+            panic!("one message");
+        };
+        let Ok(Step::Frame { stomp_frame, consumed }) =
+            stomp_decoder.decode(payload, Version::V12, &stomp_limits)
+        else {
+            panic!("one frame");
+        };
+        assert_eq!(consumed, send.len());
+        assert_eq!(stomp_frame.header("destination").as_deref(), Some("/topic/room"));
+        assert_eq!(stomp_frame.header("receipt").as_deref(), Some("r-1"));
+        assert_eq!(stomp_frame.header("transaction"), None);
+        Encoder::new(&mut message, Command::Message, Version::V12)
+            .header("destination", "/topic/room")
+            .header("subscription", "sub-0")
+            .header_u64("message-id", 12_345)
+            .raw_lines(b"content-type:text/plain\nfrom:a\\cb\n")
+            .body(stomp_frame.body);
+        ws::encode_message(Kind::Text, &message, &mut out);
+    });
+    assert!(out.len() > send.len());
+    assert_eq!(counted, 0);
+}
