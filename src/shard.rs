@@ -31,6 +31,7 @@ use crate::buf::Pool;
 use crate::chat::fanout::Fanout;
 use crate::chat::form::Form;
 use crate::chat::intern::Interner;
+use crate::chat::message::Message;
 use crate::chat::queue::Queues;
 use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
@@ -44,7 +45,7 @@ use crate::time::Tick;
 use crate::time::Wheel;
 use crate::wire::http::Request;
 
-use mesh::{Consumer, Credit, Mail, Mesh};
+use mesh::{Consumer, Credit, Mail, Mesh, Origin};
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -201,7 +202,7 @@ pub struct Shard {
     /// What this shard, as an owner, has handed on and not yet told the publishers' shards.
     handled: Vec<Credit>,
     /// Publications held back because a member's shard is behind.
-    deferred: VecDeque<Mail>,
+    deferred: VecDeque<(Origin, Message)>,
     stalled: Vec<ConnKey>,
 
     tcbs: Arc<TcbTable>,

@@ -235,27 +235,34 @@ mod tests {
         assert_eq!(address("starting"), None);
     }
 
-    #[test]
-    fn a_server_that_ends_at_once_is_reported_with_its_log() {
+    /// Starts a shell script as the server.
+    fn start(text: &str) -> Result<Server, String> {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("server");
-        std::fs::write(&script, "#!/bin/sh\necho no memory >&2\nexit 3\n").unwrap();
-        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let error = Server::start(&script, 1, &[]).unwrap_err();
+        // A process that another test forks between the open and the close of the file holds it open for
+        // writing until it executes its own program; until then this one cannot be executed.
+        loop {
+            match Server::start(&script, 1, &[]) {
+                Err(error) if error.contains("Text file busy") => std::thread::yield_now(),
+                started => return started,
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_is_reported_with_its_log() {
+        let error = start("#!/bin/sh\necho no memory >&2\nexit 3\n").unwrap_err();
         assert!(error.contains("exit status: 3"), "{error}");
     }
 
     #[test]
     fn an_exit_other_than_zero_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = dir.path().join("server");
         let text = "#!/bin/sh\ntrap 'exit 7' TERM\necho listening on http://127.0.0.1:9\n\
                     while :; do sleep 0.05; done\n";
-        std::fs::write(&script, text).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let server = Server::start(&script, 1, &[]).unwrap();
+        let server = start(text).unwrap();
         assert_eq!(server.address(), "127.0.0.1:9".parse().unwrap());
         assert!(server.stop().unwrap_err().contains("exit status: 7"));
     }

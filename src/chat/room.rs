@@ -44,12 +44,25 @@ pub struct Sequenced {
     pub message: Message,
 }
 
+/// One stay of a shard in a room, from its first member's coming to its last one's going.
+///
+/// What was sequenced for one stay may arrive in the next one, when the owner does not know yet that the shard
+/// has left and come again. Members of the next stay must not see it: between the two the owner hands the shard
+/// nothing, so they would see a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stay {
+    /// The shard.
+    pub shard: u16,
+    /// Which of its stays, in any room.
+    pub number: u32,
+}
+
 /// What the owner of a room keeps.
 #[derive(Debug)]
 struct Ownership {
     life: u64,
     sequence: u64,
-    shards: SmallVec<[u16; 4]>,
+    stays: SmallVec<[Stay; 2]>,
 }
 
 /// One room, as one shard knows it.
@@ -57,6 +70,8 @@ struct Ownership {
 pub struct Room {
     key: Box<str>,
     members: Vec<Member>,
+    /// Number of the stay that the members are of.
+    stay: u32,
     ownership: Option<Ownership>,
     pending: Vec<Sequenced>,
     pending_bytes: u64,
@@ -91,6 +106,7 @@ pub struct Rooms {
     lives: Lives,
     dirty: Vec<u32>,
     members: usize,
+    stays: u32,
 }
 
 /// Gives each life of a room or queue a number of its own.
@@ -125,6 +141,7 @@ impl Rooms {
             lives,
             dirty: Vec::new(),
             members: 0,
+            stays: 0,
         }
     }
 
@@ -164,6 +181,7 @@ impl Rooms {
         let room = Room {
             key: key.into(),
             members: Vec::new(),
+            stay: 0,
             ownership: None,
             pending: Vec::new(),
             pending_bytes: 0,
@@ -190,14 +208,19 @@ impl Rooms {
         }
     }
 
-    /// Adds a local member. Returns the room, the member's position, and whether it is the first here (then
-    /// the owner must be told).
-    pub fn join(&mut self, key: &str, member: Member) -> (u32, u32, bool) {
+    /// Adds a local member. Returns the room, the member's position, and, if it is the first here, the
+    /// number of the stay that begins with it, which the owner must be told.
+    pub fn join(&mut self, key: &str, member: Member) -> (u32, u32, Option<u32>) {
         let at = self.find_or_insert(key);
         let room = &mut self.rooms[at as usize];
+        let is_first = room.members.is_empty();
+        if is_first {
+            self.stays = self.stays.wrapping_add(1);
+            room.stay = self.stays;
+        }
         room.members.push(member);
         self.members += 1;
-        (at, room.members.len() as u32 - 1, room.members.len() == 1)
+        (at, room.members.len() as u32 - 1, is_first.then_some(room.stay))
     }
 
     /// Takes out the local member at `position`. The key stays readable through [`Rooms::key`] until
@@ -225,27 +248,26 @@ impl Rooms {
         &self.rooms[room as usize].key
     }
 
-    /// Owner: `shard` has members from here on.
-    pub fn add_shard(&mut self, key: &str, shard: u16) {
+    /// Owner: a shard has members from here on.
+    pub fn add_stay(&mut self, key: &str, stay: Stay) {
         let at = self.find_or_insert(key);
         let lives = &mut self.lives;
         let ownership = self.rooms[at as usize].ownership.get_or_insert_with(|| Ownership {
             life: lives.begin(),
             sequence: 0,
-            shards: SmallVec::new(),
+            stays: SmallVec::new(),
         });
-        if !ownership.shards.contains(&shard) {
-            ownership.shards.push(shard);
-        }
+        debug_assert!(ownership.stays.iter().all(|other| other.shard != stay.shard), "one stay at a time");
+        ownership.stays.push(stay);
     }
 
     /// Owner: `shard` has no members any more.
-    pub fn remove_shard(&mut self, key: &str, shard: u16) {
+    pub fn end_stay(&mut self, key: &str, shard: u16) {
         let Some(at) = self.find(key) else { return };
         let room = &mut self.rooms[at as usize];
         if let Some(ownership) = &mut room.ownership {
-            ownership.shards.retain(|at| *at != shard);
-            if ownership.shards.is_empty() {
+            ownership.stays.retain(|stay| stay.shard != shard);
+            if ownership.stays.is_empty() {
                 room.ownership = None;
             }
         }
@@ -253,10 +275,10 @@ impl Rooms {
     }
 
     /// Owner: the shards that have members of this room.
-    pub fn shards(&self, key: &str) -> &[u16] {
+    pub fn stays(&self, key: &str) -> &[Stay] {
         self.find(key)
             .and_then(|at| self.rooms[at as usize].ownership.as_ref())
-            .map_or(&[], |ownership| &ownership.shards)
+            .map_or(&[], |ownership| &ownership.stays)
     }
 
     /// Owner: gives a message of this room its number. `None` if nobody is in the room.
@@ -267,12 +289,12 @@ impl Rooms {
         Some(MessageId { life: ownership.life, sequence: ownership.sequence })
     }
 
-    /// Leaves a sequenced message for the local members. Returns the room if so much is pending that it
-    /// should be fanned out before the turn ends.
-    pub fn deliver(&mut self, sequenced: Sequenced, pending_bytes_max: u64) -> Option<u32> {
+    /// Leaves a message that was sequenced for the stay with this number for the local members. Returns the
+    /// room if so much is pending that it should be fanned out before the turn ends.
+    pub fn deliver(&mut self, sequenced: Sequenced, stay: u32, pending_bytes_max: u64) -> Option<u32> {
         let at = self.find(sequenced.message.key())?;
         let room = &mut self.rooms[at as usize];
-        if room.members.is_empty() {
+        if room.members.is_empty() || room.stay != stay {
             return None;
         }
         if room.pending.is_empty() {
@@ -313,7 +335,7 @@ impl Rooms {
         for (at, room) in &self.rooms {
             assert!(!room.is_unused(), "{} is kept for nothing", room.key);
             assert_eq!(self.find(&room.key), Some(at as u32));
-            assert!(room.ownership.as_ref().is_none_or(|ownership| !ownership.shards.is_empty()));
+            assert!(room.ownership.as_ref().is_none_or(|ownership| !ownership.stays.is_empty()));
             members += room.members.len();
         }
         assert_eq!(members, self.members);
@@ -334,13 +356,13 @@ mod tests {
     #[test]
     fn a_room_is_forgotten_with_its_last_use_and_lives_again_under_another_number() {
         let mut rooms = rooms();
-        rooms.add_shard("/topic/a", 1);
+        rooms.add_stay("/topic/a", Stay { shard: 1, number: 1 });
         let first = rooms.sequence("/topic/a").unwrap();
         assert_eq!(rooms.sequence("/topic/a").unwrap().sequence, first.sequence + 1);
-        rooms.remove_shard("/topic/a", 1);
+        rooms.end_stay("/topic/a", 1);
         assert!(rooms.is_empty());
         assert_eq!(rooms.sequence("/topic/a"), None);
-        rooms.add_shard("/topic/a", 0);
+        rooms.add_stay("/topic/a", Stay { shard: 0, number: 1 });
         assert_ne!(rooms.sequence("/topic/a").unwrap().life, first.life);
         rooms.check();
     }
@@ -353,14 +375,20 @@ mod tests {
             id: MessageId { life: 1, sequence: 1 },
             message: Message::new(&destination, b"", b"0123456789"),
         };
-        rooms.add_shard("/topic/a", 0);
-        assert_eq!(rooms.deliver(sequenced(), 1), None);
-        let (room, _, first) = rooms.join("/topic/a", Member { connection: 1, form: Symbol(0) });
-        assert!(first);
-        assert_eq!(rooms.deliver(sequenced(), 1000), None);
-        assert_eq!(rooms.deliver(sequenced(), 1), Some(room));
+        rooms.add_stay("/topic/a", Stay { shard: 0, number: 1 });
+        assert_eq!(rooms.deliver(sequenced(), 1, 1), None);
+        let (room, position, stay) = rooms.join("/topic/a", Member { connection: 1, form: Symbol(0) });
+        let first = stay.unwrap();
+        assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
+        assert_eq!(rooms.deliver(sequenced(), first, 1), Some(room));
         assert_eq!(rooms.take_pending(room).len(), 2);
         assert!(!rooms.is_dirty(room));
+        // What was under way to those who have left is not for those who come after them.
+        rooms.leave(room, position);
+        let (room, _, stay) = rooms.join("/topic/a", Member { connection: 2, form: Symbol(0) });
+        assert_eq!(rooms.deliver(sequenced(), first, 1), None);
+        assert!(!rooms.is_dirty(room));
+        assert_eq!(rooms.deliver(sequenced(), stay.unwrap(), 1), Some(room));
     }
 
     #[test]
@@ -384,7 +412,7 @@ mod tests {
                 let key = format!("/topic/{name}");
                 if join && !model.contains_key(&(name, connection)) {
                     let (room, position, first) = rooms.join(&key, Member { connection, form: Symbol(0) });
-                    prop_assert_eq!(first, !model.keys().any(|(other, _)| *other == name));
+                    prop_assert_eq!(first.is_some(), !model.keys().any(|(other, _)| *other == name));
                     model.insert((name, connection), (room, position));
                 } else if let Some((room, position)) = model.remove(&(name, connection)) {
                     let left = rooms.leave(room, position);

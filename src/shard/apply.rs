@@ -11,7 +11,7 @@ use crate::chat::intern::Symbol;
 use crate::chat::message::Message;
 use crate::chat::queue::Settlement;
 use crate::chat::reply;
-use crate::chat::room::{Member, owner_of};
+use crate::chat::room::{Member, Stay, owner_of};
 use crate::chat::session::{Command, Subscription, Unsettled};
 use crate::conn::Phase;
 use crate::shard::mesh::{Consumer, Mail, Origin};
@@ -114,12 +114,14 @@ impl Shard {
                 return Err(Fault::TooManyRooms { max });
             }
             self.seal(key, now);
-            let (room, position, is_first) = self.rooms.join(key, Member { connection: index, form });
-            if is_first && owner == self.id {
-                self.rooms.add_shard(key, self.id);
-            } else if is_first {
-                let shard = self.id;
-                self.outboxes[owner as usize].push(Mail::Join { key: key.into(), shard });
+            let (room, position, stay) = self.rooms.join(key, Member { connection: index, form });
+            if let Some(number) = stay {
+                let stay = Stay { shard: self.id, number };
+                if owner == self.id {
+                    self.rooms.add_stay(key, stay);
+                } else {
+                    self.outboxes[owner as usize].push(Mail::Join { key: key.into(), stay });
+                }
             }
             (room, position)
         };
@@ -166,7 +168,7 @@ impl Shard {
                 let owner = self.owner_of(&key);
                 if owner == self.id {
                     self.rooms.left(gone.place);
-                    self.rooms.remove_shard(&key, self.id);
+                    self.rooms.end_stay(&key, self.id);
                 } else {
                     self.rooms.left(gone.place);
                     self.outboxes[owner as usize].push(Mail::Leave { key, shard: self.id });

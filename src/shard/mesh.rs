@@ -20,7 +20,7 @@ use crate::chat::fault::Fault;
 use crate::chat::intern::Symbol;
 use crate::chat::message::Message;
 use crate::chat::queue::{Offer, Settlement};
-use crate::chat::room::Sequenced;
+use crate::chat::room::{Sequenced, Stay};
 use crate::shard::ConnKey;
 
 /// A queue's subscriber, for the queue's owner.
@@ -78,8 +78,8 @@ pub enum Mail {
     Join {
         /// The room.
         key: Box<str>,
-        /// The shard.
-        shard: u16,
+        /// Which shard, and which of its stays.
+        stay: Stay,
     },
     /// To the owner: a shard has no members any more.
     Leave {
@@ -96,7 +96,12 @@ pub enum Mail {
         message: Message,
     },
     /// From the owner: a message for the members of a room.
-    Deliver(Sequenced),
+    Deliver {
+        /// What.
+        sequenced: Sequenced,
+        /// The number of the stay that it is for.
+        stay: u32,
+    },
     /// From the owner: a publication has its place in the order, or in the queue.
     Confirmed {
         /// Who published.
@@ -152,7 +157,7 @@ impl Mail {
     fn weight(&self) -> u64 {
         let rest = match self {
             Mail::Publish { message, .. } => message.weight(),
-            Mail::Deliver(sequenced) => sequenced.message.weight(),
+            Mail::Deliver { sequenced, .. } => sequenced.message.weight(),
             Mail::QueueOffer(offer) => offer.message.weight(),
             _ => 0,
         };
@@ -264,7 +269,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     fn join(key: &str) -> Mail {
-        Mail::Join { key: key.into(), shard: 0 }
+        Mail::Join { key: key.into(), stay: Stay { shard: 0, number: 1 } }
     }
 
     #[test]

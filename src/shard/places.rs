@@ -13,7 +13,7 @@ use crate::chat::fault::Fault;
 use crate::chat::message::Message;
 use crate::chat::queue::{Offer, Settlement};
 use crate::chat::reply;
-use crate::chat::room::Sequenced;
+use crate::chat::room::{Sequenced, Stay};
 use crate::chat::session::Unsettled;
 use crate::conn::Phase;
 use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
@@ -30,11 +30,7 @@ const DEAD_LETTERS: &str = ".dlq";
 impl Shard {
     /// Takes in what other shards have posted, and lets held-up connections go on.
     pub fn drain_mailbox(&mut self, now: Tick) {
-        for _ in 0..self.deferred.len() {
-            if let Some(mail) = self.deferred.pop_front() {
-                self.handle_mail(mail, now);
-            }
-        }
+        self.hand_on_deferred(now);
         let mut mail = std::mem::take(&mut self.mail);
         self.mesh.take(self.id, &mut mail);
         self.counters.mailbox_messages_total += mail.len() as u64;
@@ -61,17 +57,17 @@ impl Shard {
 
     fn handle_mail(&mut self, mail: Mail, now: Tick) {
         match mail {
-            Mail::Join { key, shard } => self.rooms.add_shard(&key, shard),
-            Mail::Leave { key, shard } => self.rooms.remove_shard(&key, shard),
+            Mail::Join { key, stay } => self.rooms.add_stay(&key, stay),
+            Mail::Leave { key, shard } => self.rooms.end_stay(&key, shard),
             Mail::Publish { origin, message } => {
                 if !self.deferred.is_empty() || self.is_held_up(&message) {
                     // Behind what is held back already, so that nothing overtakes.
-                    self.deferred.push_back(Mail::Publish { origin, message });
+                    self.deferred.push_back((origin, message));
                 } else {
                     self.publish_for(origin, message, now);
                 }
             }
-            Mail::Deliver(sequenced) => self.deliver(sequenced, now),
+            Mail::Deliver { sequenced, stay } => self.deliver(sequenced, stay, now),
             Mail::Confirmed { connection, serial } => {
                 if self.is_current(connection) && self.phase(connection.index) == Phase::Stomp {
                     self.confirmed(connection.index, serial, now);
@@ -105,11 +101,21 @@ impl Shard {
         self.outboxes[origin.shard as usize].push(answer);
     }
 
+    /// Hands on what was held back, in order, until one is held up still.
+    fn hand_on_deferred(&mut self, now: Tick) {
+        while let Some((origin, message)) = self.deferred.pop_front() {
+            if self.is_held_up(&message) {
+                return self.deferred.push_front((origin, message));
+            }
+            self.publish_for(origin, message, now);
+        }
+    }
+
     /// Whether a shard that the message must go to is behind.
     fn is_held_up(&self, message: &Message) -> bool {
         let bytes_max = self.limits.mesh.bytes_max;
-        let shards = self.rooms.shards(message.key());
-        shards.iter().any(|shard| *shard != self.id && self.mesh.is_full(*shard, bytes_max))
+        let stays = self.rooms.stays(message.key());
+        stays.iter().any(|stay| stay.shard != self.id && self.mesh.is_full(stay.shard, bytes_max))
     }
 
     /// Gives a message its place, as the owner.
@@ -122,21 +128,21 @@ impl Shard {
         }
         // Nobody in the room: there is no order to have a place in.
         let Some(id) = self.rooms.sequence(message.key()) else { return Ok(()) };
-        let shards: SmallVec<[u16; 16]> = self.rooms.shards(message.key()).into();
-        for shard in shards {
+        let stays: SmallVec<[Stay; 16]> = self.rooms.stays(message.key()).into();
+        for Stay { shard, number: stay } in stays {
             let sequenced = Sequenced { id, message: message.clone() };
             if shard == self.id {
-                self.deliver(sequenced, now);
+                self.deliver(sequenced, stay, now);
             } else {
-                self.outboxes[shard as usize].push(Mail::Deliver(sequenced));
+                self.outboxes[shard as usize].push(Mail::Deliver { sequenced, stay });
             }
         }
         Ok(())
     }
 
     /// Leaves a message for the local members of its room.
-    fn deliver(&mut self, sequenced: Sequenced, now: Tick) {
-        if let Some(room) = self.rooms.deliver(sequenced, PENDING_BYTES_MAX) {
+    fn deliver(&mut self, sequenced: Sequenced, stay: u32, now: Tick) {
+        if let Some(room) = self.rooms.deliver(sequenced, stay, PENDING_BYTES_MAX) {
             self.fan_out_to_queues(room, now);
         }
     }

@@ -66,6 +66,9 @@ pub struct Client {
     queues: HashMap<String, bool>,
     /// Queue messages to acknowledge: ack id and body.
     pub unsettled: Vec<(String, String)>,
+    /// Queue messages that came after somebody else's acknowledgement of them had been confirmed: right only
+    /// if the server has ended this session, which has the news still before it.
+    late: Vec<String>,
     awaited: HashMap<String, Awaited>,
     used: HashSet<String>,
     next: u32,
@@ -86,6 +89,7 @@ impl Client {
             topics: HashMap::new(),
             queues: HashMap::new(),
             unsettled: Vec::new(),
+            late: Vec::new(),
             awaited: HashMap::new(),
             used: HashSet::new(),
             next: 0,
@@ -209,6 +213,12 @@ impl Client {
         self.topics.clear();
         self.queues.clear();
         self.unsettled.clear();
+        self.late.clear();
+    }
+
+    /// Everything under way has arrived: this session lives, so nothing may have come to it late.
+    pub fn check_complete(&self) {
+        assert!(self.late.is_empty(), "acknowledged, and came again to {}: {:?}", self.name, self.late);
     }
 
     /// Takes bytes from the server.
@@ -286,6 +296,9 @@ impl Client {
                 if let Some(subscription) = self.topics.get(id) {
                     model.received(*subscription, headers["message-id"], body);
                 } else if let Some(acks) = self.queues.get(id) {
+                    if model.is_settled(body) {
+                        self.late.push(body.into());
+                    }
                     model.offered(body);
                     if *acks {
                         self.unsettled.push((headers["ack"].into(), body.into()));

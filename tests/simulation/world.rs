@@ -113,7 +113,12 @@ impl World {
             },
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
-            rooms: limits::Rooms { deliveries_max: 60_000, ..limits::Rooms::default() },
+            // Clocks jump by an hour: what queues hold is not to be forgotten for that.
+            rooms: limits::Rooms {
+                deliveries_max: 60_000,
+                queue_idle_s: u32::MAX,
+                ..limits::Rooms::default()
+            },
             ..ShardLimits::default()
         };
         let limits = Arc::new(limits);
@@ -362,6 +367,7 @@ impl World {
         }
         self.empty_queues();
         self.model.check_complete();
+        self.seats.iter().for_each(|seat| seat.client.check_complete());
         assert!(self.model.confirmed_count() > 0 || self.named < 10, "nothing happened");
         for at in 0..self.seats.len() {
             if self.seats[at].client.stage == Stage::Ready && at % 2 == 0 {
