@@ -103,6 +103,12 @@ impl Connection {
         }
     }
 
+    /// Bytes of the boxes that a busy connection has. Leases are the pool's, and segments everybody's who
+    /// shares them.
+    pub fn boxed_bytes(&self) -> usize {
+        self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
+    }
+
     /// Passes to another phase.
     pub fn enter(&mut self, phase: Phase, now: Tick) {
         self.phase = phase;

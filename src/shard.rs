@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
-//! (mailboxes).
+//! (mailboxes), `memory` (what the bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -15,6 +15,7 @@
 mod apply;
 mod ending;
 mod input;
+pub mod memory;
 pub mod mesh;
 mod output;
 mod places;
