@@ -24,8 +24,8 @@ pub const CONNECTION_BYTES: usize = size_of::<Connection>();
 pub const SESSION_BYTES: usize = size_of::<Session>() - SUBSCRIPTION_BYTES;
 /// Of these, those of the one subscription that is kept in place.
 pub const SUBSCRIPTION_BYTES: usize = size_of::<Subscription>();
-/// Of these, what tells one use of the place from the next, and what the alignment takes.
-pub const SLOT_OVERHEAD_BYTES: usize = SLOT_BYTES - size_of::<Connection>() - size_of::<Session>();
+// The slab adds nothing: whether a place is taken is in a niche.
+const _: () = assert!(SLOT_BYTES == CONNECTION_BYTES + SESSION_BYTES + SUBSCRIPTION_BYTES);
 
 /// The parts of a shard's memory that grow with its connections. Messages that wait in queues, in rooms and
 /// in mailboxes are not among them.
