@@ -2,6 +2,7 @@
 //!
 //! Invariant: a number that was not measured is a dash, or `null`; never a zero.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -26,16 +27,31 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The median of each number; the caches are those of the last run.
+    /// The median of each number.
     pub fn median(runs: &[Measured]) -> Measured {
         let of = |number: fn(&Measured) -> Option<f64>| median(runs.iter().filter_map(number).collect());
         Measured {
             user_bytes: of(|run| Some(run.user_bytes)).unwrap_or(f64::NAN),
             kernel_slab_bytes: of(|run| run.kernel_slab_bytes),
             kernel_buffer_bytes: of(|run| run.kernel_buffer_bytes),
-            kernel_caches: runs.last().map(|run| run.kernel_caches.clone()).unwrap_or_default(),
+            kernel_caches: median_caches(runs),
         }
     }
+}
+
+/// The caches that grew in most of the runs, the largest first. One that did not grow in a run is not in it.
+fn median_caches(runs: &[Measured]) -> Vec<(String, f64)> {
+    let mut by_name: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, bytes) in runs.iter().flat_map(|run| &run.kernel_caches) {
+        by_name.entry(name).or_default().push(*bytes);
+    }
+    let mut caches: Vec<_> = by_name
+        .into_iter()
+        .filter(|(_, grown)| grown.len() * 2 > runs.len())
+        .filter_map(|(name, grown)| Some((name.to_owned(), median(grown)?)))
+        .collect();
+    caches.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    caches
 }
 
 fn median(mut numbers: Vec<f64>) -> Option<f64> {
@@ -220,5 +236,20 @@ mod tests {
         let median = Measured::median(&[run(3.0, None), run(1.0, Some(5.0)), run(2.0, Some(7.0))]);
         assert_eq!((median.user_bytes, median.kernel_slab_bytes), (2.0, Some(6.0)));
         assert_eq!(median.kernel_buffer_bytes, None);
+    }
+
+    #[test]
+    fn a_cache_that_grew_once_is_somebody_elses() {
+        let run = |caches: &[(&str, f64)]| Measured {
+            kernel_caches: caches.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect(),
+            ..Measured::default()
+        };
+        let runs = [
+            run(&[("filp", 390.0), ("TCP", 5_000.0)]),
+            run(&[("filp", 380.0), ("TCP", 14_000.0), ("kmalloc-192", 168.0)]),
+            run(&[("TCP", 5_010.0), ("filp", 385.0)]),
+        ];
+        let expected = [("TCP".to_owned(), 5_010.0), ("filp".to_owned(), 385.0)];
+        assert_eq!(Measured::median(&runs).kernel_caches, expected);
     }
 }
