@@ -65,8 +65,8 @@ pub struct Connection {
     pub heard: Tick,
     /// When bytes were last handed to the socket.
     pub sent: Tick,
-    /// When the phase began.
-    pub since: Tick,
+    /// Tells this connection from those that had its place in the shard before.
+    pub generation: u32,
     /// Where it is in its life.
     pub phase: Phase,
     /// The socket takes bytes, as far as is known.
@@ -85,14 +85,14 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was accepted at `now`.
-    pub fn new(tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
+    pub fn new(generation: u32, tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
         Connection {
             tcb,
             outbound: Outbound::default(),
             inbound: None,
             heard: now,
             sent: now,
-            since: now,
+            generation,
             phase,
             is_writable: true,
             is_dirty: false,
@@ -103,10 +103,15 @@ impl Connection {
         }
     }
 
+    /// Bytes of the boxes that a busy connection has. Leases are the pool's, and segments everybody's who
+    /// shares them.
+    pub fn boxed_bytes(&self) -> usize {
+        self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
+    }
+
     /// Passes to another phase.
-    pub fn enter(&mut self, phase: Phase, now: Tick) {
+    pub fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        self.since = now;
     }
 
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would

@@ -42,7 +42,7 @@ impl Shard {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
                 self.leave_all(index, now);
-                self.slots[index as usize].connection.enter(Phase::Finishing, now);
+                self.slots[index as usize].connection.enter(Phase::Finishing);
                 self.arm_close(index, now);
                 self.mark_dirty(index);
             }
@@ -86,7 +86,7 @@ impl Shard {
         ws::encode_close(code, reason, &mut close);
         self.push_vec(index, close);
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(Phase::Closing, now);
+        connection.enter(Phase::Closing);
         if let Some(tcb) = connection.tcb {
             self.tcb_event(tcb, TcbEvent::LocalClose, now);
         }
@@ -105,7 +105,7 @@ impl Shard {
                 self.tcb_event(tcb, TcbEvent::RemoteClose, now);
             }
         }
-        self.slots[index as usize].connection.enter(Phase::Finishing, now);
+        self.slots[index as usize].connection.enter(Phase::Finishing);
         self.arm_close(index, now);
         self.mark_dirty(index);
     }
@@ -117,7 +117,7 @@ impl Shard {
         if self.phase(index) != Phase::Closing {
             self.begin_close(index, code, error.reason(), now);
         }
-        self.slots[index as usize].connection.enter(Phase::Lingering, now);
+        self.slots[index as usize].connection.enter(Phase::Lingering);
         self.mark_dirty(index);
     }
 
@@ -193,7 +193,7 @@ impl Shard {
             self.leave_handshake(index);
         }
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(Phase::Closed, now);
+        connection.enter(Phase::Closed);
         let inbound = connection.inbound.take();
         let tcb = connection.tcb;
         let has_ended = connection.has_ended;

@@ -134,7 +134,7 @@ impl Shard {
                 }
                 self.leave_handshake(index);
                 self.push_vec(index, page);
-                self.slots[index as usize].connection.enter(Phase::Lingering, now);
+                self.slots[index as usize].connection.enter(Phase::Lingering);
                 self.arm_close(index, now);
             }
             Ok(_) if self.phase(index) == Phase::Refused => {
@@ -161,7 +161,7 @@ impl Shard {
         http::write_error(error, retry_after_s, is_head, &mut answer);
         self.leave_handshake(index);
         self.push_vec(index, answer);
-        self.slots[index as usize].connection.enter(Phase::Lingering, now);
+        self.slots[index as usize].connection.enter(Phase::Lingering);
         self.arm_close(index, now);
     }
 
@@ -172,7 +172,7 @@ impl Shard {
         self.leave_handshake(index);
         self.push_vec(index, answer);
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(phase, now);
+        connection.enter(phase);
         if let Some(tcb) = connection.tcb {
             self.tcb_event(tcb, TcbEvent::Upgraded, now);
         }
