@@ -65,6 +65,9 @@ pub struct Options {
     /// How to write them: text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Any key of the configuration; may be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    pub set: Vec<(String, String)>,
 }
 
 impl Options {
@@ -82,9 +85,17 @@ impl Options {
         add("--open", "auth.mode", self.open.then(|| "open".into()));
         add("--log", "log.level", self.log.clone());
         add("--log-format", "log.format", self.log_format.clone());
+        for (key, value) in &self.set {
+            flags.push(Flag { flag: "--set", key: key.clone(), value: value.clone() });
+        }
         let file = self.config.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         Sources { file, environment: std::env::vars_os().collect(), flags }
     }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("a key, an equals sign and a value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 #[cfg(test)]
@@ -101,11 +112,12 @@ mod tests {
     fn every_flag_sets_a_key_that_exists() {
         let all =
             ["tcbchat", "serve", "--listen", "127.0.0.1:1", "--capacity", "1", "--reactors", "1", "--echo"];
-        let more = ["--open", "--log", "info", "--log-format", "text"];
+        let more = ["--open", "--log", "info", "--log-format", "text", "--set", "stomp.headers_max = 9"];
         let cli = Cli::parse_from(all.into_iter().chain(more));
         let Some(Command::Serve(options)) = cli.command else { panic!("serve") };
         let flags = options.sources().flags;
-        assert_eq!(flags.len(), 7);
+        assert_eq!(flags.len(), 8);
+        assert_eq!((flags[7].key.as_str(), flags[7].value.as_str()), ("stomp.headers_max", "9"));
         for flag in flags {
             let (section, name) = flag.key.split_once('.').expect("section.name");
             assert!(tcbchat::config::keys::find(section, name).is_some(), "{}", flag.key);

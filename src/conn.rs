@@ -12,7 +12,7 @@ pub mod inbound;
 pub mod keepalive;
 
 use crate::buf::Outbound;
-use crate::tcb::TcbKey;
+use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
 
 use inbound::Inbound;
@@ -81,6 +81,8 @@ pub struct Connection {
     pub has_ended: bool,
     /// This side's stream has ended.
     pub is_write_shut: bool,
+    /// Whose stream ended first, which decides who has the TIME_WAIT; `None` while both go on.
+    pub ended_first: Option<Closer>,
 }
 
 impl Connection {
@@ -100,6 +102,7 @@ impl Connection {
             is_paused: false,
             has_ended: false,
             is_write_shut: false,
+            ended_first: None,
         }
     }
 

@@ -126,9 +126,9 @@ metrics! {
         /// Connections closed unanswered for another reason: too many 503 answers under way, or a 4-tuple
         /// that is already in the table.
         refused_limit_total: Counter refuses ["handshake.refusals_max"];
-        /// Connections that the peer ended in order.
+        /// Connections that the peer ended first, in order.
         closed_by_peer_total: Counter;
-        /// Connections that this server ended.
+        /// Connections that this server ended first, in order: it has the TIME_WAIT.
         closed_by_server_total: Counter;
         /// Connections that ended by a reset or another socket error.
         resets_total: Counter;

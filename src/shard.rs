@@ -39,8 +39,7 @@ use crate::conn::inbound::Inbound;
 use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
-use crate::tcb::FourTuple;
-use crate::tcb::{Refused, TcbTable};
+use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
 use crate::time::Tick;
 use crate::time::Wheel;
 use crate::wire::http::Request;
@@ -78,6 +77,10 @@ pub trait Transport {
 
     /// Ends this side's stream.
     fn shutdown_write(&mut self, index: u32);
+
+    /// Who will have ended the connection first if this side ends its stream now: [`Closer::Remote`] if the
+    /// peer's end has arrived, read or not; [`Closer::Reset`] if ending it makes a reset of it.
+    fn closer(&self, index: u32) -> Closer;
 }
 
 /// Answers plain HTTP requests, in the thread of the shard.
@@ -324,7 +327,7 @@ impl Shard {
             // is an event that has not been read yet, perhaps by another reactor.
             Err(Refused::Duplicate) => {
                 if let Some((stale, _)) = self.tcbs.find(&tuple) {
-                    self.tcbs.release(stale, crate::tcb::Closer::Reset, now);
+                    self.tcbs.release(stale, Closer::Reset, now);
                 }
                 self.tcbs.admit(tuple, now)
             }
@@ -383,7 +386,10 @@ impl Shard {
 
     /// When the shard must next be given the time.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.wheel.next_deadline()
+        // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
+        // idle server would show, and count against its capacity, what is over.
+        let sweep = self.tcbs.has_time_wait().then(|| self.next_sweep());
+        [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }
 
     /// Whether there is more to do without waiting for anything.

@@ -8,6 +8,11 @@
 //! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
 //! | either | reset, or no end within `websocket.close_timeout_ms` | the socket is reset |
 //!
+//! Who ends its stream first has the TIME_WAIT (RFC 9293 section 3.6), so that is noted where it happens: when
+//! the peer's end is read, and, by asking the kernel for an end that has not been read yet, when this side
+//! ends its own. After both close frames that is the server (RFC 6455 section 7.1.1), unless the client was
+//! quicker.
+//!
 //! However it ends, the session leaves its rooms and queues at the first step, so that nobody's message waits
 //! for a connection that will not take it.
 //!
@@ -37,7 +42,9 @@ impl Shard {
             return;
         }
         let index = key.index;
-        self.slots[index as usize].connection.has_ended = true;
+        let connection = &mut self.slots[index as usize].connection;
+        connection.has_ended = true;
+        connection.ended_first.get_or_insert(Closer::Remote);
         match self.phase(index) {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
@@ -196,25 +203,20 @@ impl Shard {
         connection.enter(Phase::Closed, now);
         let inbound = connection.inbound.take();
         let tcb = connection.tcb;
-        let has_ended = connection.has_ended;
+        // Nothing known of an end: closing the socket makes this side's the first.
+        let closer = if reset { Closer::Reset } else { connection.ended_first.unwrap_or(Closer::Local) };
         self.outbound_bytes -= connection.outbound.clear();
         if let Some(inbound) = inbound {
             inbound.release(&mut self.pool);
         }
         self.wheel.cancel(index);
-        match (reset, has_ended) {
-            (true, _) => self.counters.resets_total += 1,
-            (false, true) => self.counters.closed_by_peer_total += 1,
-            (false, false) => self.counters.closed_by_server_total += 1,
+        match closer {
+            Closer::Reset => self.counters.resets_total += 1,
+            Closer::Remote => self.counters.closed_by_peer_total += 1,
+            Closer::Local => self.counters.closed_by_server_total += 1,
         }
         match tcb {
             Some(tcb) => {
-                let closer = match (reset, has_ended) {
-                    (true, _) => Closer::Reset,
-                    // Whoever ends its stream first holds the TIME_WAIT.
-                    (false, true) => Closer::Remote,
-                    (false, false) => Closer::Local,
-                };
                 self.tcbs.release(tcb, closer, now);
             }
             None => {

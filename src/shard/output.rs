@@ -14,6 +14,7 @@ use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
 use crate::shard::{Shard, Slot, Transport};
+use crate::tcb::Closer;
 use crate::time::Tick;
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
@@ -27,6 +28,9 @@ impl Transport for NoTransport {
         match *self {}
     }
     fn shutdown_write(&mut self, _: u32) {
+        match *self {}
+    }
+    fn closer(&self, _: u32) -> Closer {
         match *self {}
     }
 }
@@ -184,10 +188,14 @@ impl Shard {
                     self.settle(index, unsettled, Settlement::Ack, now);
                 }
             }
-            Phase::Finishing => self.close(index, false, now),
+            Phase::Finishing => {
+                connection.ended_first.get_or_insert_with(|| transport.closer(index));
+                self.close(index, false, now);
+            }
             Phase::Closing | Phase::Lingering if connection.has_ended => self.close(index, false, now),
             Phase::Lingering if !connection.is_write_shut => {
                 connection.is_write_shut = true;
+                connection.ended_first.get_or_insert_with(|| transport.closer(index));
                 transport.shutdown_write(index);
             }
             _ => {}

@@ -15,6 +15,11 @@ use crate::wire::http::HttpError;
 const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
 
 impl Shard {
+    /// When the next look at queues and TIME_WAIT is due.
+    pub(super) fn next_sweep(&self) -> Tick {
+        Tick(self.swept.0.saturating_add(SWEEP_TICKS))
+    }
+
     /// Fires the timers that are due. Returns whether more are: `turn.timers_max` bounds one call.
     pub fn expire(&mut self, now: Tick) -> bool {
         let mut fired = std::mem::take(&mut self.fired);
@@ -24,12 +29,10 @@ impl Shard {
             self.fire(index, now);
         }
         self.fired = fired;
-        if now.since(self.swept) >= SWEEP_TICKS {
+        if now >= self.next_sweep() {
             self.swept = now;
             self.queues.expire(now);
-            if self.id == 0 {
-                self.tcbs.expire_time_wait(now);
-            }
+            self.tcbs.expire_time_wait(now);
         }
         has_more
     }
