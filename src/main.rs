@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Check(options) => match load(&options) {
-            Ok((_, settings)) => print(&render::toml(&settings)),
+            Ok((config, settings)) => check(&config, &settings),
             Err(code) => code,
         },
     }
@@ -52,6 +52,20 @@ fn print(text: &str) -> ExitCode {
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("tcbchat: {error}");
     ExitCode::from(code)
+}
+
+/// Prints what would be in force on this machine.
+fn check(config: &Config, settings: &Settings) -> ExitCode {
+    match machine_plan(config) {
+        Ok(plan) => print(&format!("{}\n# On this machine: {plan}.\n", render::toml(settings))),
+        Err(code) => code,
+    }
+}
+
+fn machine_plan(config: &Config) -> Result<Plan, ExitCode> {
+    let machine = Machine::prepare()
+        .map_err(|error| fail(&format!("cannot read this machine's limits: {error}"), 1))?;
+    plan(config, &machine).map_err(|error| fail(&error, EXIT_USAGE))
 }
 
 fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
@@ -78,13 +92,9 @@ fn numbers(settings: &Settings) -> Vec<(String, u64)> {
 
 fn serve(config: &Config, settings: &Settings) -> ExitCode {
     begin_log(&config.log);
-    let machine = match Machine::prepare() {
-        Ok(machine) => machine,
-        Err(error) => return fail(&format!("cannot read this machine's limits: {error}"), 1),
-    };
-    let plan = match plan(config, &machine) {
+    let plan = match machine_plan(config) {
         Ok(plan) => plan,
-        Err(error) => return fail(&error, EXIT_USAGE),
+        Err(code) => return code,
     };
     match run(config, settings, &plan) {
         Ok(()) => ExitCode::SUCCESS,
