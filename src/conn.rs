@@ -65,8 +65,8 @@ pub struct Connection {
     pub heard: Tick,
     /// When bytes were last handed to the socket.
     pub sent: Tick,
-    /// When the phase began.
-    pub since: Tick,
+    /// When a ping was last sent; unanswered if that is after `heard`.
+    pub pinged: Tick,
     /// Where it is in its life.
     pub phase: Phase,
     /// The socket takes bytes, as far as is known.
@@ -94,7 +94,7 @@ impl Connection {
             inbound: None,
             heard: now,
             sent: now,
-            since: now,
+            pinged: now,
             phase,
             is_writable: true,
             is_dirty: false,
@@ -107,9 +107,8 @@ impl Connection {
     }
 
     /// Passes to another phase.
-    pub fn enter(&mut self, phase: Phase, now: Tick) {
+    pub fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        self.since = now;
     }
 
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would

@@ -16,6 +16,7 @@ use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, Log, render};
 use tcbchat::metrics::ShardMetrics;
+use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
@@ -140,7 +141,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
         addresses: config.listen.addresses.clone(),
         reactors: plan.reactors as u16,
         private_tables: plan.private_fd_tables,
-        backlog: config.listen.limits.backlog,
+        listen: ListenOptions { backlog: config.listen.limits.backlog, keepalive: config.keepalive.clone() },
         reactor: reactor::Options {
             turn: config.turn.clone(),
             shutdown_timeout_ms: config.shutdown.timeout_ms,
@@ -155,6 +156,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         handshake: config.handshake.clone(),
         websocket: config.websocket.clone(),
         echo: config.echo.clone().unwrap_or_default(),
+        keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),

@@ -36,6 +36,7 @@ use crate::chat::queue::Queues;
 use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
 use crate::conn::inbound::Inbound;
+use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
@@ -81,6 +82,28 @@ pub trait Transport {
     /// Who will have ended the connection first if this side ends its stream now: [`Closer::Remote`] if the
     /// peer's end has arrived, read or not; [`Closer::Reset`] if ending it makes a reset of it.
     fn closer(&self, index: u32) -> Closer;
+
+    /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
+    /// something else.
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+}
+
+/// What a peer did not answer until the kernel gave it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Probes of a connection on which nothing was under way.
+    Probes,
+    /// Bytes that were sent.
+    Unacknowledged,
+}
+
+/// What is known of a peer's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Liveness {
+    /// When bytes last came from it.
+    pub heard: Tick,
+    /// What would find it dead, and is armed.
+    pub armed: Vec<Mechanism>,
 }
 
 /// Answers plain HTTP requests, in the thread of the shard.
@@ -98,6 +121,8 @@ pub struct ShardLimits {
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.
     pub echo: limits::Echo,
+    /// Peers that vanish.
+    pub keepalive: limits::KeepAlive,
     /// Sessions.
     pub stomp: limits::Stomp,
     /// Unsent bytes.
@@ -193,6 +218,8 @@ pub struct Shard {
     queues: Queues<Consumer>,
     forms: Interner<Form>,
     names: Interner<Box<str>>,
+    /// How clients are pinged, if they are.
+    ping: Option<Ping>,
     swept: Tick,
     /// The time when the shard was last flushed.
     now: Tick,
@@ -252,6 +279,7 @@ impl Shard {
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
+            ping: Ping::configured(&setup.limits.keepalive),
             swept: setup.now,
             now: setup.now,
             outboxes: (0..shards).map(|_| Vec::new()).collect(),

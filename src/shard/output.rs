@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
-use crate::shard::{Shard, Slot, Transport};
+use crate::shard::{Shard, Silence, Slot, Transport};
 use crate::tcb::Closer;
 use crate::time::Tick;
 
@@ -31,6 +31,9 @@ impl Transport for NoTransport {
         match *self {}
     }
     fn closer(&self, _: u32) -> Closer {
+        match *self {}
+    }
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
         match *self {}
     }
 }
@@ -139,7 +142,8 @@ impl Shard {
             }
         }
         for (index, error) in failed {
-            self.fail(self.key_of(index), &error, now);
+            let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
+            self.fail(self.key_of(index), &error, silence, now);
         }
     }
 
@@ -166,7 +170,10 @@ impl Shard {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.fail(self.key_of(index), &error, now),
+                Err(error) => {
+                    let silence = transport.silence(index, &error);
+                    return self.fail(self.key_of(index), &error, silence, now);
+                }
             }
         }
         if connection.outbound.is_empty() {

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use tcbchat::limits;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Site, Transport};
+use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::Tick;
 use tcbchat::wire::http::Request;
@@ -79,6 +79,10 @@ impl Transport for Wires {
     fn closer(&self, index: u32) -> Closer {
         self.0[&index].ended_first.unwrap_or(Closer::Local)
     }
+
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        None
+    }
 }
 
 /// A client and its place.
@@ -123,6 +127,12 @@ impl World {
                 high_water_bytes: 8 * 1024,
                 low_water_bytes: 2 * 1024,
                 ..limits::Outbound::default()
+            },
+            // So short that those who read slowly are taken for dead now and then.
+            keepalive: limits::KeepAlive {
+                ws_ping_interval_s: if rng.random_bool(0.5) { 3 } else { 0 },
+                ws_pong_timeout_s: 2,
+                ..limits::KeepAlive::default()
             },
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
@@ -243,7 +253,7 @@ impl World {
                     wire.is_broken = true;
                 }
                 let error = io::ErrorKind::ConnectionReset.into();
-                self.shards[seat.shard].fail(seat.key, &error, self.now);
+                self.shards[seat.shard].fail(seat.key, &error, None, self.now);
             }
             (Stage::Connecting, 2..40) => {
                 seat.has_heart_beat = beats;
