@@ -67,6 +67,8 @@ pub struct Connection {
     pub sent: Tick,
     /// When a ping was last sent; unanswered if that is after `heard`.
     pub pinged: Tick,
+    /// Tells this connection from those that had its place in the shard before.
+    pub generation: u32,
     /// Where it is in its life.
     pub phase: Phase,
     /// The socket takes bytes, as far as is known.
@@ -87,7 +89,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was accepted at `now`.
-    pub fn new(tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
+    pub fn new(generation: u32, tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
         Connection {
             tcb,
             outbound: Outbound::default(),
@@ -95,6 +97,7 @@ impl Connection {
             heard: now,
             sent: now,
             pinged: now,
+            generation,
             phase,
             is_writable: true,
             is_dirty: false,
@@ -104,6 +107,12 @@ impl Connection {
             is_write_shut: false,
             ended_first: None,
         }
+    }
+
+    /// Bytes of the boxes that a busy connection has. Leases are the pool's, and segments everybody's who
+    /// shares them.
+    pub fn boxed_bytes(&self) -> usize {
+        self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
     }
 
     /// Passes to another phase.

@@ -4,6 +4,7 @@ pub mod buf;
 pub mod chat;
 pub mod config;
 pub mod conn;
+pub mod footprint;
 pub mod limits;
 pub mod metrics;
 pub mod net;

@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
-//! (mailboxes), `pending` (handshakes by source).
+//! (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -15,6 +15,7 @@
 mod apply;
 mod ending;
 mod input;
+pub mod memory;
 pub mod mesh;
 mod output;
 pub mod pending;
@@ -191,14 +192,13 @@ pub struct Closed {
 
 #[derive(Debug)]
 struct Slot {
-    generation: u32,
     connection: Connection,
     session: Session,
 }
 
 // What every connection costs in the shard's own table. The other parts: control block and index entry
 // (`tcb`), timer (12 bytes), room membership (8 bytes).
-const _: () = assert!(size_of::<Slot>() <= 112);
+const _: () = assert!(size_of::<Slot>() <= 96);
 
 /// See the module.
 pub struct Shard {
@@ -353,8 +353,8 @@ impl Shard {
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let slot =
-            Slot { generation, connection: Connection::new(tcb, phase, now), session: Session::default() };
+        let connection = Connection::new(generation, tcb, phase, now);
+        let slot = Slot { connection, session: Session::default() };
         let index = self.slots.insert(slot) as u32;
         if tcb.is_none() {
             self.refused_peers.insert(index, peer);
@@ -394,9 +394,9 @@ impl Shard {
 
     /// Whether the key names a connection that is there: events of one that was closed die here.
     pub fn is_current(&self, key: ConnKey) -> bool {
-        self.slots
-            .get(key.index as usize)
-            .is_some_and(|slot| slot.generation == key.generation && slot.connection.phase != Phase::Closed)
+        self.slots.get(key.index as usize).is_some_and(|slot| {
+            slot.connection.generation == key.generation && slot.connection.phase != Phase::Closed
+        })
     }
 
     /// Whether the reactor should read from the connection.
@@ -461,7 +461,7 @@ impl Shard {
     }
 
     fn key_of(&self, index: u32) -> ConnKey {
-        ConnKey { index, generation: self.slots[index as usize].generation }
+        ConnKey { index, generation: self.slots[index as usize].connection.generation }
     }
 
     fn phase(&self, index: u32) -> Phase {

@@ -1,7 +1,9 @@
 //! Benches of tcbchat: `cargo bench -p tcbchat-bench`, one file per noun in `benches/`.
 //!
-//! What they have in common is here: keys in an order that no cache foresees, and the time that one bench may
-//! take. Invariant: a run takes minutes, not hours, and gives the same work to every run.
+//! What they have in common is here: whole shards with clients, keys in an order that no cache foresees, and the
+//! time that one bench may take. Invariant: a run takes minutes, not hours, and gives the same work to every run.
+
+pub mod crowd;
 
 use std::time::Duration;
 

@@ -43,6 +43,12 @@ impl Outbound {
         self.0.as_ref().map_or(0, |queue| queue.bytes)
     }
 
+    /// Bytes that the queue takes beside itself and its segments' contents.
+    #[must_use]
+    pub fn boxed_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| size_of::<Queue>() + queue.rest.capacity() * size_of::<Bytes>())
+    }
+
     /// Appends a segment, which must end where a WebSocket frame ends. An empty one is ignored.
     pub fn push(&mut self, segment: Bytes) {
         if segment.is_empty() {

@@ -13,6 +13,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use crate::footprint::Part;
+
 /// Number of an interned value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Symbol(pub u32);
@@ -102,6 +104,17 @@ impl<T: Eq + Hash> Interner<T> {
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// What the table takes, with what each value says that it has on the heap.
+    pub fn memory(&self, heap_bytes: impl Fn(&T) -> usize) -> Part {
+        let entries = Part::array(self.entries.len(), self.entries.capacity(), size_of::<Entry<T>>());
+        let index = Part {
+            used: (self.index.len() * size_of::<u32>()) as u64,
+            reserved: self.index.allocation_size() as u64,
+        };
+        let values = self.entries.iter().map(|(_, entry)| heap_bytes(&entry.value)).sum();
+        [entries, index, Part::exact(values)].into_iter().sum()
     }
 
     /// Panics unless index and entries agree.

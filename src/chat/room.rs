@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::chat::intern::Symbol;
 use crate::chat::message::{Message, MessageId};
+use crate::footprint::Part;
 
 /// The shard that owns `key`, the same on every shard: they share `seed`.
 pub fn owner_of(seed: u64, key: &str, shards: u16) -> u16 {
@@ -95,6 +96,15 @@ pub struct Left {
     pub moved: Option<Member>,
     /// The room has no local member any more.
     pub was_last: bool,
+}
+
+/// What the rooms of one shard take; messages that are pending are not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Lists of members.
+    pub members: Part,
+    /// The rooms themselves, their keys, what their owner keeps, and the index.
+    pub rooms: Part,
 }
 
 /// The rooms of one shard.
@@ -326,6 +336,26 @@ impl Rooms {
     /// Whether the room exists and has something pending.
     pub fn is_dirty(&self, room: u32) -> bool {
         self.rooms.get(room as usize).is_some_and(|room| !room.pending.is_empty())
+    }
+
+    /// What the table takes. O(rooms).
+    pub fn memory(&self) -> Memory {
+        let index = Part {
+            used: (self.index.len() * size_of::<u32>()) as u64,
+            reserved: self.index.allocation_size() as u64,
+        };
+        let rooms = Part::array(self.rooms.len(), self.rooms.capacity(), size_of::<Room>());
+        let mut memory = Memory { members: Part::default(), rooms: [rooms, index].into_iter().sum() };
+        for (_, room) in &self.rooms {
+            memory.members += Part::array(room.members.len(), room.members.capacity(), size_of::<Member>());
+            let stays = room.ownership.as_ref().map(|ownership| &ownership.stays);
+            let stays = stays.filter(|stays| stays.spilled());
+            memory.rooms += Part::exact(room.key.len());
+            memory.rooms += stays.map_or(Part::default(), |stays| {
+                Part::array(stays.len(), stays.capacity(), size_of::<Stay>())
+            });
+        }
+        memory
     }
 
     /// Panics unless the table agrees with itself.

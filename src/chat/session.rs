@@ -19,6 +19,7 @@ use crate::chat::fault::Fault;
 use crate::chat::form::{AckMode, Form};
 use crate::chat::intern::{Interner, Symbol};
 use crate::chat::message::{Message, MessageId};
+use crate::footprint::Part;
 use crate::limits;
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
@@ -155,6 +156,21 @@ impl Session {
     /// Whether the session has one subscription, and so can have no message of another room in this turn.
     pub fn has_one_subscription(&self) -> bool {
         self.subscriptions.len() == 1
+    }
+
+    /// What the subscriptions take that are not kept in place: nothing while there is one.
+    pub fn more_subscriptions(&self) -> Part {
+        let subscriptions = &self.subscriptions;
+        if subscriptions.spilled() {
+            Part::array(subscriptions.len(), subscriptions.capacity(), size_of::<Subscription>())
+        } else {
+            Part::default()
+        }
+    }
+
+    /// Bytes of the box that a busy session has; what is in its lists is not counted.
+    pub fn boxed_bytes(&self) -> usize {
+        self.extra.as_ref().map_or(0, |extra| size_of_val(&**extra))
     }
 
     /// Takes in one frame.

@@ -45,6 +45,9 @@ pub const LISTED: u8 = 1 << 3;
 
 const _: () = assert!(size_of::<Option<TcpStream>>() == 4, "the descriptor's niche holds the empty slot");
 
+/// Bytes of one socket here: its descriptor and its readiness.
+pub const BYTES_PER_SOCKET: usize = size_of::<Option<TcpStream>>() + size_of::<u8>();
+
 /// Sockets and their readiness by connection index.
 #[derive(Debug, Default)]
 pub struct Sockets {

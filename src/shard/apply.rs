@@ -83,10 +83,10 @@ impl Shard {
     }
 
     fn connected(&mut self, index: u32, now: Tick) {
-        let Slot { generation, session, .. } = &self.slots[index as usize];
+        let Slot { connection, session } = &self.slots[index as usize];
         let min = self.limits.stomp.heart_beat_min_ms;
         // The session's name is the connection's: which shard, which place, which use of it.
-        let name = format!("{}-{index}-{generation}", self.id);
+        let name = format!("{}-{index}-{}", self.id, connection.generation);
         let mut answer = Vec::with_capacity(160);
         reply::connected(session.version_or_newest(), &name, (min, min), &mut answer);
         self.push_vec(index, answer);

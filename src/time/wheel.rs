@@ -104,6 +104,12 @@ impl Wheel {
         self.len
     }
 
+    /// Keys that there is memory for, [`BYTES_PER_KEY`] each.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.links.capacity()
+    }
+
     /// True if no key is armed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 //! refusing a run for a missing file would be worse than to try it.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -48,7 +49,6 @@ impl Machine {
         let port = |n: usize, fallback: u16| {
             range.get(n).and_then(|port| u16::try_from(*port).ok()).unwrap_or(fallback)
         };
-        let conntrack = sys.join("net/netfilter");
         Self {
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
             descriptors_per_table: limit.unwrap_or(u64::MAX),
@@ -61,10 +61,23 @@ impl Machine {
                 .map(|text| parse_ranges(&text))
                 .unwrap_or_default(),
             memory_available_bytes: memory_available(),
-            conntrack: number(&conntrack.join("nf_conntrack_count"))
-                .zip(number(&conntrack.join("nf_conntrack_max"))),
+            conntrack: conntrack(&sys.join("net/netfilter")),
         }
     }
+}
+
+/// What the firewall tracks and may track; `None` where it tracks nothing.
+///
+/// A kernel that can track shows a maximum even while no rule makes it track. So a connection is made to see
+/// whether it is counted, unless others are counted already.
+fn conntrack(netfilter: &Path) -> Option<(u64, u64)> {
+    let count = || number(&netfilter.join("nf_conntrack_count"));
+    let max = number(&netfilter.join("nf_conntrack_max"))?;
+    let before = count()?;
+    let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+    let _connected = TcpStream::connect(listener.local_addr().ok()?).ok()?;
+    let tracks = before > 0 || count()? > 0;
+    tracks.then_some((before, max))
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -108,6 +121,18 @@ mod tests {
     fn port_lists_are_read_as_the_kernel_writes_them() {
         assert_eq!(parse_ranges("8080,9148-9150\n"), [8080..=8080, 9148..=9150]);
         assert_eq!(parse_ranges("\n"), []);
+    }
+
+    #[test]
+    fn a_firewall_counts_if_it_tracks_or_has_tracked() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: &str| fs::write(dir.path().join(name), value).unwrap();
+        assert_eq!(conntrack(dir.path()), None, "no firewall");
+        write("nf_conntrack_max", "65536\n");
+        write("nf_conntrack_count", "0\n");
+        assert_eq!(conntrack(dir.path()), None, "the connection made to see was not counted");
+        write("nf_conntrack_count", "12\n");
+        assert_eq!(conntrack(dir.path()), Some((12, 65_536)));
     }
 
     #[test]

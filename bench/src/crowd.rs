@@ -1,0 +1,278 @@
+//! Many sessions on whole shards, without sockets and without a clock.
+//!
+//! A crowd does what a reactor does: it hands a shard the bytes that clients would send, as they would send them
+//! (upgrade, CONNECT, SUBSCRIBE), and takes away what the shard writes. All that is written is counted and
+//! forgotten.
+//!
+//! Invariant: between two calls nothing is under way: every turn that was begun has been ended, and no shard
+//! has work left.
+
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tcbchat::metrics::ShardMetrics;
+use tcbchat::shard::mesh::Mesh;
+use tcbchat::shard::pending::Pending;
+use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
+use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
+use tcbchat::time::Tick;
+use tcbchat::wire::http::Request;
+
+/// Sessions that come between two turns; below `handshake.pending_max` and as many as a reactor accepts at once.
+const ARRIVALS_PER_TURN: usize = 64;
+
+/// Client addresses have this many ports each, from [`PORT_MIN`].
+const PORTS: u32 = 50_000;
+const PORT_MIN: u32 = 10_000;
+
+/// The opening handshake of a client, with the key of RFC 6455 section 1.3.
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+     Sec-WebSocket-Protocol: v12.stomp\r\n\r\n";
+
+/// One text frame as a client sends it: masked with zeros, so that it may be handed in again after it was
+/// unmasked in place (RFC 6455 section 5.3).
+pub fn ws_frame(payload: &str) -> Vec<u8> {
+    let mut bytes = vec![0x81];
+    match payload.len() {
+        length @ 0..126 => bytes.push(0x80 | length as u8),
+        length => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(length).expect("frames here are small").to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(payload.as_bytes());
+    bytes
+}
+
+/// A CONNECT with heart-beats of 30 s both ways, as `client-sim` offers them.
+pub fn connect() -> Vec<u8> {
+    ws_frame("CONNECT\naccept-version:1.2\nhost:localhost\nheart-beat:30000,30000\n\n\0")
+}
+
+/// A SUBSCRIBE.
+pub fn subscribe(id: &str, destination: &str) -> Vec<u8> {
+    ws_frame(&format!("SUBSCRIBE\nid:{id}\ndestination:{destination}\n\n\0"))
+}
+
+/// An UNSUBSCRIBE.
+pub fn unsubscribe(id: &str) -> Vec<u8> {
+    ws_frame(&format!("UNSUBSCRIBE\nid:{id}\n\n\0"))
+}
+
+/// A SEND with a body of `body` bytes, and a receipt if one is asked for.
+pub fn send(destination: &str, body: usize, receipt: Option<&str>) -> Vec<u8> {
+    let receipt = receipt.map(|id| format!("receipt:{id}\n")).unwrap_or_default();
+    ws_frame(&format!("SEND\ndestination:{destination}\n{receipt}\n{}\0", "x".repeat(body)))
+}
+
+/// Takes everything, keeps nothing.
+#[derive(Debug, Default)]
+struct Swallow {
+    writes: u64,
+    bytes: u64,
+}
+
+impl Transport for Swallow {
+    fn send(&mut self, _: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = slices.iter().map(|slice| slice.len()).sum();
+        self.writes += 1;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn shutdown_write(&mut self, _: u32) {}
+    fn closer(&self, _: u32) -> Closer {
+        Closer::Local
+    }
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        None
+    }
+}
+
+struct NoSite;
+
+impl Site for NoSite {
+    fn answer(&self, _: &Request<'_>, _: SocketAddr, _: &mut Vec<u8>) {}
+}
+
+/// A client's connection: its shard and its key there.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    shard: u16,
+    key: ConnKey,
+}
+
+/// Shards with clients.
+pub struct Crowd {
+    shards: Vec<Shard>,
+    tcbs: Arc<TcbTable>,
+    swallow: Swallow,
+    clients: Vec<Client>,
+    /// Connections ever opened: each has a name of its own.
+    opened: u32,
+    now: Tick,
+}
+
+impl Crowd {
+    /// Shards without clients, and a table of control blocks for `capacity` of them.
+    #[must_use]
+    pub fn new(shards: u16, capacity: u32) -> Crowd {
+        let now = Tick(1);
+        let mesh = Arc::new(Mesh::new((0..shards).map(|_| Box::new(|| {}) as _).collect()));
+        let pending = Arc::new(Pending::new(u32::MAX));
+        let tcbs = Arc::new(TcbTable::new(TableConfig::sized(capacity, u32::from(shards))));
+        let limits = Arc::new(ShardLimits::default());
+        let shard = |id| {
+            Shard::new(ShardSetup {
+                id,
+                limits: Arc::clone(&limits),
+                connections_max: capacity,
+                is_echo_enabled: false,
+                mesh: Arc::clone(&mesh),
+                pending: Arc::clone(&pending),
+                tcbs: Arc::clone(&tcbs),
+                metrics: Arc::new(ShardMetrics::default()),
+                site: Arc::new(NoSite),
+                seed: 1,
+                started_s: 1,
+                now,
+            })
+        };
+        let shards = (0..shards).map(shard).collect();
+        Crowd { shards, tcbs, swallow: Swallow::default(), clients: Vec::new(), opened: 0, now }
+    }
+
+    /// `count` clients come, subscribe and stay, on all shards in turn. `subscription` gives the id and the
+    /// destination of each.
+    ///
+    /// # Panics
+    /// If a shard refuses one.
+    pub fn gather(&mut self, count: u32, subscription: impl Fn(u32) -> (String, String)) {
+        for n in 0..count {
+            let client = self.connect(n as u16 % self.shards.len() as u16);
+            let (id, destination) = subscription(n);
+            self.give(client, &mut subscribe(&id, &destination));
+            self.clients.push(client);
+            if self.clients.len().is_multiple_of(ARRIVALS_PER_TURN) {
+                self.settle();
+            }
+        }
+        self.settle();
+    }
+
+    /// A client comes and is connected; what it is answered leaves with the next turn.
+    ///
+    /// # Panics
+    /// If the shard refuses it.
+    pub fn connect(&mut self, shard: u16) -> Client {
+        let server = SocketAddr::from(([192, 0, 2, 1], 8080));
+        let address = Ipv4Addr::from_bits(0x0A00_0001 + self.opened / PORTS);
+        let port = PORT_MIN + self.opened % PORTS;
+        self.opened += 1;
+        let tuple = FourTuple::new(server, SocketAddr::from((address, port as u16)));
+        let opened = self.shards[usize::from(shard)].open(tuple, self.now);
+        let client = Client { shard, key: opened.expect("there is room for all clients") };
+        self.give(client, &mut UPGRADE.as_bytes().to_vec());
+        self.give(client, &mut connect());
+        client
+    }
+
+    /// The client's bytes arrive.
+    pub fn give(&mut self, client: Client, bytes: &mut [u8]) {
+        self.shards[usize::from(client.shard)].receive(client.key, bytes, self.now);
+    }
+
+    /// The client's stream ends.
+    pub fn end(&mut self, client: Client) {
+        self.shards[usize::from(client.shard)].receive_end(client.key, self.now);
+    }
+
+    /// Turns until no shard has anything left to do.
+    pub fn settle(&mut self) {
+        // Mail is posted in one turn and taken in another, by each shard in both directions at most.
+        for _ in 0..2 * self.shards.len() {
+            self.turn();
+        }
+        while self.shards.iter().any(Shard::has_work) {
+            self.turn();
+        }
+    }
+
+    /// One turn of each shard.
+    pub fn turn(&mut self) {
+        for shard in &mut self.shards {
+            shard.drain_mailbox(self.now);
+            shard.flush(&mut self.swallow, self.now);
+            shard.take_resumed(&mut Vec::new());
+            shard.take_closed(&mut Vec::new());
+        }
+    }
+
+    /// Those who have come to stay, in the order in which they came.
+    #[must_use]
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// The shards.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The control blocks of all.
+    #[must_use]
+    pub fn tcbs(&self) -> &TcbTable {
+        &self.tcbs
+    }
+
+    /// Writes so far, each of which would have been a system call.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.swallow.writes
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.swallow.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_reaches_every_member_and_nobody_else() {
+        for shards in [1, 3] {
+            let mut crowd = Crowd::new(shards, 100);
+            crowd.gather(30, |n| (format!("s{}", n % 3), format!("/topic/{}", n % 2)));
+            crowd.shards().iter().for_each(Shard::check);
+            assert_eq!(crowd.tcbs().stats().established, 30);
+            let (writes, bytes) = (crowd.writes(), crowd.bytes());
+            let sender = crowd.clients()[0];
+            crowd.give(sender, &mut send("/topic/0", 1000, None));
+            crowd.settle();
+            assert_eq!(crowd.writes() - writes, 15);
+            assert!((15 * 1000..15 * 1300).contains(&(crowd.bytes() - bytes)));
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_leaves_nothing() {
+        let mut crowd = Crowd::new(1, 10);
+        for _ in 0..20 {
+            let client = crowd.connect(0);
+            crowd.give(client, &mut subscribe("0", "/topic/a"));
+            crowd.settle();
+            crowd.end(client);
+            crowd.settle();
+        }
+        crowd.shards()[0].check_empty();
+        assert_eq!(crowd.tcbs().stats().in_use, crowd.tcbs().stats().time_wait);
+    }
+}

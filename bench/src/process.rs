@@ -1,0 +1,187 @@
+//! The programs under measurement: found, built when run by cargo, started, and ended.
+//!
+//! What they do is their own business: the server is ready when it says so on its standard output, and is
+//! stopped by SIGTERM to its pid; `client-sim` ends by itself and leaves its result as JSON.
+//!
+//! Invariant: when a [`Server`] is gone, so is its process.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long a server may take to close all connections.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the server's readiness line says before its address.
+const READY_MARK: &str = "listening on http://";
+
+/// The server and the simulator.
+#[derive(Debug)]
+pub struct Programs {
+    server: PathBuf,
+    simulator: PathBuf,
+}
+
+impl Programs {
+    /// Those beside this executable, built first when it was run by cargo: a measurement must not be of stale
+    /// ones.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn find() -> Result<Programs, String> {
+        let own = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            build(Path::new(&cargo), own.parent().and_then(Path::file_name).unwrap_or_default())?;
+        }
+        let beside = |name| {
+            let path = own.with_file_name(name);
+            if path.exists() {
+                Ok(path)
+            } else {
+                Err(format!("{} is missing; run this through cargo", path.display()))
+            }
+        };
+        Ok(Programs { server: beside("tcbchat")?, simulator: beside("client-sim")? })
+    }
+}
+
+fn build(cargo: &Path, profile: &std::ffi::OsStr) -> Result<(), String> {
+    let mut command = Command::new(cargo);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["build", "--package", "tcbchat", "--package", "client-sim", "--bins"]);
+    if profile == "release" {
+        command.arg("--release");
+    } else if profile != "debug" {
+        command.arg("--profile").arg(profile);
+    }
+    let status = command.status().map_err(|error| format!("cargo: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("the programs could not be built: {status}")) }
+}
+
+/// A server process of ours.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// What it said when it was ready: address and plan.
+    pub ready_line: String,
+    /// Held open, so that the server never writes into a closed pipe.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Starts a server with room for `capacity` connections on a free port of 127.0.0.1, and waits until it
+    /// listens. Its log goes where ours goes.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it listens.
+    pub fn start(programs: &Programs, capacity: u32) -> Result<Server, String> {
+        let binary = &programs.server;
+        let mut child = Command::new(binary)
+            .args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", binary.display()))?;
+        let stdout = child.stdout.take().ok_or("the server has no standard output")?;
+        let mut server = Server { child, ready_line: String::new(), _stdout: BufReader::new(stdout) };
+        let read = server._stdout.read_line(&mut server.ready_line).map_err(|error| error.to_string())?;
+        if read == 0 || address(&server.ready_line).is_none() {
+            return Err(format!("the server did not listen; it said {:?}", server.ready_line));
+        }
+        server.ready_line.truncate(server.ready_line.trim_end().len());
+        Ok(server)
+    }
+
+    /// How many reactors it has.
+    ///
+    /// # Errors
+    /// It has not said so.
+    pub fn reactors(&self) -> Result<u16, String> {
+        reactors(&self.ready_line).ok_or_else(|| format!("no number of reactors in {:?}", self.ready_line))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error of the signal means that it has ended since.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        let deadline = Instant::now() + STOPPED_WITHIN;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn address(ready_line: &str) -> Option<&str> {
+    let (_, rest) = ready_line.split_once(READY_MARK)?;
+    rest.split_whitespace().next()
+}
+
+fn reactors(ready_line: &str) -> Option<u16> {
+    let (before, _) = ready_line.split_once(" reactor")?;
+    before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What `client-sim hold` is to do.
+#[derive(Debug, Clone)]
+pub struct Hold<'a> {
+    /// Sessions.
+    pub connections: u32,
+    /// Members of a room.
+    pub room_size: u32,
+    /// Rooms are `/topic/PREFIX0` and so on.
+    pub room_prefix: &'a str,
+    /// Seconds for which all of them are idle before the memory is measured.
+    pub seconds: f64,
+}
+
+/// Holds sessions on a server and returns the simulator's JSON.
+///
+/// # Errors
+/// The run has failed in any way; partial results are no results.
+pub fn hold(programs: &Programs, server: &Server, hold: &Hold<'_>) -> Result<Value, String> {
+    let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
+    let json = directory.path().join("hold.json");
+    let url = format!("ws://{}/ws", address(&server.ready_line).unwrap_or_default());
+    let output = Command::new(&programs.simulator)
+        .args(["hold", "--quiet", "--url", &url, "--server-pid", &server.child.id().to_string()])
+        .args(["--connections", &hold.connections.to_string(), "--hold", &hold.seconds.to_string()])
+        .args(["--room-size", &hold.room_size.to_string(), "--room-prefix", hold.room_prefix])
+        .arg("--json")
+        .arg(&json)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        return Err(format!("client-sim: {}{said}", output.status));
+    }
+    let text = std::fs::read_to_string(&json).map_err(|error| format!("client-sim's JSON: {error}"))?;
+    serde_json::from_str(&text).map_err(|error| format!("client-sim's JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readiness_line_is_understood() {
+        let line =
+            "tcbchat ready: listening on http://127.0.0.1:4711 (3 reactors with a private table each)\n";
+        assert_eq!(address(line), Some("127.0.0.1:4711"));
+        assert_eq!(reactors(line), Some(3));
+        assert_eq!(reactors("listening on http://127.0.0.1:1 (1 reactor with one table)"), Some(1));
+        assert_eq!((address("starting"), reactors("starting")), (None, None));
+    }
+}
