@@ -2,6 +2,7 @@
 //!
 //! * [`keys`] has every key, with its meaning and permitted values;
 //! * [`settings`] lays the sources over each other and remembers where each value came from;
+//! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`render`] prints the effective configuration;
 //! * [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
@@ -14,6 +15,7 @@
 pub mod keys;
 pub mod machine;
 pub mod plan;
+pub mod profile;
 pub mod render;
 pub mod settings;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub handshake: limits::Handshake,
     /// `[websocket]`.
     pub websocket: limits::WebSocket,
+    /// `[keepalive]`.
+    pub keepalive: limits::KeepAlive,
     /// `[stomp]`.
     pub stomp: limits::Stomp,
     /// `[outbound]`.
@@ -115,6 +119,7 @@ impl From<&Settings> for Config {
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
             websocket: settings.numbers("websocket"),
+            keepalive: settings.numbers("keepalive"),
             stomp: settings.numbers("stomp"),
             outbound: settings.numbers("outbound"),
             buffers: settings.numbers("buffers"),

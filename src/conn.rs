@@ -12,7 +12,7 @@ pub mod inbound;
 pub mod keepalive;
 
 use crate::buf::Outbound;
-use crate::tcb::TcbKey;
+use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
 
 use inbound::Inbound;
@@ -65,6 +65,8 @@ pub struct Connection {
     pub heard: Tick,
     /// When bytes were last handed to the socket.
     pub sent: Tick,
+    /// When a ping was last sent; unanswered if that is after `heard`.
+    pub pinged: Tick,
     /// Tells this connection from those that had its place in the shard before.
     pub generation: u32,
     /// Where it is in its life.
@@ -81,6 +83,8 @@ pub struct Connection {
     pub has_ended: bool,
     /// This side's stream has ended.
     pub is_write_shut: bool,
+    /// Whose stream ended first, which decides who has the TIME_WAIT; `None` while both go on.
+    pub ended_first: Option<Closer>,
 }
 
 impl Connection {
@@ -92,6 +96,7 @@ impl Connection {
             inbound: None,
             heard: now,
             sent: now,
+            pinged: now,
             generation,
             phase,
             is_writable: true,
@@ -100,6 +105,7 @@ impl Connection {
             is_paused: false,
             has_ended: false,
             is_write_shut: false,
+            ended_first: None,
         }
     }
 

@@ -135,6 +135,10 @@ section! {
         /// Connections of one reactor that may be in the handshake at once; one more is closed
         /// unanswered and counted.
         pending_max: u32 = 16_384, 1..=16_777_216;
+        /// Connections from one address (of IPv6: from one /64), on all reactors, that may be in the handshake
+        /// at once; one more is reset unanswered and counted. Half of `pending_max`, so that nobody can fill a
+        /// reactor alone. Behind a proxy all connections come from one address.
+        pending_per_address_max: u32 = 8_192, 1..=16_777_216;
         /// Connections of one reactor that are answered 503 at once while the TCB table is full; one more
         /// is closed unanswered and counted.
         refusals_max: u32 = 64, 1..=4096;
@@ -155,6 +159,29 @@ section! {
         /// Milliseconds that a close waits for the peer: its close frame, the end of its stream, and the
         /// bytes still unsent to it. Then the socket is reset.
         close_timeout_ms: u32 = 5_000, 100..=600_000;
+    }
+}
+
+section! {
+    /// `[keepalive]`: how peers that vanish without a word are found.
+    KeepAlive, "keepalive" {
+        /// Seconds of silence after which the kernel probes a connection (TCP keep-alive); 0 switches that off.
+        /// 120 is below the patience of most NAT routers and load balancers, so the probes also keep the way
+        /// open, and a million idle connections cost the kernel 8,000 small packets a second.
+        tcp_idle_s: u32 = 120, 0..=32_767;
+        /// Seconds between two probes that are not answered.
+        tcp_interval_s: u32 = 30, 1..=32_767;
+        /// Unanswered probes after which the connection is given up.
+        tcp_probes: u32 = 4, 1..=127;
+        /// Milliseconds that sent bytes may stay unacknowledged, or a closed window closed, before the kernel
+        /// gives the connection up (TCP_USER_TIMEOUT); 0 leaves that to the kernel, which takes a quarter of an hour.
+        /// It counts in place of the number of probes, too. It also ends a peer that lives and does not read.
+        user_timeout_ms: u32 = 0, 0..=86_400_000;
+        /// Seconds of silence after which a WebSocket ping is sent to a client that promised no heart-beats; 0
+        /// switches that off.
+        ws_ping_interval_s: u32 = 0, 0..=86_400;
+        /// Seconds in which something must be heard after a ping; else the connection is closed.
+        ws_pong_timeout_s: u32 = 10, 1..=86_400;
     }
 }
 
@@ -321,6 +348,7 @@ pub fn specs() -> Vec<Spec> {
     [
         Handshake::specs(),
         WebSocket::specs(),
+        KeepAlive::specs(),
         Echo::specs(),
         Stomp::specs(),
         Outbound::specs(),

@@ -16,10 +16,12 @@ use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, Log, render};
 use tcbchat::metrics::ShardMetrics;
+use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
+use tcbchat::shard::pending::Pending;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
@@ -115,6 +117,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
     };
     let site = Arc::new(Site::new(Metrics::new(sources), metrics_for));
     let limits = Arc::new(shard_limits(config));
+    let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
     let is_echo_enabled = config.echo.is_some();
     let connections_max = plan.connections_per_reactor_max;
     // From the operating system's randomness; the time would be a guess away.
@@ -128,6 +131,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             connections_max,
             is_echo_enabled,
             mesh: Arc::clone(mesh),
+            pending: Arc::clone(&pending),
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,
@@ -140,7 +144,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
         addresses: config.listen.addresses.clone(),
         reactors: plan.reactors as u16,
         private_tables: plan.private_fd_tables,
-        backlog: config.listen.limits.backlog,
+        listen: ListenOptions { backlog: config.listen.limits.backlog, keepalive: config.keepalive.clone() },
         reactor: reactor::Options {
             turn: config.turn.clone(),
             shutdown_timeout_ms: config.shutdown.timeout_ms,
@@ -155,6 +159,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         handshake: config.handshake.clone(),
         websocket: config.websocket.clone(),
         echo: config.echo.clone().unwrap_or_default(),
+        keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),

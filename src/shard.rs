@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
-//! (mailboxes), `memory` (what the bytes are for).
+//! (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -18,6 +18,7 @@ mod input;
 pub mod memory;
 pub mod mesh;
 mod output;
+pub mod pending;
 mod places;
 mod timers;
 
@@ -37,16 +38,17 @@ use crate::chat::queue::Queues;
 use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
 use crate::conn::inbound::Inbound;
+use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
-use crate::tcb::FourTuple;
-use crate::tcb::{Refused, TcbTable};
+use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
 use crate::time::Tick;
 use crate::time::Wheel;
 use crate::wire::http::Request;
 
 use mesh::{Consumer, Credit, Mail, Mesh, Origin};
+use pending::{Pending, Source, TooMany};
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,6 +81,32 @@ pub trait Transport {
 
     /// Ends this side's stream.
     fn shutdown_write(&mut self, index: u32);
+
+    /// Who will have ended the connection first if this side ends its stream now: [`Closer::Remote`] if the
+    /// peer's end has arrived, read or not; [`Closer::Reset`] if ending it makes a reset of it.
+    fn closer(&self, index: u32) -> Closer;
+
+    /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
+    /// something else.
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+}
+
+/// What a peer did not answer until the kernel gave it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Probes of a connection on which nothing was under way.
+    Probes,
+    /// Bytes that were sent.
+    Unacknowledged,
+}
+
+/// What is known of a peer's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Liveness {
+    /// When bytes last came from it.
+    pub heard: Tick,
+    /// What would find it dead, and is armed.
+    pub armed: Vec<Mechanism>,
 }
 
 /// Answers plain HTTP requests, in the thread of the shard.
@@ -96,6 +124,8 @@ pub struct ShardLimits {
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.
     pub echo: limits::Echo,
+    /// Peers that vanish.
+    pub keepalive: limits::KeepAlive,
     /// Sessions.
     pub stomp: limits::Stomp,
     /// Unsent bytes.
@@ -122,6 +152,8 @@ pub struct ShardSetup {
     pub is_echo_enabled: bool,
     /// Mailboxes of all shards.
     pub mesh: Arc<Mesh>,
+    /// Handshakes of all shards by source.
+    pub pending: Arc<Pending>,
     /// The ledger of all connections.
     pub tcbs: Arc<TcbTable>,
     /// Where the shard's numbers are shown.
@@ -141,6 +173,8 @@ pub struct ShardSetup {
 pub enum Refusal {
     /// `handshake.pending_max` connections are in the handshake.
     Pending,
+    /// `handshake.pending_per_address_max` connections from its address are in the handshake.
+    PendingPerAddress,
     /// The table is full, and so is the number of those being told so.
     TableFull,
     /// The server is ending.
@@ -179,6 +213,9 @@ pub struct Shard {
     next_generation: u32,
     next_serial: u32,
     handshakes: u32,
+    /// Sources of the connections in the handshake, by index.
+    sources: HashMap<u32, Source>,
+    pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
     subscriptions: u64,
@@ -190,6 +227,8 @@ pub struct Shard {
     queues: Queues<Consumer>,
     forms: Interner<Form>,
     names: Interner<Box<str>>,
+    /// How clients are pinged, if they are.
+    ping: Option<Ping>,
     swept: Tick,
     /// The time when the shard was last flushed.
     now: Tick,
@@ -239,6 +278,8 @@ impl Shard {
             next_generation: 0,
             next_serial: 0,
             handshakes: 0,
+            sources: HashMap::new(),
+            pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,
             subscriptions: 0,
@@ -249,6 +290,7 @@ impl Shard {
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
+            ping: Ping::configured(&setup.limits.keepalive),
             swept: setup.now,
             now: setup.now,
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
@@ -284,11 +326,20 @@ impl Shard {
         if self.is_shutting_down {
             return Err(Refusal::ShuttingDown);
         }
-        if self.handshakes >= self.limits.handshake.pending_max {
+        let max = self.limits.handshake.pending_max;
+        if self.handshakes >= max {
             self.counters.refused_pending_total += 1;
+            let too_many = TooMany::OfShard { shard: self.id, pending: self.handshakes, max };
+            self.pending.report(too_many, now);
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
+        let source = Source::of(peer.ip());
+        if let Err(too_many) = self.pending.begin(source) {
+            self.counters.refused_pending_per_address_total += 1;
+            self.pending.report(too_many, now);
+            return Err(Refusal::PendingPerAddress);
+        }
         let tcb = if self.slots.len() >= self.connections_max as usize {
             self.counters.refused_limit_total += 1;
             None
@@ -296,6 +347,7 @@ impl Shard {
             self.admit(tuple, now)
         };
         if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
+            self.pending.end(source);
             return Err(Refusal::TableFull);
         }
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
@@ -308,6 +360,7 @@ impl Shard {
             self.refused_peers.insert(index, peer);
         }
         self.handshakes += 1;
+        self.sources.insert(index, source);
         self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.timeout_ms)));
         Ok(ConnKey { index, generation })
     }
@@ -324,7 +377,7 @@ impl Shard {
             // is an event that has not been read yet, perhaps by another reactor.
             Err(Refused::Duplicate) => {
                 if let Some((stale, _)) = self.tcbs.find(&tuple) {
-                    self.tcbs.release(stale, crate::tcb::Closer::Reset, now);
+                    self.tcbs.release(stale, Closer::Reset, now);
                 }
                 self.tcbs.admit(tuple, now)
             }
@@ -383,7 +436,10 @@ impl Shard {
 
     /// When the shard must next be given the time.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.wheel.next_deadline()
+        // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
+        // idle server would show, and count against its capacity, what is over.
+        let sweep = self.tcbs.has_time_wait().then(|| self.next_sweep());
+        [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }
 
     /// Whether there is more to do without waiting for anything.
@@ -397,6 +453,11 @@ impl Shard {
     /// Connections, in all phases.
     pub fn connections(&self) -> usize {
         self.slots.len() - self.closed.len()
+    }
+
+    /// Connections in the opening handshake.
+    pub fn handshakes(&self) -> u32 {
+        self.handshakes
     }
 
     fn key_of(&self, index: u32) -> ConnKey {
@@ -443,6 +504,8 @@ impl Shard {
         }
         assert_eq!(outbound, self.outbound_bytes);
         assert_eq!(handshakes, self.handshakes);
+        assert_eq!(handshakes as usize, self.sources.len());
+        self.pending.check();
         assert_eq!(members, self.rooms.members());
         assert_eq!(subscriptions, self.subscriptions);
         assert_eq!(refused, self.refused_peers.len());

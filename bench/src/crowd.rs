@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Site, Transport};
-use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
+use tcbchat::shard::pending::Pending;
+use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
+use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::Tick;
 use tcbchat::wire::http::Request;
 
@@ -83,6 +84,12 @@ impl Transport for Swallow {
     }
 
     fn shutdown_write(&mut self, _: u32) {}
+    fn closer(&self, _: u32) -> Closer {
+        Closer::Local
+    }
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        None
+    }
 }
 
 struct NoSite;
@@ -115,6 +122,7 @@ impl Crowd {
     pub fn new(shards: u16, capacity: u32) -> Crowd {
         let now = Tick(1);
         let mesh = Arc::new(Mesh::new((0..shards).map(|_| Box::new(|| {}) as _).collect()));
+        let pending = Arc::new(Pending::new(u32::MAX));
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(capacity, u32::from(shards))));
         let limits = Arc::new(ShardLimits::default());
         let shard = |id| {
@@ -124,6 +132,7 @@ impl Crowd {
                 connections_max: capacity,
                 is_echo_enabled: false,
                 mesh: Arc::clone(&mesh),
+                pending: Arc::clone(&pending),
                 tcbs: Arc::clone(&tcbs),
                 metrics: Arc::new(ShardMetrics::default()),
                 site: Arc::new(NoSite),

@@ -180,9 +180,7 @@ impl Shard {
             Phase::Stomp => {
                 self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.connect_timeout_ms)))
             }
-            _ => {
-                self.wheel.cancel(index);
-            }
+            _ => self.keep_alive(index, now),
         }
     }
 
@@ -370,6 +368,8 @@ impl Shard {
             if !is_ready {
                 continue;
             }
+            // While its input was held back nothing could be heard.
+            self.slots[key.index as usize].connection.heard = now;
             self.resume_one(key.index, now);
             if self.wants_read(key) {
                 self.resumed.push(key);

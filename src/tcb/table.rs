@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -59,13 +60,14 @@ impl TableConfig {
 /// A TCB's place and the admission that it belongs to: a key that outlives its connection finds nothing.
 #[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
 pub struct TcbKey {
-    /// Index in the partition's slab, times the number of partitions, plus the partition.
-    place: u32,
+    /// Index in the partition's slab, times the number of partitions, plus the partition; and one, so that no key
+    /// takes no more bytes than a key.
+    place: NonZeroU32,
     /// Admissions to the partition, wrapping.
     generation: u32,
 }
 
-const _: () = assert!(size_of::<TcbKey>() == 8);
+const _: () = assert!(size_of::<Option<TcbKey>>() == 8);
 
 /// What a TCB says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,14 +242,14 @@ impl TcbTable {
         // The partition's share of the key's 32 bits bounds it too: at 4 million TCBs with the most partitions,
         // a thousand times what it gets.
         let index = partition.vacant_index();
-        if index > (u32::MAX - self.place(0, hash)) / self.config.partitions
+        if index > (u32::MAX - 1 - self.place(0, hash)) / self.config.partitions
             || !self.take_place(hash, &tuple, now)
         {
             self.refused_total.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
         let generation = partition.insert(vacancy, tuple, bucket_hash(hash), now);
-        Ok(TcbKey { place: self.place(index, hash), generation })
+        Ok(self.key(index, hash, generation))
     }
 
     /// Something happened to a connection: its state after it. [`Event::Done`] is [`release`](Self::release).
@@ -301,7 +303,7 @@ impl TcbTable {
         let index = partition.find(bucket_hash(hash), tuple).ok()?;
         let generation = partition.generation(index)?;
         let view = partition.view(index, generation)?;
-        Some((TcbKey { place: self.place(index, hash), generation }, view))
+        Some((self.key(index, hash, generation), view))
     }
 
     /// The state of the connection of this name, TIME_WAIT included. O(chain length).
@@ -327,6 +329,12 @@ impl TcbTable {
             self.free_places(freed);
         }
         freed as usize
+    }
+
+    /// Whether anything is in TIME_WAIT. O(1), without a lock.
+    #[must_use]
+    pub fn has_time_wait(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// The numbers. O(partitions × longest chain).
@@ -407,9 +415,14 @@ impl TcbTable {
         index * self.config.partitions + self.partition_number(hash)
     }
 
+    fn key(&self, index: u32, hash: u64, generation: u32) -> TcbKey {
+        TcbKey { place: NonZeroU32::MIN.saturating_add(self.place(index, hash)), generation }
+    }
+
     fn locate(&self, key: TcbKey) -> (&Mutex<Partition>, u32) {
         let partitions = self.config.partitions;
-        (&self.partitions[(key.place % partitions) as usize].0, key.place / partitions)
+        let place = key.place.get() - 1;
+        (&self.partitions[(place % partitions) as usize].0, place / partitions)
     }
 
     /// Verifies the invariant. O(buckets + connections), with all locks held; for tests and the simulation.

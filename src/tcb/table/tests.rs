@@ -65,7 +65,7 @@ fn a_stale_key_finds_nothing() {
     assert_eq!(table.transition(stale, Event::Upgraded, NOW), Err(Error::Stale));
     assert_eq!(table.transition(stale, Event::Done { closed_by: Closer::Local }, NOW), Err(Error::Stale));
     assert_eq!(table.release(stale, Closer::Local, NOW), None);
-    assert_eq!(table.get(TcbKey { place: u32::MAX, generation: 1 }), None);
+    assert_eq!(table.get(TcbKey { place: NonZeroU32::MAX, generation: 1 }), None);
     assert_eq!(table.stats().in_use, 1);
     table.check();
 }
