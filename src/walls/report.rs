@@ -285,7 +285,7 @@ impl Page {
         if unreadable.is_empty() {
             return;
         }
-        self.heading("Unreadable, and so not judged");
+        self.heading("Unreadable; walls that need it are not judged, and sizes are the usual ones");
         for error in unreadable {
             self.paragraph("", 2, &error.to_string());
         }
