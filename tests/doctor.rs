@@ -16,9 +16,9 @@ use tcbchat::walls::catalogue::ROWS;
 use tcbchat::walls::forecast::Verdict;
 use tcbchat::walls::watch::WATCHED;
 
-#[path = "support/server.rs"]
-#[allow(dead_code)]
-mod server;
+mod support;
+
+use support::Server;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -93,7 +93,7 @@ fn the_configuration_that_would_be_served_is_judged() {
 /// A start below the walls warns of nothing, one above them says which.
 #[test]
 fn the_server_warns_of_a_wall_below_its_capacity() {
-    let quiet = server::Server::start(&["--capacity", "100"]);
+    let quiet = Server::start(&["--capacity", "100"]);
     assert!(!quiet.output().contains("lowest wall"), "{}", quiet.output());
     let report = json(&doctor(&["--json"]));
     let most = report["maximum"]["connections"].as_u64().unwrap();
@@ -103,7 +103,7 @@ fn the_server_warns_of_a_wall_below_its_capacity() {
         return;
     }
     let capacity = (most + most / 10).to_string();
-    let warned = server::Server::start(&["--capacity", &capacity]);
+    let warned = Server::start(&["--capacity", &capacity]);
     assert!(warned.output().contains("is above the lowest wall"), "{}", warned.output());
 }
 

@@ -10,7 +10,7 @@
 //! stands in for it, tells only the length).
 //!
 //! Invariant: no content of any file panics, and a value that cannot be read is an
-//! [`Unreadable`](crate::config::procfs::Unreadable), never zero.
+//! [`Unreadable`], never zero.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -359,7 +359,7 @@ fn ipv4(tree: &Tree) -> Ipv4 {
         keepalive_time_s: number("tcp_keepalive_time"),
         keepalive_interval_s: number("tcp_keepalive_intvl"),
         keepalive_probes: number("tcp_keepalive_probes"),
-        ehash_entries: number("tcp_ehash_entries"),
+        ehash_entries: files::ehash_entries(tree),
     }
 }
 

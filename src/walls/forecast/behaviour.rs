@@ -101,7 +101,7 @@ impl Context<'_> {
     /// The buckets of the kernel's table of connections.
     fn ehash_entries(&self) -> Wall {
         let wall = Self::behaviour("ehash-entries", "hash-table", "net.ipv4.tcp_ehash_entries", "buckets");
-        // Absent before Linux 6.1; below zero where the network namespace shares the first one's.
+        // Absent before Linux 6.1.
         let buckets = match &self.snapshot.ipv4.ehash_entries {
             Ok(buckets) => *buckets,
             Err(error) => return Self::unreadable(wall, error),

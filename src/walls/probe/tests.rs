@@ -60,6 +60,7 @@ fn containers_of_both_versions_are_read() {
     assert_eq!(group.used, Some(20 << 20), "what the kernel can take back is not used");
     assert_eq!(two.machine().memory_bytes, 512 << 20);
     assert_eq!(two.limits.as_ref().unwrap().threads_hard, None);
+    assert_eq!(two.ipv4.ehash_entries, Ok(524_288), "the host's table, which a container sees below zero");
     assert_eq!(two.counters.as_ref().unwrap()["memory.events:max"], 3);
 
     let one = recorded("container-v1");
