@@ -5,7 +5,8 @@
 //! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`render`] prints the effective configuration;
-//! * [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
+//! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads,
+//!   descriptor tables and memory from it.
 //!
 //! Nothing here opens a socket or starts a thread; who runs the server takes the values from here.
 //!
@@ -15,6 +16,7 @@
 pub mod keys;
 pub mod machine;
 pub mod plan;
+pub mod procfs;
 pub mod profile;
 pub mod render;
 pub mod settings;
