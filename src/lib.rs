@@ -1,4 +1,52 @@
-//! tcbchat: a WebSocket + STOMP 1.2 chat server on mio event loops.
+//! tcbchat: a WebSocket + STOMP 1.2 chat server on mio event loops, with its own table of TCP control blocks.
+//!
+//! This page is the map: the layers, the way of a byte, the threads. `docs/ARCHITECTURE.md` has the reasons,
+//! `docs/PROTOCOL.md` what clients may say, `docs/OPERATIONS.md` every key and metric. The binary (`main.rs`,
+//! `cli.rs`) turns a command line into the values that [`net::server::run`] is given.
+//!
+//! # Layers
+//! From the lowest to the highest. A module sees the layers above its own row here, and not its neighbours in the
+//! same layer; `tests/layers.rs` reads every source file and checks it.
+//!
+//! | layer | module | its job |
+//! |---|---|---|
+//! | numbers | [`limits`] | every bound: unit, default, range, reason |
+//! | | [`time`] | ticks that are handed down, the one clock, the timing wheel |
+//! | | [`metrics`] | what a reactor counts, declared once with its description |
+//! | structures | [`tcb`] | the ledger of all connections: admission, states, lookup by 4-tuple, TIME_WAIT |
+//! | | [`buf`] | leases for incomplete input, queues of unsent output |
+//! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
+//! | machines | [`conn`] | one connection without its socket: phase, incomplete input, unsent output |
+//! | | [`chat`] | sessions, rooms, queues, fan-out; it knows no connections |
+//! | one reactor's state | [`shard`] | joins `conn` and `chat`; mailboxes to the other shards; no socket, no clock |
+//! | I/O | [`net`] | listeners, sockets, the event loop, descriptor tables; the only module that names mio |
+//! | around it | [`config`] | file, environment and flags to a checked configuration and a plan for this machine |
+//! | | [`ops`] | the pages, `/healthz`, `/metrics` |
+//!
+//! # The way of a byte
+//! ```text
+//! in   net::acceptor > net::reactor > net::socket > shard::Shard::receive
+//!                    > wire::http (once) > wire::ws > wire::stomp > chat::session
+//! on   chat::session::Command > the outbox of the room's owner > shard::mesh > chat::room or chat::queue
+//!                    > the outbox of each shard with members > shard::mesh > chat::room
+//! out  chat::fanout (encoded once) > shard::Shard::flush > buf::Outbound, or straight > net::socket
+//! ```
+//! Everything complete is parsed where it was read. Only what is incomplete is copied, into a lease of
+//! [`buf::Pool`]; only what a socket does not take at once is kept, as a shared segment in [`buf::Outbound`].
+//!
+//! # Threads
+//! The main thread starts the reactors and waits ([`net::server`]); a thread named `signals` passes SIGTERM and
+//! SIGINT on to it; each reactor thread owns a poll, listeners, sockets and a [`shard::Shard`]. On the way of a
+//! message reactors share nothing but mailboxes ([`shard::mesh`]); when connections open, change their state or
+//! close they share the TCB table ([`tcb::TcbTable`]); once per turn each stores its counters for scrapes
+//! ([`metrics::ShardMetrics`]).
+//!
+//! When one descriptor table is too small for the capacity, each reactor has a table of its own:
+//! [`net::fd_table`] has the rule that makes that safe, [`config::plan`] decides it.
+//!
+//! # Where to begin
+//! [`net::reactor`] is the loop, [`shard`] what it drives, [`chat::session`] what a frame does, and
+//! [`shard::mesh`] how shards talk. [`tcb`] stands alone and can be used without the rest.
 
 pub mod buf;
 pub mod chat;

@@ -224,7 +224,7 @@ section! {
         transaction_bytes_max: u32 = 1024 * 1024, 1024..=268_435_456;
         /// Shortest heart-beat interval, in milliseconds, that the server agrees to, in either direction.
         heart_beat_min_ms: u32 = 1_000, 100..=3_600_000;
-        /// Longest heart-beat interval, in milliseconds, that the server agrees to send or expect.
+        /// Longest heart-beat interval, in milliseconds, at which the server sends.
         heart_beat_max_ms: u32 = 300_000, 1_000..=3_600_000;
     }
 }
@@ -234,10 +234,9 @@ section! {
     Outbound, "outbound" {
         /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008).
         bytes_max: u64 = 4 * MIB, 64 * KIB..=1 << 32;
-        /// Unsent bytes above which the server stops reading from that connection, and gives it no
-        /// queue messages.
+        /// Unsent bytes above which the server stops reading from that connection.
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
-        /// Unsent bytes below which both go on.
+        /// Unsent bytes at which it reads on.
         low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
         /// Unsent bytes of all connections of one reactor together; past it, connections above their
         /// low-water mark are cut off first.

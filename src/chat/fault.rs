@@ -257,3 +257,62 @@ impl From<BadDestination> for Fault {
         Fault::BadDestination(bad)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{Buffers, Handshake, Outbound, Rooms, Stomp};
+    use crate::wire::documented::rows;
+
+    /// One of each, with the default bounds, in the order of the declaration; stand-ins for what varies.
+    fn all() -> Vec<Fault> {
+        use BadDestination::{BadUserForm, EmptyName, NoLogin, UnknownPrefix};
+        let (stomp, outbound, rooms) = (Stomp::default(), Outbound::default(), Rooms::default());
+        let mut all = vec![
+            Fault::NotConnected(Command::Send),
+            Fault::AlreadyConnected,
+            Fault::NoCommonVersion,
+            Fault::ServerCommand(Command::Send),
+            Fault::MissingHeader { command: Command::Send, header: "HEADER" },
+        ];
+        all.extend([UnknownPrefix, EmptyName, BadUserForm, NoLogin].map(Fault::BadDestination));
+        all.extend([
+            Fault::DestinationTooLong { max: stomp.destination_bytes_max },
+            Fault::IdTooLong { header: "HEADER", max: stomp.id_bytes_max },
+            Fault::BadAckMode,
+            Fault::BadHeartBeat,
+            Fault::SubscriptionExists,
+            Fault::NoSuchSubscription,
+            Fault::TooManySubscriptions { max: stomp.subscriptions_max },
+            Fault::UnknownAck,
+            Fault::TransactionExists,
+            Fault::NoSuchTransaction,
+            Fault::TooManyTransactions { max: stomp.transactions_max },
+            Fault::TransactionTooLong { max: stomp.transaction_frames_max },
+            Fault::TransactionTooLarge { max: stomp.transaction_bytes_max },
+            Fault::TooManyRooms { max: rooms.rooms_max },
+            Fault::QueueFull { bound: "rooms.queue_messages_max", max: rooms.queue_messages_max.into() },
+            Fault::SlowConsumer { max: outbound.bytes_max },
+            Fault::OutboundExhausted { max: outbound.reactor_bytes_max },
+            Fault::BuffersExhausted { max: Buffers::default().reactor_bytes_max },
+            Fault::HeartBeatTimeout { silent_ms: 424_242 },
+            Fault::ConnectTimeout { max: Handshake::default().connect_timeout_ms },
+        ]);
+        all
+    }
+
+    #[test]
+    fn faults_are_documented() {
+        let documented = rows("| fault | message | close code |");
+        let documented = documented.iter().map(|row| {
+            // The other bounds of a queue are told behind its first.
+            let message = row[1].split("; or ").next().unwrap_or_default().replace('\\', "");
+            (row[0].to_owned(), message, row[2].to_owned())
+        });
+        let code = all().into_iter().map(|fault| {
+            let message = fault.to_string().replace("SEND", "*command*").replace("HEADER", "*header*");
+            (fault.name().to_owned(), message.replace("424242", "*n*"), fault.close_code().to_string())
+        });
+        assert_eq!(documented.collect::<Vec<_>>(), code.collect::<Vec<_>>());
+    }
+}
