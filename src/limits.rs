@@ -258,7 +258,7 @@ section! {
 section! {
     /// `[rooms]`: topics, user destinations and queues.
     Rooms, "rooms" {
-        /// Destinations that one reactor owns at once (subscribed to, or holding messages).
+        /// Rooms that one reactor owns or has members in at once, and, counted apart, queues that it owns.
         rooms_max: u32 = 1_000_000, 1..=16_777_216;
         /// Messages that one queue keeps while it has no subscriber, and in all.
         queue_messages_max: u32 = 1_000, 1..=1_000_000;

@@ -131,14 +131,15 @@ metrics! {
         connections_open: Gauge;
         /// Connections that have not finished their opening handshake.
         connections_half_open: Gauge;
-        /// Connections refused because the TCB table is full: answered 503 with Retry-After.
+        /// Connections refused because the TCB table is full, or this reactor's share of the descriptors is
+        /// used up: answered 503 with Retry-After.
         refused_table_full_total: Counter refuses ["tcb.capacity"];
         /// Connections closed unanswered because too many are in the opening handshake.
         refused_pending_total: Counter refuses ["handshake.pending_max"];
         /// Connections closed unanswered because too many from their address are in the opening handshake.
         refused_pending_per_address_total: Counter refuses ["handshake.pending_per_address_max"];
-        /// Connections closed unanswered for another reason: too many 503 answers under way, or a 4-tuple
-        /// that is already in the table.
+        /// Refused connections closed unanswered because too many 503 answers are under way, or because the
+        /// server is ending.
         refused_limit_total: Counter refuses ["handshake.refusals_max"];
         /// Connections that the peer ended first, in order.
         closed_by_peer_total: Counter;
@@ -150,8 +151,8 @@ metrics! {
         timers_fired_total: Counter;
         /// Pieces of mail taken from this reactor's mailbox.
         mailbox_messages_total: Counter;
-        /// Pieces of mail that wait in this reactor's mailbox.
-        mailbox_depth: Gauge;
+        /// Bytes of mail that wait in this reactor's mailbox.
+        mailbox_bytes: Gauge;
         /// Times that a publisher was not read any further because too much mail was under way to one room
         /// owner.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
@@ -217,9 +218,11 @@ metrics! {
         messages_delivered_total: Counter;
         /// Subscriptions of all sessions.
         subscriptions: Gauge;
-        /// Destinations that this reactor owns: subscribed to, or holding messages.
+        /// Rooms that this reactor owns or has members in.
         rooms: Gauge;
-        /// Destinations refused because this reactor owns too many.
+        /// Queues that this reactor owns.
+        queues: Gauge;
+        /// Subscriptions refused because this reactor has too many rooms or queues.
         rooms_refused_total: Counter refuses ["rooms.rooms_max"];
         /// Messages kept by queues, those delivered and not acknowledged included.
         queue_messages: Gauge;

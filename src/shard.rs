@@ -324,6 +324,7 @@ impl Shard {
     pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
         self.counters.connections_accepted_total += 1;
         if self.is_shutting_down {
+            self.counters.refused_limit_total += 1;
             return Err(Refusal::ShuttingDown);
         }
         let max = self.limits.handshake.pending_max;
@@ -341,13 +342,14 @@ impl Shard {
             return Err(Refusal::PendingPerAddress);
         }
         let tcb = if self.slots.len() >= self.connections_max as usize {
-            self.counters.refused_limit_total += 1;
+            self.counters.refused_table_full_total += 1;
             None
         } else {
             self.admit(tuple, now)
         };
         if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
             self.pending.end(source);
+            self.counters.refused_limit_total += 1;
             return Err(Refusal::TableFull);
         }
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
@@ -445,6 +447,8 @@ impl Shard {
     /// Whether there is more to do without waiting for anything.
     pub fn has_work(&self) -> bool {
         !self.dirty.is_empty()
+            // What was published after the mailbox had been drained.
+            || !self.outboxes[usize::from(self.id)].is_empty()
             || !self.resumable.is_empty()
             || !self.resumed.is_empty()
             || !self.closed.is_empty()

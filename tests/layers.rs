@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["conn", "chat"],
     &["shard"],
     &["net"],
-    &["ops", "cluster", "config"],
+    &["ops", "config"],
     &["walls"],
     &["main"],
 ];

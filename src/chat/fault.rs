@@ -179,9 +179,15 @@ impl Fault {
         }
     }
 
-    /// Whether a bound of the server was met, rather than a rule of the protocol broken.
-    pub fn is_bound(&self) -> bool {
-        matches!(self.close_code(), 1008 | 1009 | 1013)
+    /// Whether a bound of the session's input was met, rather than a rule of the protocol broken. Bounds of other
+    /// things (time, unsent bytes, rooms, queues) have counters of their own.
+    pub fn is_input_bound(&self) -> bool {
+        matches!(
+            self,
+            Fault::TooManySubscriptions { .. }
+                | Fault::TooManyTransactions { .. }
+                | Fault::TransactionTooLong { .. }
+        ) || self.close_code() == 1009
     }
 }
 
@@ -296,6 +302,7 @@ mod tests {
             Fault::OutboundExhausted { max: outbound.reactor_bytes_max },
             Fault::BuffersExhausted { max: Buffers::default().reactor_bytes_max },
             Fault::HeartBeatTimeout { silent_ms: 424_242 },
+            Fault::PongTimeout { silent_ms: 424_242 },
             Fault::ConnectTimeout { max: Handshake::default().connect_timeout_ms },
         ]);
         all

@@ -155,6 +155,11 @@ impl<C: Copy + PartialEq> Queues<C> {
         self.queues.is_empty()
     }
 
+    /// Whether there is a queue with this key.
+    pub fn contains(&self, key: &str) -> bool {
+        self.queues.contains_key(key)
+    }
+
     /// Messages in all queues, waiting or unsettled.
     pub fn messages(&self) -> usize {
         self.messages

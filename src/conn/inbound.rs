@@ -52,9 +52,11 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// Nothing is incomplete: this may be released and made anew at the next byte.
+    /// Nothing is incomplete, and nothing is left of a frame that was refused half-way: any connection may go on
+    /// with this at its next byte.
     pub fn is_clean(&self) -> bool {
-        self.assembly.payload.is_none() && self.raw.is_none() && self.ws.is_clean()
+        let Assembly { stomp, payload, .. } = &self.assembly;
+        payload.is_none() && *stomp == stomp::Decoder::default() && self.raw.is_none() && self.ws.is_clean()
     }
 
     /// Keeps bytes as they came.

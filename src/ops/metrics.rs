@@ -83,8 +83,8 @@ server_metrics! {
     TCB_ADMITTED = "tcb_admitted_total", Counter;
     /// Connections refused because the TCB table was full.
     TCB_REFUSED = "tcb_refused_total", Counter;
-    /// Connections refused because one of the same 4-tuple was open; the kernel rules that out, so this is
-    /// a defect if it is not 0.
+    /// Connections whose 4-tuple was still in the table: the end of the earlier connection had not been read
+    /// yet, and its block was released for the new one.
     TCB_DUPLICATES = "tcb_duplicates_total", Counter;
     /// What became of records in TIME_WAIT: entered; expired after the delay; reused as
     /// `tcb.time_wait_reuse` says; reopened by a connection of the same 4-tuple; overflowed `tcb.time_wait_max`.

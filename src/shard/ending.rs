@@ -125,7 +125,11 @@ impl Shard {
         self.push_vec(index, close);
         let connection = &mut self.slots[index as usize].connection;
         connection.enter(Phase::Closing);
-        if let Some(tcb) = connection.tcb {
+        if connection.inbound.as_ref().is_some_and(|inbound| inbound.raw.is_some()) {
+            // The peer's close frame is behind what waited for backpressure to end.
+            self.resumable.push(self.key_of(index));
+        }
+        if let Some(tcb) = self.slots[index as usize].connection.tcb {
             self.tcb_event(tcb, TcbEvent::LocalClose, now);
         }
         self.arm_close(index, now);
@@ -171,7 +175,7 @@ impl Shard {
         reply::error(version, &fault, receipt, &mut error);
         self.push_vec(index, error);
         self.counters.errors_sent_total += 1;
-        self.counters.bounds_refused_total += u64::from(fault.is_bound());
+        self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
         match fault {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
             Fault::QueueFull { .. } => self.counters.queue_messages_refused_total += 1,

@@ -362,11 +362,15 @@ impl Shard {
     pub(super) fn resume(&mut self, now: Tick) {
         let mut resumable = std::mem::take(&mut self.resumable);
         for key in resumable.drain(..) {
-            let is_ready = self.is_current(key)
-                && self.phase(key.index).is_open()
-                && self.slots[key.index as usize].connection.may_resume();
-            if !is_ready {
+            if !self.is_current(key) {
                 continue;
+            }
+            // A closing connection's input is not held back: its close frame is waited for.
+            let is_held_back = !self.slots[key.index as usize].connection.may_resume();
+            match self.phase(key.index) {
+                Phase::Closing => {}
+                phase if phase.is_open() && !is_held_back => {}
+                _ => continue,
             }
             // While its input was held back nothing could be heard.
             self.slots[key.index as usize].connection.heard = now;

@@ -109,9 +109,9 @@ pub enum Mail {
         /// The publication.
         serial: u32,
     },
-    /// From the owner: a publication was refused.
+    /// From the owner: a publication, or a subscription to a queue, was refused.
     Rejected {
-        /// Who published.
+        /// Who asked.
         connection: ConnKey,
         /// Why.
         fault: Fault,
@@ -227,7 +227,7 @@ impl Mesh {
         let mailbox = &self.mailboxes[of as usize];
         {
             let mut queue = mailbox.mail.lock();
-            mailbox.bytes.store(0, Ordering::Relaxed);
+            mailbox.bytes.store(0, Ordering::SeqCst);
             if into.is_empty() {
                 // Both buffers stay in use, at the size that the traffic needs.
                 std::mem::swap(&mut *queue, into);
@@ -235,7 +235,7 @@ impl Mesh {
                 into.append(&mut queue);
             }
         }
-        if mailbox.is_awaited.swap(false, Ordering::AcqRel) {
+        if mailbox.is_awaited.swap(false, Ordering::SeqCst) {
             for (shard, mailbox) in self.mailboxes.iter().enumerate() {
                 if shard != usize::from(of) {
                     (mailbox.wake)();
@@ -251,9 +251,10 @@ impl Mesh {
         if mailbox.bytes.load(Ordering::Relaxed) <= bytes_max {
             return false;
         }
-        mailbox.is_awaited.store(true, Ordering::Release);
-        // It may have been emptied between the look and the note.
-        mailbox.bytes.load(Ordering::Acquire) > bytes_max
+        mailbox.is_awaited.store(true, Ordering::SeqCst);
+        // It may have been emptied between the look and the note. Each side writes one of the two and then reads
+        // the other: only in a sequentially consistent order does one of them see what the other wrote.
+        mailbox.bytes.load(Ordering::SeqCst) > bytes_max
     }
 
     /// Bytes in the mailbox of shard `of`.

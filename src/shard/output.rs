@@ -223,7 +223,9 @@ impl Shard {
             Phase::Echo => limits.echo.outbound_bytes_max,
             _ => outbound.bytes_max,
         };
-        if unsent > bytes_max {
+        // A socket that takes more is read from: it was only given more in one turn than one write takes, and
+        // has its next turn at once.
+        if unsent > bytes_max && !connection.is_writable {
             return self.cut_off(index, Fault::SlowConsumer { max: bytes_max }, now);
         }
         if self.outbound_bytes > outbound.reactor_bytes_max && unsent > outbound.low_water_bytes {
@@ -246,8 +248,9 @@ impl Shard {
         counters.inbound_leased_bytes = self.pool.stats().leased_bytes;
         counters.subscriptions = self.subscriptions;
         counters.rooms = self.rooms.len() as u64;
+        counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
-        counters.mailbox_depth = self.mesh.bytes(self.id);
+        counters.mailbox_bytes = self.mesh.bytes(self.id);
         self.metrics.publish(counters);
     }
 

@@ -108,6 +108,8 @@ impl Shard {
                 return self.deferred.push_front((origin, message));
             }
             self.publish_for(origin, message, now);
+            // So that the next one is judged by what this one has added.
+            self.post_mail();
         }
     }
 
@@ -210,6 +212,12 @@ impl Shard {
         if owner != self.id {
             self.outboxes[owner as usize].push(Mail::QueueJoin { key: key.into(), consumer });
             return;
+        }
+        let max = self.limits.rooms.rooms_max;
+        if self.queues.len() >= max as usize && !self.queues.contains(key) {
+            let rejected =
+                Mail::Rejected { connection: consumer.connection, fault: Fault::TooManyRooms { max } };
+            return self.outboxes[consumer.shard as usize].push(rejected);
         }
         let mut offers = Vec::new();
         self.queues.join(key, consumer, now, &mut offers);

@@ -200,6 +200,19 @@ impl Client {
         }
     }
 
+    /// Says what no client may say; the session ends by it.
+    pub fn blunder(&mut self, kind: usize, model: &mut Model) {
+        const BLUNDERS: [&str; 5] = [
+            "SEND\nno colon\n\n\0",
+            "SEND\ndestination:/topic/a\ncontent-length:many\n\n\0",
+            "NONSENSE\n\n\0",
+            "SEND\ndestination:/elsewhere/a\n\n\0",
+            "ACK\nid:1-1\n\nwith a body that it must not have\0",
+        ];
+        self.say(BLUNDERS[kind % BLUNDERS.len()].into());
+        self.leave(model);
+    }
+
     pub fn disconnect(&mut self, model: &mut Model) {
         let receipt = self.receipt(Awaited::Nothing);
         self.say(format!("DISCONNECT\nreceipt:{receipt}\n\n\0"));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -107,6 +108,8 @@ struct Seat {
 pub struct World {
     rng: StdRng,
     shards: Vec<Shard>,
+    /// Set where a reactor would wake up: mail has come, or a socket is ready.
+    awake: Arc<[AtomicBool]>,
     wires: Vec<Wires>,
     tcbs: Arc<TcbTable>,
     pending: Arc<Pending>,
@@ -125,7 +128,12 @@ impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(1..=3u16);
-        let mesh = Arc::new(Mesh::new((0..count).map(|_| Box::new(|| {}) as _).collect()));
+        let awake: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
+        let wake = |shard: u16| {
+            let awake = Arc::clone(&awake);
+            Box::new(move || awake[usize::from(shard)].store(true, Ordering::Relaxed)) as _
+        };
+        let mesh = Arc::new(Mesh::new((0..count).map(wake).collect()));
         let mut config = TableConfig::sized(CAPACITY, 1);
         config.time_wait.counts_against_capacity = false;
         let tcbs = Arc::new(TcbTable::new(config));
@@ -175,6 +183,7 @@ impl World {
         World {
             rng,
             shards,
+            awake,
             wires: (0..count).map(|_| Wires::default()).collect(),
             tcbs,
             pending,
@@ -301,6 +310,7 @@ impl World {
             (Stage::Ready, 75..80) => client.transact([place, other], model),
             (Stage::Ready, 80..92) => client.settle(choice > 90),
             (Stage::Ready, 92) => client.disconnect(model),
+            (Stage::Ready, 94) => client.blunder(padding, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             _ => {}
         }
@@ -350,12 +360,14 @@ impl World {
         }
         if std::mem::take(&mut seat.is_end_unread) {
             self.shards[seat.shard].receive_end(seat.key, self.now);
+            self.awake[seat.shard].store(true, Ordering::Relaxed);
             return true;
         }
         let count = count.min(seat.to_server.len());
         if count > 0 && !seat.has_ended {
             let mut bytes: Vec<u8> = seat.to_server.drain(..count).collect();
             self.shards[seat.shard].receive(seat.key, &mut bytes, self.now);
+            self.awake[seat.shard].store(true, Ordering::Relaxed);
             return true;
         }
         false
@@ -374,6 +386,7 @@ impl World {
         let is_end = wire.is_shut && wire.to_client.is_empty();
         if was_blocked {
             self.shards[seat.shard].writable(seat.key);
+            self.awake[seat.shard].store(true, Ordering::Relaxed);
         }
         if !bytes.is_empty() {
             seat.client.receive(&bytes, &mut self.model);
@@ -430,21 +443,24 @@ impl World {
         }
     }
 
-    /// Lets everything under way arrive.
+    /// Lets everything under way arrive. A shard turns only when a reactor would: what waits for a turn that
+    /// nothing causes stays where it is, and is missed.
     fn settle(&mut self) {
-        let mut quiet = 0;
-        while quiet < 4 {
-            let mut has_moved = false;
+        let mut has_moved = true;
+        while has_moved {
+            has_moved = false;
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 has_moved |= self.carry_up(at, usize::MAX);
                 has_moved |= self.carry_down(at, usize::MAX);
             }
             for at in 0..self.shards.len() {
-                self.turn(at);
-                has_moved |= self.shards[at].has_work();
+                let is_due = self.shards[at].next_deadline().is_some_and(|deadline| deadline <= self.now);
+                if self.awake[at].swap(false, Ordering::Relaxed) || is_due || self.shards[at].has_work() {
+                    self.turn(at);
+                    has_moved = true;
+                }
             }
-            quiet = if has_moved { 0 } else { quiet + 1 };
         }
     }
 
