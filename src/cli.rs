@@ -11,7 +11,8 @@ use tcbchat::config::settings::{FILE_VARIABLE, Flag, Sources};
 pub const EXIT_USAGE: u8 = 2;
 
 const AFTER_HELP: &str = "\
-Every limit has a key in the configuration file, and an environment variable TCBCHAT_<SECTION>_<KEY>. Flags go \
+Every limit has a key in the configuration file, and an environment variable TCBCHAT_<SECTION>_<KEY>; --set sets \
+any of them, and goes before the other flags. Flags go \
 before environment variables, these before the file, the file before defaults. `tcbchat check` prints all keys \
 with their values, meanings and ranges.
 
@@ -34,7 +35,7 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGTERM or SIGINT.
     Serve(Options),
-    /// Print the configuration as it would be in force, or what is wrong with it.
+    /// Print the configuration and the plan as they would be in force, or what is wrong with them.
     Check(Options),
 }
 
@@ -65,6 +66,14 @@ pub struct Options {
     /// How to write them: text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Any key of the configuration; may be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = parse_setting)]
+    pub set: Vec<(String, String)>,
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("SECTION.KEY=VALUE is needed")?;
+    Ok((key.trim().into(), value.trim().into()))
 }
 
 impl Options {
@@ -82,6 +91,12 @@ impl Options {
         add("--open", "auth.mode", self.open.then(|| "open".into()));
         add("--log", "log.level", self.log.clone());
         add("--log-format", "log.format", self.log_format.clone());
+        // The last one wins.
+        flags.extend(self.set.iter().map(|(key, value)| Flag {
+            flag: "--set",
+            key: key.clone(),
+            value: value.clone(),
+        }));
         let file = self.config.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         Sources { file, environment: std::env::vars_os().collect(), flags }
     }
@@ -101,11 +116,11 @@ mod tests {
     fn every_flag_sets_a_key_that_exists() {
         let all =
             ["tcbchat", "serve", "--listen", "127.0.0.1:1", "--capacity", "1", "--reactors", "1", "--echo"];
-        let more = ["--open", "--log", "info", "--log-format", "text"];
+        let more = ["--open", "--log", "info", "--log-format", "text", "--set", "stomp.headers_max=8"];
         let cli = Cli::parse_from(all.into_iter().chain(more));
         let Some(Command::Serve(options)) = cli.command else { panic!("serve") };
         let flags = options.sources().flags;
-        assert_eq!(flags.len(), 7);
+        assert_eq!(flags.len(), 8);
         for flag in flags {
             let (section, name) = flag.key.split_once('.').expect("section.name");
             assert!(tcbchat::config::keys::find(section, name).is_some(), "{}", flag.key);

@@ -43,6 +43,8 @@ pub struct Config {
     pub handshake: limits::Handshake,
     /// `[websocket]`.
     pub websocket: limits::WebSocket,
+    /// `[keepalive]`.
+    pub keepalive: limits::KeepAlive,
     /// `[stomp]`.
     pub stomp: limits::Stomp,
     /// `[outbound]`.
@@ -115,6 +117,7 @@ impl From<&Settings> for Config {
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
             websocket: settings.numbers("websocket"),
+            keepalive: settings.numbers("keepalive"),
             stomp: settings.numbers("stomp"),
             outbound: settings.numbers("outbound"),
             buffers: settings.numbers("buffers"),

@@ -12,7 +12,7 @@ pub mod inbound;
 pub mod keepalive;
 
 use crate::buf::Outbound;
-use crate::tcb::TcbKey;
+use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
 
 use inbound::Inbound;
@@ -65,8 +65,8 @@ pub struct Connection {
     pub heard: Tick,
     /// When bytes were last handed to the socket.
     pub sent: Tick,
-    /// When the phase began.
-    pub since: Tick,
+    /// When a ping was last sent; unanswered if that is after `heard`.
+    pub pinged: Tick,
     /// Where it is in its life.
     pub phase: Phase,
     /// The socket takes bytes, as far as is known.
@@ -81,6 +81,8 @@ pub struct Connection {
     pub has_ended: bool,
     /// This side's stream has ended.
     pub is_write_shut: bool,
+    /// Whose stream ended first, which decides who has the TIME_WAIT; `None` while both go on.
+    pub ended_first: Option<Closer>,
 }
 
 impl Connection {
@@ -92,7 +94,7 @@ impl Connection {
             inbound: None,
             heard: now,
             sent: now,
-            since: now,
+            pinged: now,
             phase,
             is_writable: true,
             is_dirty: false,
@@ -100,13 +102,13 @@ impl Connection {
             is_paused: false,
             has_ended: false,
             is_write_shut: false,
+            ended_first: None,
         }
     }
 
     /// Passes to another phase.
-    pub fn enter(&mut self, phase: Phase, now: Tick) {
+    pub fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        self.since = now;
     }
 
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would

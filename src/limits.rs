@@ -159,6 +159,29 @@ section! {
 }
 
 section! {
+    /// `[keepalive]`: how peers that vanish without a word are found.
+    KeepAlive, "keepalive" {
+        /// Seconds of silence after which the kernel probes a connection (TCP keep-alive); 0 switches that off.
+        /// 120 is below the patience of most NAT routers and load balancers, so the probes also keep the way
+        /// open, and a million idle connections cost the kernel 8,000 small packets a second.
+        tcp_idle_s: u32 = 120, 0..=32_767;
+        /// Seconds between two probes that are not answered.
+        tcp_interval_s: u32 = 30, 1..=32_767;
+        /// Unanswered probes after which the connection is given up.
+        tcp_probes: u32 = 4, 1..=127;
+        /// Milliseconds that sent bytes may stay unacknowledged, or a closed window closed, before the kernel
+        /// gives the connection up (TCP_USER_TIMEOUT); 0 leaves that to the kernel, which takes a quarter of an hour.
+        /// It counts in place of the number of probes, too. It also ends a peer that lives and does not read.
+        user_timeout_ms: u32 = 0, 0..=86_400_000;
+        /// Seconds of silence after which a WebSocket ping is sent to a client that promised no heart-beats; 0
+        /// switches that off.
+        ws_ping_interval_s: u32 = 0, 0..=86_400;
+        /// Seconds in which something must be heard after a ping; else the connection is closed.
+        ws_pong_timeout_s: u32 = 10, 1..=86_400;
+    }
+}
+
+section! {
     /// `[echo]`: the `/echo` endpoint for conformance suites, off unless `--echo` is given.
     Echo, "echo" {
         /// Payload bytes of one WebSocket frame.
@@ -321,6 +344,7 @@ pub fn specs() -> Vec<Spec> {
     [
         Handshake::specs(),
         WebSocket::specs(),
+        KeepAlive::specs(),
         Echo::specs(),
         Stomp::specs(),
         Outbound::specs(),

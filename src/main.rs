@@ -16,6 +16,7 @@ use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, Log, render};
 use tcbchat::metrics::ShardMetrics;
+use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Check(options) => match load(&options) {
-            Ok((_, settings)) => print(&render::toml(&settings)),
+            Ok((config, settings)) => check(&config, &settings),
             Err(code) => code,
         },
     }
@@ -52,6 +53,20 @@ fn print(text: &str) -> ExitCode {
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("tcbchat: {error}");
     ExitCode::from(code)
+}
+
+/// Prints what would be in force on this machine.
+fn check(config: &Config, settings: &Settings) -> ExitCode {
+    match machine_plan(config) {
+        Ok(plan) => print(&format!("{}\n# On this machine: {plan}.\n", render::toml(settings))),
+        Err(code) => code,
+    }
+}
+
+fn machine_plan(config: &Config) -> Result<Plan, ExitCode> {
+    let machine = Machine::prepare()
+        .map_err(|error| fail(&format!("cannot read this machine's limits: {error}"), 1))?;
+    plan(config, &machine).map_err(|error| fail(&error, EXIT_USAGE))
 }
 
 fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
@@ -78,13 +93,9 @@ fn numbers(settings: &Settings) -> Vec<(String, u64)> {
 
 fn serve(config: &Config, settings: &Settings) -> ExitCode {
     begin_log(&config.log);
-    let machine = match Machine::prepare() {
-        Ok(machine) => machine,
-        Err(error) => return fail(&format!("cannot read this machine's limits: {error}"), 1),
-    };
-    let plan = match plan(config, &machine) {
+    let plan = match machine_plan(config) {
         Ok(plan) => plan,
-        Err(error) => return fail(&error, EXIT_USAGE),
+        Err(code) => return code,
     };
     match run(config, settings, &plan) {
         Ok(()) => ExitCode::SUCCESS,
@@ -130,7 +141,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
         addresses: config.listen.addresses.clone(),
         reactors: plan.reactors as u16,
         private_tables: plan.private_fd_tables,
-        backlog: config.listen.limits.backlog,
+        listen: ListenOptions { backlog: config.listen.limits.backlog, keepalive: config.keepalive.clone() },
         reactor: reactor::Options {
             turn: config.turn.clone(),
             shutdown_timeout_ms: config.shutdown.timeout_ms,
@@ -145,6 +156,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         handshake: config.handshake.clone(),
         websocket: config.websocket.clone(),
         echo: config.echo.clone().unwrap_or_default(),
+        keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),

@@ -25,8 +25,10 @@ pub enum Kind {
 /// One number as scrapes and documentation see it.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Name of the field; scrapes put `tcbchat_` before it.
+    /// Name of the field, or of the family that it is a part of; scrapes put `tcbchat_` before it.
     pub name: &'static str,
+    /// The label that tells the parts of a family apart, and its value; parts are declared one after another.
+    pub label: Option<(&'static str, &'static str)>,
     /// What is counted, in a sentence or two, on one line.
     pub help: &'static str,
     /// Whether it only grows.
@@ -37,11 +39,20 @@ pub struct Metric {
     pub bounds: &'static [&'static str],
 }
 
+const fn family(field: &'static str, family: &[&'static str]) -> &'static str {
+    if family.is_empty() { field } else { family[0] }
+}
+
+const fn label(labels: &[(&'static str, &'static str)]) -> Option<(&'static str, &'static str)> {
+    if labels.is_empty() { None } else { Some(labels[0]) }
+}
+
 /// Declares the counters, their atomics and their catalogue, grouped by the module that counts.
 macro_rules! metrics {
     ( $( $place:ident { $(
         $(#[doc = $doc:literal])+
-        $field:ident: $kind:ident $(refuses [ $($bound:literal),+ ])?;
+        $field:ident: $kind:ident
+            $(in $family:literal $label:ident $value:literal)? $(refuses [ $($bound:literal),+ ])?;
     )+ } )+ ) => {
         /// One reactor's numbers as its own thread counts them.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +72,8 @@ macro_rules! metrics {
         /// All numbers, in the order of their declaration.
         pub const CATALOGUE: &[Metric] = &[
             $( $( Metric {
-                name: stringify!($field),
+                name: family(stringify!($field), &[$($family)?]),
+                label: label(&[$( (stringify!($label), $value) )?]),
                 help: concat!($($doc),+).trim_ascii(),
                 kind: Kind::$kind,
                 place: stringify!($place),
@@ -126,9 +138,9 @@ metrics! {
         /// Connections closed unanswered for another reason: too many 503 answers under way, or a 4-tuple
         /// that is already in the table.
         refused_limit_total: Counter refuses ["handshake.refusals_max"];
-        /// Connections that the peer ended in order.
+        /// Connections that the peer ended first, in order.
         closed_by_peer_total: Counter;
-        /// Connections that this server ended.
+        /// Connections that this server ended first, in order: it has the TIME_WAIT.
         closed_by_server_total: Counter;
         /// Connections that ended by a reset or another socket error.
         resets_total: Counter;
@@ -177,8 +189,18 @@ metrics! {
         heart_beats_sent_total: Counter;
         /// Heart-beats received.
         heart_beats_received_total: Counter;
-        /// Connections closed because the heart-beats they promised stopped.
-        dead_peers_heart_beat_total: Counter;
+        /// WebSocket pings sent to clients that were silent and promised no heart-beats.
+        ws_pings_sent_total: Counter;
+        /// Peers that vanished without a word, by what found them.
+        dead_peers_tcp_keep_alive_total: Counter in "dead_peers_total" mechanism "tcp_keep_alive";
+        /// Peers that vanished without a word, by what found them.
+        dead_peers_tcp_user_timeout_total: Counter in "dead_peers_total" mechanism "tcp_user_timeout";
+        /// Peers that vanished without a word, by what found them.
+        dead_peers_tcp_retransmission_total: Counter in "dead_peers_total" mechanism "tcp_retransmission";
+        /// Peers that vanished without a word, by what found them.
+        dead_peers_ws_ping_total: Counter in "dead_peers_total" mechanism "ws_ping";
+        /// Peers that vanished without a word, by what found them.
+        dead_peers_stomp_heart_beat_total: Counter in "dead_peers_total" mechanism "stomp_heart_beat";
     }
     chat {
         /// STOMP frames received whole, heart-beats not counted.

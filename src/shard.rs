@@ -36,11 +36,11 @@ use crate::chat::queue::Queues;
 use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
 use crate::conn::inbound::Inbound;
+use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
-use crate::tcb::FourTuple;
-use crate::tcb::{Refused, TcbTable};
+use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
 use crate::time::Tick;
 use crate::time::Wheel;
 use crate::wire::http::Request;
@@ -78,6 +78,32 @@ pub trait Transport {
 
     /// Ends this side's stream.
     fn shutdown_write(&mut self, index: u32);
+
+    /// Who will have ended the connection first if this side ends its stream now: [`Closer::Remote`] if the
+    /// peer's end has arrived, read or not; [`Closer::Reset`] if ending it makes a reset of it.
+    fn closer(&self, index: u32) -> Closer;
+
+    /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
+    /// something else.
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+}
+
+/// What a peer did not answer until the kernel gave it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Probes of a connection on which nothing was under way.
+    Probes,
+    /// Bytes that were sent.
+    Unacknowledged,
+}
+
+/// What is known of a peer's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Liveness {
+    /// When bytes last came from it.
+    pub heard: Tick,
+    /// What would find it dead, and is armed.
+    pub armed: Vec<Mechanism>,
 }
 
 /// Answers plain HTTP requests, in the thread of the shard.
@@ -95,6 +121,8 @@ pub struct ShardLimits {
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.
     pub echo: limits::Echo,
+    /// Peers that vanish.
+    pub keepalive: limits::KeepAlive,
     /// Sessions.
     pub stomp: limits::Stomp,
     /// Unsent bytes.
@@ -190,6 +218,8 @@ pub struct Shard {
     queues: Queues<Consumer>,
     forms: Interner<Form>,
     names: Interner<Box<str>>,
+    /// How clients are pinged, if they are.
+    ping: Option<Ping>,
     swept: Tick,
     /// The time when the shard was last flushed.
     now: Tick,
@@ -249,6 +279,7 @@ impl Shard {
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
+            ping: Ping::configured(&setup.limits.keepalive),
             swept: setup.now,
             now: setup.now,
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
@@ -324,7 +355,7 @@ impl Shard {
             // is an event that has not been read yet, perhaps by another reactor.
             Err(Refused::Duplicate) => {
                 if let Some((stale, _)) = self.tcbs.find(&tuple) {
-                    self.tcbs.release(stale, crate::tcb::Closer::Reset, now);
+                    self.tcbs.release(stale, Closer::Reset, now);
                 }
                 self.tcbs.admit(tuple, now)
             }
@@ -383,7 +414,10 @@ impl Shard {
 
     /// When the shard must next be given the time.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.wheel.next_deadline()
+        // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
+        // idle server would show, and count against its capacity, what is over.
+        let sweep = self.tcbs.has_time_wait().then(|| self.next_sweep());
+        [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }
 
     /// Whether there is more to do without waiting for anything.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
-use tcbchat::net::acceptor::{self, Reservation};
+use tcbchat::net::acceptor::{self, ListenOptions, Reservation};
 use tcbchat::net::fd_table;
 
 /// More than anything here takes; a test that waits longer fails instead of hanging.
@@ -89,7 +89,8 @@ fn one_port_is_served_from_three_tables() {
             let listening = listening.clone();
             thread::spawn(move || {
                 fd_table::unshare().unwrap();
-                let listener = acceptor::listen(address, 128).unwrap();
+                let listener =
+                    acceptor::listen(address, &ListenOptions { backlog: 128, ..Default::default() }).unwrap();
                 listener.set_nonblocking(false).unwrap();
                 listening.send(()).unwrap();
                 let mut served = 0;

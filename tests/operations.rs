@@ -17,6 +17,7 @@ use tcbchat::ops::metrics::{PREFIX, SERVER};
 const NO_REFUSAL: &[(&str, &str)] = &[
     ("websocket.close_timeout_ms", "ends a connection that is closing already"),
     ("stomp.heart_beat_max_ms", "is agreed on with the client"),
+    ("keepalive.user_timeout_ms", "is counted as dead_peers_total, mechanism tcp_user_timeout"),
     ("buffers.reactor_bytes_kept_max", "gives memory back"),
     ("rooms.prefetch_max", "makes a message wait for an ACK"),
     ("turn.accepts_max", "puts work off to the next turn"),
@@ -93,9 +94,11 @@ fn metrics() -> String {
         Kind::Gauge => "gauge",
     };
     let mut text = String::from("| name | kind | label | meaning |\n|---|---|---|---|\n");
-    for metric in CATALOGUE {
+    for family in CATALOGUE.chunk_by(|one, next| one.name == next.name) {
+        let metric = &family[0];
         let (name, kind) = (metric.name, kind(metric.kind));
-        writeln!(text, "| `{PREFIX}{name}` | {kind} | | {} |", metric.help).unwrap();
+        let label = metric.label.map(|(label, _)| format!("`{label}` ")).unwrap_or_default();
+        writeln!(text, "| `{PREFIX}{name}` | {kind} | {label}| {} |", metric.help).unwrap();
     }
     for metric in SERVER {
         let (name, kind) = (metric.name, kind(metric.kind));

@@ -313,6 +313,13 @@ impl Peer {
                 }
                 Ok(())
             }
+            // Once it has sent the receipt of DISCONNECT, the server may be the first to close. Its close frame
+            // is answered already.
+            Item::Close { code: 1000, .. } if self.phase == Phase::Closing => {
+                self.phase = Phase::Closed;
+                next = Next::Nothing;
+                Ok(())
+            }
             Item::Close { code, reason } => Err(Failure::new(
                 Kind::ClosedByServer(code),
                 format!("{code} {reason} while {:?}", self.phase),

@@ -110,6 +110,11 @@ pub enum Fault {
         /// How long, in milliseconds.
         silent_ms: u32,
     },
+    /// The client did not answer a WebSocket ping within `keepalive.ws_pong_timeout_s`.
+    PongTimeout {
+        /// How long nothing was heard, in milliseconds.
+        silent_ms: u32,
+    },
     /// `handshake.connect_timeout_ms`.
     ConnectTimeout {
         /// The bound, in milliseconds.
@@ -147,6 +152,7 @@ impl Fault {
             Fault::OutboundExhausted { .. } => "outbound-exhausted",
             Fault::BuffersExhausted { .. } => "buffers-exhausted",
             Fault::HeartBeatTimeout { .. } => "heart-beat-timeout",
+            Fault::PongTimeout { .. } => "pong-timeout",
             Fault::ConnectTimeout { .. } => "connect-timeout",
         }
     }
@@ -163,6 +169,7 @@ impl Fault {
             | Fault::TransactionTooLong { .. }
             | Fault::SlowConsumer { .. }
             | Fault::HeartBeatTimeout { .. }
+            | Fault::PongTimeout { .. }
             | Fault::ConnectTimeout { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
@@ -228,6 +235,9 @@ impl fmt::Display for Fault {
             }
             Fault::HeartBeatTimeout { silent_ms } => {
                 write!(f, "no heart-beat: nothing was heard for {silent_ms} ms")
+            }
+            Fault::PongTimeout { silent_ms } => {
+                write!(f, "no answer to a ping: nothing was heard for {silent_ms} ms")
             }
             Fault::ConnectTimeout { max } => {
                 write!(f, "no CONNECT within handshake.connect_timeout_ms = {max}")

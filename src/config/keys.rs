@@ -250,6 +250,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("tcb", "The table of TCP control blocks: every connection in every state."),
     ("handshake", "From accept to the end of the opening handshake and CONNECT."),
     ("websocket", "WebSocket framing on /ws."),
+    ("keepalive", "How peers that vanish without a word are found."),
     ("stomp", "STOMP frames and sessions."),
     ("outbound", "What waits to be sent to a connection that reads slowly."),
     ("buffers", "Leases for incomplete input."),

@@ -16,12 +16,14 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::limits;
 use crate::tcb::FourTuple;
 use crate::time::Tick;
 
@@ -67,22 +69,44 @@ impl Reservation {
     }
 }
 
+/// What listeners are made with.
+#[derive(Debug, Clone, Default)]
+pub struct ListenOptions {
+    /// Connections that the kernel queues for one listener.
+    pub backlog: u32,
+    /// What the kernel does to find peers that vanish.
+    pub keepalive: limits::KeepAlive,
+}
+
 /// Makes a listener on an address that a [`Reservation`] holds.
 ///
-/// `TCP_NODELAY` is set on the listener because Linux lets accepted sockets inherit it: one system call for
-/// all connections in place of one each. A reactor writes once per turn all there is to send, so Nagle's
+/// Options are set on the listener because Linux lets accepted sockets inherit them: some system calls for all
+/// connections in place of as many each. They are `TCP_NODELAY`, keep-alive and the user timeout. A reactor writes once per turn all there is to send, so Nagle's
 /// algorithm could only delay the end of it.
 ///
 /// # Errors
-/// What `socket`, `bind` or `listen` say.
-pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<std::net::TcpListener> {
+/// What `socket`, `setsockopt`, `bind` or `listen` say.
+pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<std::net::TcpListener> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+    let keepalive = &options.keepalive;
+    if keepalive.tcp_idle_s > 0 {
+        let probing = TcpKeepalive::new()
+            .with_time(seconds(keepalive.tcp_idle_s))
+            .with_interval(seconds(keepalive.tcp_interval_s))
+            .with_retries(keepalive.tcp_probes);
+        socket.set_tcp_keepalive(&probing)?;
+    }
+    if keepalive.user_timeout_ms > 0 {
+        let timeout = Duration::from_millis(u64::from(keepalive.user_timeout_ms));
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
@@ -123,9 +147,9 @@ impl Acceptor {
     ///
     /// # Errors
     /// What [`listen`] says, with the address.
-    pub fn listen(addresses: &[SocketAddr], backlog: u32) -> Result<Acceptor, ListenError> {
+    pub fn listen(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Acceptor, ListenError> {
         let listeners = addresses.iter().map(|&address| {
-            let socket = listen(address, backlog).map_err(|source| ListenError { address, source })?;
+            let socket = listen(address, options).map_err(|source| ListenError { address, source })?;
             let local = (!address.ip().is_unspecified()).then_some(address);
             Ok(Listener { socket: TcpListener::from_std(socket), local, readable: false })
         });
@@ -296,9 +320,8 @@ impl BackOff {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use mio::{Events, Poll};
+    use socket2::SockRef;
 
     use super::*;
 
@@ -306,12 +329,16 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
+    fn options() -> ListenOptions {
+        ListenOptions { backlog: 128, ..ListenOptions::default() }
+    }
+
     /// An acceptor with its own reservation, on as many ports as asked for.
     fn acceptor(ports: usize) -> (Poll, Acceptor, Vec<SocketAddr>) {
         let reserved: Vec<_> = (0..ports).map(|_| Reservation::make(loopback()).unwrap()).collect();
         let addresses: Vec<SocketAddr> = reserved.iter().map(|reservation| reservation.address).collect();
         let poll = Poll::new().unwrap();
-        let mut acceptor = Acceptor::listen(&addresses, 128).unwrap();
+        let mut acceptor = Acceptor::listen(&addresses, &options()).unwrap();
         acceptor.register(poll.registry(), Token).unwrap();
         (poll, acceptor, addresses)
     }
@@ -328,8 +355,8 @@ mod tests {
     fn a_reserved_port_is_shared_only_with_ourselves() {
         let reserved = Reservation::make(loopback()).unwrap();
         let address = reserved.address;
-        let first = listen(address, 16).unwrap();
-        let second = listen(address, 16).unwrap();
+        let first = listen(address, &options()).unwrap();
+        let second = listen(address, &options()).unwrap();
         assert_eq!(Reservation::make(address).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
         drop((first, second, reserved));
         Reservation::make(address).expect("free again");
@@ -338,7 +365,7 @@ mod tests {
     #[test]
     fn a_wildcard_meets_a_specific_address() {
         let reserved = Reservation::make(loopback()).unwrap();
-        let _listener = listen(reserved.address, 16).unwrap();
+        let _listener = listen(reserved.address, &options()).unwrap();
         let wildcard = SocketAddr::new("0.0.0.0".parse().unwrap(), reserved.address.port());
         assert_eq!(Reservation::make(wildcard).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
     }
@@ -359,11 +386,34 @@ mod tests {
     }
 
     #[test]
+    fn accepted_connections_inherit_what_finds_dead_peers() {
+        let accept = |keepalive: limits::KeepAlive| {
+            let listener =
+                listen(loopback(), &ListenOptions { keepalive, ..options() }).expect("a free port");
+            listener.set_nonblocking(false).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (listener.accept().unwrap().0, client)
+        };
+        let limits = limits::KeepAlive { user_timeout_ms: 9_000, ..limits::KeepAlive::default() };
+        let (accepted, _client) = accept(limits);
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(120));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+
+        let (accepted, _client) = accept(limits::KeepAlive { tcp_idle_s: 0, ..Default::default() });
+        assert!(!SockRef::from(&accepted).keepalive().unwrap());
+        assert_eq!(SockRef::from(&accepted).tcp_user_timeout().unwrap(), None);
+    }
+
+    #[test]
     fn connections_of_a_wildcard_listener_know_their_local_address() {
         let reserved = Reservation::make("0.0.0.0:0".parse().unwrap()).unwrap();
         let wildcard = reserved.address;
         let poll = &mut Poll::new().unwrap();
-        let mut acceptor = Acceptor::listen(&[wildcard], 16).unwrap();
+        let mut acceptor = Acceptor::listen(&[wildcard], &options()).unwrap();
         acceptor.register(poll.registry(), Token).unwrap();
         let address = SocketAddr::new("127.0.0.3".parse().unwrap(), wildcard.port());
         let _client = TcpStream::connect(address).unwrap();

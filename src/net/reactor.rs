@@ -28,7 +28,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
-use crate::shard::{Closed, ConnKey, Shard};
+use crate::shard::{Closed, ConnKey, Shard, Transport};
 use crate::tcb::FourTuple;
 use crate::time::{Clock, Tick};
 
@@ -324,7 +324,7 @@ impl Reactor {
         if let Err(error) = registered {
             // ENOSPC: fs.epoll.max_user_watches; or ENOMEM.
             tracing::warn!(%error, "cannot watch a connection");
-            self.shard.fail(key, &error, now);
+            self.shard.fail(key, &error, None, now);
         }
     }
 
@@ -358,7 +358,10 @@ impl Reactor {
                     self.shard.receive(key, &mut buffer[..received], now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => self.shard.fail(key, &error, now),
+                Err(error) => {
+                    let silence = self.sockets.silence(key.index, &error);
+                    self.shard.fail(key, &error, silence, now);
+                }
             }
         }
     }
@@ -395,6 +398,7 @@ impl Reactor {
             .sockets
             .take_error(key.index)
             .unwrap_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset));
-        self.shard.fail(key, &error, now);
+        let silence = self.sockets.silence(key.index, &error);
+        self.shard.fail(key, &error, silence, now);
     }
 }

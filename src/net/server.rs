@@ -34,7 +34,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::net::acceptor::{Acceptor, ListenError, Reservation};
+use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Reservation};
 use crate::net::fd_table;
 use crate::net::reactor::{Handle, Options, Reactor};
 use crate::shard::Shard;
@@ -53,8 +53,8 @@ pub struct Settings {
     pub reactors: u16,
     /// Each reactor has a descriptor table of its own.
     pub private_tables: bool,
-    /// Connections that the kernel queues for one listener.
-    pub backlog: u32,
+    /// What listeners are made with.
+    pub listen: ListenOptions,
     /// Options of every reactor.
     pub reactor: Options,
 }
@@ -189,7 +189,7 @@ pub fn run(
             poll,
             handle,
             addresses: addresses.clone(),
-            backlog: settings.backlog,
+            listen: settings.listen.clone(),
             private_table: settings.private_tables,
             clock,
             options: settings.reactor.clone(),
@@ -234,7 +234,7 @@ struct Seed {
     poll: Poll,
     handle: Arc<Handle>,
     addresses: Vec<SocketAddr>,
-    backlog: u32,
+    listen: ListenOptions,
     private_table: bool,
     clock: Clock,
     options: Options,
@@ -247,7 +247,7 @@ impl Seed {
         if self.private_table {
             fd_table::unshare().map_err(ReactorError::Io)?;
         }
-        let acceptor = Acceptor::listen(&self.addresses, self.backlog).map_err(ReactorError::Listen)?;
+        let acceptor = Acceptor::listen(&self.addresses, &self.listen).map_err(ReactorError::Listen)?;
         let mut reactor = Reactor::new(self.poll, self.handle, acceptor, shard(), self.clock, self.options)
             .map_err(ReactorError::Io)?;
         listening();

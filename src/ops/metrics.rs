@@ -168,9 +168,18 @@ impl Collector for Scrape {
         let counters: Vec<ShardCounters> = shards.iter().map(|shard| shard.read()).collect();
         let mut sum = ShardCounters::default();
         counters.iter().for_each(|counters| sum.add(counters));
-        for (metric, value) in sum.iter() {
-            let kind = metric.kind;
-            out.one(&Metric { name: metric.name, help: metric.help, kind, label: None }, value)?;
+        let numbers: Vec<_> = sum.iter().collect();
+        for family in numbers.chunk_by(|(one, _), (next, _)| one.name == next.name) {
+            let (first, value) = family[0];
+            let label = first.label.map(|(name, _)| name);
+            let metric = Metric { name: first.name, help: first.help, kind: first.kind, label };
+            match label {
+                None => out.one(&metric, value)?,
+                Some(_) => {
+                    let parts = family.iter().filter_map(|(part, value)| Some((part.label?.1, *value)));
+                    out.by(&metric, parts)?;
+                }
+            }
         }
 
         out.by(&BUILD, [(env!("CARGO_PKG_VERSION"), 1)])?;
@@ -366,7 +375,8 @@ mod tests {
         let page = Metrics::new(sources()).scrape(true);
         let samples: Vec<&str> = samples(&page).into_keys().collect();
         let shown: Vec<&str> = samples.iter().map(|name| name.split('{').next().unwrap()).collect();
-        let shard = CATALOGUE.iter().map(|metric| (metric.name, metric.help, None));
+        let shard =
+            CATALOGUE.iter().map(|metric| (metric.name, metric.help, metric.label.map(|(name, _)| name)));
         let all: Vec<_> =
             shard.chain(SERVER.iter().map(|metric| (metric.name, metric.help, metric.label))).collect();
         for (name, help, label) in &all {

@@ -6,7 +6,13 @@
 //! | peer | end of its stream without a close frame | what is queued is sent, the socket is closed |
 //! | server | DISCONNECT, ERROR, shutdown: a close frame | waits for the peer's close frame or end of stream |
 //! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
+//! | peer | vanishes, and the kernel or a ping or a missing heart-beat finds it | reset, or as by the server |
 //! | either | reset, or no end within `websocket.close_timeout_ms` | the socket is reset |
+//!
+//! Who ends its stream first has the TIME_WAIT (RFC 9293 section 3.6), so that is noted where it happens: when
+//! the peer's end is read, and, by asking the kernel for an end that has not been read yet, when this side
+//! ends its own. After both close frames that is the server (RFC 6455 section 7.1.1), unless the client was
+//! quicker.
 //!
 //! However it ends, the session leaves its rooms and queues at the first step, so that nobody's message waits
 //! for a connection that will not take it.
@@ -19,7 +25,8 @@ use std::net::SocketAddr;
 use crate::chat::fault::Fault;
 use crate::chat::reply;
 use crate::conn::Phase;
-use crate::shard::{Closed, ConnKey, Shard};
+use crate::conn::keepalive::Mechanism;
+use crate::shard::{Closed, ConnKey, Shard, Silence};
 use crate::tcb::Event as TcbEvent;
 use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
@@ -37,12 +44,14 @@ impl Shard {
             return;
         }
         let index = key.index;
-        self.slots[index as usize].connection.has_ended = true;
+        let connection = &mut self.slots[index as usize].connection;
+        connection.has_ended = true;
+        connection.ended_first.get_or_insert(Closer::Remote);
         match self.phase(index) {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
                 self.leave_all(index, now);
-                self.slots[index as usize].connection.enter(Phase::Finishing, now);
+                self.slots[index as usize].connection.enter(Phase::Finishing);
                 self.arm_close(index, now);
                 self.mark_dirty(index);
             }
@@ -50,13 +59,39 @@ impl Shard {
         }
     }
 
-    /// The socket failed.
-    pub fn fail(&mut self, key: ConnKey, error: &io::Error, now: Tick) {
+    /// The socket failed; `silence` is what [`Transport::silence`](crate::shard::Transport::silence) says of it.
+    pub fn fail(&mut self, key: ConnKey, error: &io::Error, silence: Option<Silence>, now: Tick) {
         if !self.is_current(key) {
             return;
         }
         tracing::debug!(shard = self.id, index = key.index, %error, "connection failed");
+        let has_user_timeout = self.limits.keepalive.user_timeout_ms > 0;
+        // One that is ending already has been counted, or has nobody who waits for it.
+        let phase = self.phase(key.index);
+        let silence = silence.filter(|_| phase.is_open() || phase.is_handshake());
+        match silence {
+            Some(Silence::Probes) => self.found_dead(key.index, Mechanism::TcpKeepAlive, now),
+            Some(Silence::Unacknowledged) if has_user_timeout => {
+                self.found_dead(key.index, Mechanism::TcpUserTimeout, now);
+            }
+            Some(Silence::Unacknowledged) => self.found_dead(key.index, Mechanism::TcpRetransmission, now),
+            None => {}
+        }
         self.close(key.index, true, now);
+    }
+
+    /// Counts a dead peer by what found it.
+    pub(super) fn found_dead(&mut self, index: u32, by: Mechanism, now: Tick) {
+        let silent_ms = now.since(self.slots[index as usize].connection.heard) * Tick::MILLIS;
+        tracing::debug!(shard = self.id, index, mechanism = by.name(), silent_ms, "the peer is dead");
+        let counters = &mut self.counters;
+        *match by {
+            Mechanism::TcpKeepAlive => &mut counters.dead_peers_tcp_keep_alive_total,
+            Mechanism::TcpUserTimeout => &mut counters.dead_peers_tcp_user_timeout_total,
+            Mechanism::TcpRetransmission => &mut counters.dead_peers_tcp_retransmission_total,
+            Mechanism::WsPing => &mut counters.dead_peers_ws_ping_total,
+            Mechanism::StompHeartBeat => &mut counters.dead_peers_stomp_heart_beat_total,
+        } += 1;
     }
 
     /// Closes all connections with 1001 and takes no more.
@@ -80,13 +115,13 @@ impl Shard {
     }
 
     /// Begins the closing handshake (RFC 6455 section 7.1.2).
-    fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
+    pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
         self.leave_all(index, now);
         let mut close = Vec::with_capacity(2 + 2 + reason.len());
         ws::encode_close(code, reason, &mut close);
         self.push_vec(index, close);
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(Phase::Closing, now);
+        connection.enter(Phase::Closing);
         if let Some(tcb) = connection.tcb {
             self.tcb_event(tcb, TcbEvent::LocalClose, now);
         }
@@ -105,7 +140,7 @@ impl Shard {
                 self.tcb_event(tcb, TcbEvent::RemoteClose, now);
             }
         }
-        self.slots[index as usize].connection.enter(Phase::Finishing, now);
+        self.slots[index as usize].connection.enter(Phase::Finishing);
         self.arm_close(index, now);
         self.mark_dirty(index);
     }
@@ -117,7 +152,7 @@ impl Shard {
         if self.phase(index) != Phase::Closing {
             self.begin_close(index, code, error.reason(), now);
         }
-        self.slots[index as usize].connection.enter(Phase::Lingering, now);
+        self.slots[index as usize].connection.enter(Phase::Lingering);
         self.mark_dirty(index);
     }
 
@@ -137,7 +172,8 @@ impl Shard {
         match fault {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
             Fault::QueueFull { .. } => self.counters.queue_messages_refused_total += 1,
-            Fault::HeartBeatTimeout { .. } => self.counters.dead_peers_heart_beat_total += 1,
+            Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
+            Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
             Fault::ConnectTimeout { .. } => self.counters.handshake_timeouts_total += 1,
             _ => {}
         }
@@ -193,28 +229,23 @@ impl Shard {
             self.leave_handshake(index);
         }
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(Phase::Closed, now);
+        connection.enter(Phase::Closed);
         let inbound = connection.inbound.take();
         let tcb = connection.tcb;
-        let has_ended = connection.has_ended;
+        // Nothing known of an end: closing the socket makes this side's the first.
+        let closer = if reset { Closer::Reset } else { connection.ended_first.unwrap_or(Closer::Local) };
         self.outbound_bytes -= connection.outbound.clear();
         if let Some(inbound) = inbound {
             inbound.release(&mut self.pool);
         }
         self.wheel.cancel(index);
-        match (reset, has_ended) {
-            (true, _) => self.counters.resets_total += 1,
-            (false, true) => self.counters.closed_by_peer_total += 1,
-            (false, false) => self.counters.closed_by_server_total += 1,
+        match closer {
+            Closer::Reset => self.counters.resets_total += 1,
+            Closer::Remote => self.counters.closed_by_peer_total += 1,
+            Closer::Local => self.counters.closed_by_server_total += 1,
         }
         match tcb {
             Some(tcb) => {
-                let closer = match (reset, has_ended) {
-                    (true, _) => Closer::Reset,
-                    // Whoever ends its stream first holds the TIME_WAIT.
-                    (false, true) => Closer::Remote,
-                    (false, false) => Closer::Local,
-                };
                 self.tcbs.release(tcb, closer, now);
             }
             None => {

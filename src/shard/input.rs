@@ -134,7 +134,7 @@ impl Shard {
                 }
                 self.leave_handshake(index);
                 self.push_vec(index, page);
-                self.slots[index as usize].connection.enter(Phase::Lingering, now);
+                self.slots[index as usize].connection.enter(Phase::Lingering);
                 self.arm_close(index, now);
             }
             Ok(_) if self.phase(index) == Phase::Refused => {
@@ -161,7 +161,7 @@ impl Shard {
         http::write_error(error, retry_after_s, is_head, &mut answer);
         self.leave_handshake(index);
         self.push_vec(index, answer);
-        self.slots[index as usize].connection.enter(Phase::Lingering, now);
+        self.slots[index as usize].connection.enter(Phase::Lingering);
         self.arm_close(index, now);
     }
 
@@ -172,7 +172,7 @@ impl Shard {
         self.leave_handshake(index);
         self.push_vec(index, answer);
         let connection = &mut self.slots[index as usize].connection;
-        connection.enter(phase, now);
+        connection.enter(phase);
         if let Some(tcb) = connection.tcb {
             self.tcb_event(tcb, TcbEvent::Upgraded, now);
         }
@@ -180,9 +180,7 @@ impl Shard {
             Phase::Stomp => {
                 self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.connect_timeout_ms)))
             }
-            _ => {
-                self.wheel.cancel(index);
-            }
+            _ => self.keep_alive(index, now),
         }
     }
 
@@ -370,6 +368,8 @@ impl Shard {
             if !is_ready {
                 continue;
             }
+            // While its input was held back nothing could be heard.
+            self.slots[key.index as usize].connection.heard = now;
             self.resume_one(key.index, now);
             if self.wants_read(key) {
                 self.resumed.push(key);

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
-use crate::shard::{Shard, Slot, Transport};
+use crate::shard::{Shard, Silence, Slot, Transport};
+use crate::tcb::Closer;
 use crate::time::Tick;
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
@@ -27,6 +28,12 @@ impl Transport for NoTransport {
         match *self {}
     }
     fn shutdown_write(&mut self, _: u32) {
+        match *self {}
+    }
+    fn closer(&self, _: u32) -> Closer {
+        match *self {}
+    }
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
         match *self {}
     }
 }
@@ -135,7 +142,8 @@ impl Shard {
             }
         }
         for (index, error) in failed {
-            self.fail(self.key_of(index), &error, now);
+            let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
+            self.fail(self.key_of(index), &error, silence, now);
         }
     }
 
@@ -162,7 +170,10 @@ impl Shard {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.fail(self.key_of(index), &error, now),
+                Err(error) => {
+                    let silence = transport.silence(index, &error);
+                    return self.fail(self.key_of(index), &error, silence, now);
+                }
             }
         }
         if connection.outbound.is_empty() {
@@ -184,10 +195,14 @@ impl Shard {
                     self.settle(index, unsettled, Settlement::Ack, now);
                 }
             }
-            Phase::Finishing => self.close(index, false, now),
+            Phase::Finishing => {
+                connection.ended_first.get_or_insert_with(|| transport.closer(index));
+                self.close(index, false, now);
+            }
             Phase::Closing | Phase::Lingering if connection.has_ended => self.close(index, false, now),
             Phase::Lingering if !connection.is_write_shut => {
                 connection.is_write_shut = true;
+                connection.ended_first.get_or_insert_with(|| transport.closer(index));
                 transport.shutdown_write(index);
             }
             _ => {}

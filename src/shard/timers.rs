@@ -6,15 +6,21 @@
 use crate::chat::fault::Fault;
 use crate::chat::reply;
 use crate::conn::Phase;
-use crate::conn::keepalive::{self, Due};
-use crate::shard::Shard;
+use crate::conn::keepalive::{self, Activity, Due, Mechanism, Rhythm};
+use crate::shard::{ConnKey, Liveness, Shard};
 use crate::time::Tick;
 use crate::wire::http::HttpError;
+use crate::wire::ws;
 
 /// Ticks between two looks at queues and TIME_WAIT entries that have outlived their time.
 const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
 
 impl Shard {
+    /// When the next look at queues and TIME_WAIT is due.
+    pub(super) fn next_sweep(&self) -> Tick {
+        Tick(self.swept.0.saturating_add(SWEEP_TICKS))
+    }
+
     /// Fires the timers that are due. Returns whether more are: `turn.timers_max` bounds one call.
     pub fn expire(&mut self, now: Tick) -> bool {
         let mut fired = std::mem::take(&mut self.fired);
@@ -24,12 +30,10 @@ impl Shard {
             self.fire(index, now);
         }
         self.fired = fired;
-        if now.since(self.swept) >= SWEEP_TICKS {
+        if now >= self.next_sweep() {
             self.swept = now;
             self.queues.expire(now);
-            if self.id == 0 {
-                self.tcbs.expire_time_wait(now);
-            }
+            self.tcbs.expire_time_wait(now);
         }
         has_more
     }
@@ -44,33 +48,87 @@ impl Shard {
                 let max = self.limits.handshake.connect_timeout_ms;
                 self.fault(index, Fault::ConnectTimeout { max }, None, now);
             }
-            Phase::Stomp => self.keep_alive(index, now),
+            Phase::Stomp | Phase::Echo => self.keep_alive(index, now),
             Phase::Closing | Phase::Finishing | Phase::Lingering => self.close(index, true, now),
-            Phase::Echo | Phase::Closed => {}
+            Phase::Closed => {}
         }
     }
 
-    /// Does what the heart-beats of a session demand now, and sets its timer.
+    /// Does what a connection's heart-beats and pings demand now, and sets its timer.
     pub(super) fn keep_alive(&mut self, index: u32, now: Tick) {
-        let slot = &self.slots[index as usize];
-        let (to_client, from_client) = slot.session.heart_beats();
-        // A connection whose input is held back is not deaf by its own fault.
-        let from_client = if slot.connection.may_resume() { from_client.ticks() } else { None };
-        let due =
-            keepalive::due(to_client.ticks(), from_client, slot.connection.sent, slot.connection.heard, now);
-        match due {
-            Due::Beat(next) => {
-                self.beat(index);
-                self.wheel.arm(index, next);
+        let rhythm = self.rhythm(index);
+        let connection = &self.slots[index as usize].connection;
+        let (sent, pinged) = (connection.sent, connection.pinged);
+        // A connection whose input is held back is not silent by its own fault.
+        let heard = if connection.may_resume() { connection.heard } else { now };
+        match keepalive::due(rhythm, Activity { sent, heard, pinged }, now) {
+            Due::Alive { beat, ping, next } => {
+                if beat {
+                    self.beat(index);
+                }
+                if ping {
+                    self.ping(index, now);
+                }
+                match next {
+                    Some(next) => self.wheel.arm(index, next),
+                    None => {
+                        self.wheel.cancel(index);
+                    }
+                }
             }
-            Due::Wait(next) => self.wheel.arm(index, next),
-            Due::Dead(ticks) => {
-                self.fault(index, Fault::HeartBeatTimeout { silent_ms: ticks * Tick::MILLIS }, None, now);
-            }
-            Due::Never => {
-                self.wheel.cancel(index);
+            Due::Dead { by, silent } => {
+                let silent_ms = silent * Tick::MILLIS;
+                match (self.phase(index), by) {
+                    (Phase::Echo, _) => {
+                        self.found_dead(index, by, now);
+                        let fault = Fault::PongTimeout { silent_ms };
+                        self.begin_close(index, fault.close_code(), fault.name(), now);
+                    }
+                    (_, Mechanism::WsPing) => self.fault(index, Fault::PongTimeout { silent_ms }, None, now),
+                    _ => self.fault(index, Fault::HeartBeatTimeout { silent_ms }, None, now),
+                }
             }
         }
+    }
+
+    fn rhythm(&self, index: u32) -> Rhythm {
+        let (to_client, from_client) = self.slots[index as usize].session.heart_beats();
+        Rhythm { beat_out: to_client.ticks(), beat_in: from_client.ticks(), ping: self.ping }
+    }
+
+    /// When a connection was last heard, and what would find its peer dead; `None` if it is gone.
+    pub fn liveness(&self, key: ConnKey) -> Option<Liveness> {
+        if !self.is_current(key) {
+            return None;
+        }
+        let keepalive = &self.limits.keepalive;
+        let (beat_in, is_pinged) = match self.phase(key.index) {
+            Phase::Stomp if self.slots[key.index as usize].session.version().is_some() => {
+                let Rhythm { beat_in, ping, .. } = self.rhythm(key.index);
+                (beat_in.is_some(), beat_in.is_none() && ping.is_some())
+            }
+            Phase::Echo => (false, self.ping.is_some()),
+            // Others have a deadline that ends them whatever is heard.
+            _ => (false, false),
+        };
+        let mechanisms = [
+            (keepalive.tcp_idle_s > 0, Mechanism::TcpKeepAlive),
+            (keepalive.user_timeout_ms > 0, Mechanism::TcpUserTimeout),
+            (keepalive.user_timeout_ms == 0, Mechanism::TcpRetransmission),
+            (is_pinged, Mechanism::WsPing),
+            (beat_in, Mechanism::StompHeartBeat),
+        ];
+        let armed = mechanisms.into_iter().filter_map(|(is_armed, mechanism)| is_armed.then_some(mechanism));
+        let heard = self.slots[key.index as usize].connection.heard;
+        Some(Liveness { heard, armed: armed.collect() })
+    }
+
+    fn ping(&mut self, index: u32, now: Tick) {
+        let mut ping = Vec::with_capacity(2);
+        ws::encode_ping(&[], &mut ping);
+        self.push_vec(index, ping);
+        self.slots[index as usize].connection.pinged = now;
+        self.counters.ws_pings_sent_total += 1;
     }
 
     fn beat(&mut self, index: u32) {

@@ -329,6 +329,12 @@ impl TcbTable {
         freed as usize
     }
 
+    /// Whether anything is in TIME_WAIT. O(1), without a lock.
+    #[must_use]
+    pub fn has_time_wait(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// The numbers. O(partitions × longest chain).
     #[must_use]
     pub fn stats(&self) -> TableStats {

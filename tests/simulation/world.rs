@@ -8,10 +8,10 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tcbchat::limits;
-use tcbchat::metrics::ShardMetrics;
+use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Site, Transport};
-use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
+use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
+use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::Tick;
 use tcbchat::wire::http::Request;
 
@@ -42,6 +42,8 @@ struct Wire {
     is_blocked: bool,
     is_broken: bool,
     is_shut: bool,
+    /// Whose stream ended first, read or not.
+    ended_first: Option<Closer>,
 }
 
 #[derive(Default)]
@@ -69,7 +71,17 @@ impl Transport for Wires {
     }
 
     fn shutdown_write(&mut self, index: u32) {
-        self.0.get_mut(&index).expect("only open connections are shut").is_shut = true;
+        let wire = self.0.get_mut(&index).expect("only open connections are shut");
+        wire.is_shut = true;
+        wire.ended_first.get_or_insert(Closer::Local);
+    }
+
+    fn closer(&self, index: u32) -> Closer {
+        self.0[&index].ended_first.unwrap_or(Closer::Local)
+    }
+
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        None
     }
 }
 
@@ -83,6 +95,8 @@ struct Seat {
     has_heart_beat: bool,
     is_sluggish: bool,
     has_ended: bool,
+    /// The client's end has arrived, and the server has not read it.
+    is_end_unread: bool,
 }
 
 pub struct World {
@@ -94,6 +108,9 @@ pub struct World {
     model: Model,
     now: Tick,
     named: u32,
+    /// Connections that ended in order, by whose stream ended first.
+    ended_by_peer: u64,
+    ended_by_server: u64,
 }
 
 impl World {
@@ -110,6 +127,12 @@ impl World {
                 high_water_bytes: 8 * 1024,
                 low_water_bytes: 2 * 1024,
                 ..limits::Outbound::default()
+            },
+            // So short that those who read slowly are taken for dead now and then.
+            keepalive: limits::KeepAlive {
+                ws_ping_interval_s: if rng.random_bool(0.5) { 3 } else { 0 },
+                ws_pong_timeout_s: 2,
+                ..limits::KeepAlive::default()
             },
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
@@ -148,6 +171,8 @@ impl World {
             model: Model::default(),
             now: Tick(0),
             named: 0,
+            ended_by_peer: 0,
+            ended_by_server: 0,
         }
     }
 
@@ -178,7 +203,14 @@ impl World {
         // A refusal without an answer: the socket is closed at once.
         let Ok(key) = self.shards[shard].open(FourTuple::new(local, remote), self.now) else { return };
         let room = self.rng.random_range(500..20_000);
-        let wire = Wire { to_client: Vec::new(), room, is_blocked: false, is_broken: false, is_shut: false };
+        let wire = Wire {
+            to_client: Vec::new(),
+            room,
+            is_blocked: false,
+            is_broken: false,
+            is_shut: false,
+            ended_first: None,
+        };
         assert!(self.wires[shard].0.insert(key.index, wire).is_none(), "an index in use was given out");
         let client = Client::new(format!("c{}", self.named));
         let is_sluggish = self.rng.random_bool(0.15);
@@ -190,6 +222,7 @@ impl World {
             has_heart_beat: false,
             is_sluggish,
             has_ended: false,
+            is_end_unread: false,
         });
     }
 
@@ -212,8 +245,7 @@ impl World {
             (_, 0) if !seat.has_ended => {
                 // The process is killed: its bytes so far may or may not arrive, then the end.
                 client.leave(model);
-                self.shards[seat.shard].receive_end(seat.key, self.now);
-                seat.has_ended = true;
+                self.end(at);
             }
             (_, 1) => {
                 client.leave(model);
@@ -221,7 +253,7 @@ impl World {
                     wire.is_broken = true;
                 }
                 let error = io::ErrorKind::ConnectionReset.into();
-                self.shards[seat.shard].fail(seat.key, &error, self.now);
+                self.shards[seat.shard].fail(seat.key, &error, None, self.now);
             }
             (Stage::Connecting, 2..40) => {
                 seat.has_heart_beat = beats;
@@ -280,6 +312,10 @@ impl World {
         if !self.shards[seat.shard].wants_read(seat.key) {
             return false;
         }
+        if std::mem::take(&mut seat.is_end_unread) {
+            self.shards[seat.shard].receive_end(seat.key, self.now);
+            return true;
+        }
         let count = count.min(seat.to_server.len());
         if count > 0 && !seat.has_ended {
             let mut bytes: Vec<u8> = seat.to_server.drain(..count).collect();
@@ -307,10 +343,23 @@ impl World {
             seat.client.receive(&bytes, &mut self.model);
         }
         if is_end && !seat.has_ended {
-            seat.has_ended = true;
-            self.shards[seat.shard].receive_end(seat.key, self.now);
+            self.end(at);
         }
         count > 0 || was_blocked
+    }
+
+    /// A client's stream ends; the server reads that at once, or in its own time.
+    fn end(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        seat.has_ended = true;
+        if let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) {
+            wire.ended_first.get_or_insert(Closer::Remote);
+        }
+        if self.rng.random_bool(0.5) {
+            self.shards[seat.shard].receive_end(seat.key, self.now);
+        } else {
+            seat.is_end_unread = true;
+        }
     }
 
     fn turn(&mut self, at: usize) {
@@ -318,6 +367,10 @@ impl World {
         shard.drain_mailbox(self.now);
         shard.expire(self.now);
         shard.flush(&mut self.wires[at], self.now);
+        if self.tcbs.has_time_wait() {
+            let look = shard.next_deadline().expect("records must go without traffic");
+            assert!(look <= self.now.after_ms(1000), "they go late");
+        }
         let mut resumed = Vec::new();
         shard.take_resumed(&mut resumed);
         let mut closed: Vec<Closed> = Vec::new();
@@ -326,6 +379,12 @@ impl World {
             let wire = self.wires[at].0.remove(&closed.index).expect("a connection is closed once");
             let place = self.seats.iter().position(|seat| seat.shard == at && seat.key.index == closed.index);
             let mut seat = self.seats.remove(place.expect("every connection has a client"));
+            if !closed.reset {
+                match wire.ended_first {
+                    Some(Closer::Remote) => self.ended_by_peer += 1,
+                    _ => self.ended_by_server += 1,
+                }
+            }
             if closed.reset || wire.is_broken {
                 // A reset can overtake what was written: nothing is owed to this client.
                 seat.client.leave(&mut self.model);
@@ -384,6 +443,10 @@ impl World {
         self.settle();
         assert!(self.seats.is_empty(), "somebody is left");
         self.shards.iter().for_each(Shard::check_empty);
+        let sum =
+            |count: fn(&ShardCounters) -> u64| self.shards.iter().map(|s| count(s.counters())).sum::<u64>();
+        assert_eq!(sum(|counters| counters.closed_by_peer_total), self.ended_by_peer);
+        assert_eq!(sum(|counters| counters.closed_by_server_total), self.ended_by_server);
         self.tcbs.check();
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);
@@ -394,8 +457,8 @@ impl World {
         while self.seats.len() >= CAPACITY as usize {
             let mut seat = self.seats.remove(0);
             seat.client.leave(&mut self.model);
-            self.shards[seat.shard].receive_end(seat.key, self.now);
             self.seats.push(seat);
+            self.end(self.seats.len() - 1);
             self.settle();
         }
         let last = self.named;

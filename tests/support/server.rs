@@ -194,11 +194,14 @@ impl Server {
         String::from_utf8(answer).expect("an answer in UTF-8")
     }
 
-    /// A number from `/metrics`, of all reactors together.
+    /// A number from `/metrics`: `name`, summed over its labels, or `name{label="value"}`.
     pub fn metric(&self, name: &str) -> u64 {
         let page = self.exchange("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
         let name = format!("tcbchat_{name}");
-        let lines = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(&name));
+        let is_named = |line: &&str| {
+            line.split(' ').next() == Some(&name) || line.split(['{', ' ']).next() == Some(&name)
+        };
+        let lines = page.lines().filter(is_named);
         let values: Vec<u64> =
             lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap()).collect();
         assert!(!values.is_empty(), "no {name} in\n{page}");

@@ -173,6 +173,23 @@ fn what_a_server_must_not_do_is_named() {
 }
 
 #[test]
+fn a_server_may_close_first_once_the_receipt_is_out() {
+    let goodbye =
+        [ws(&frame("RECEIPT", &[("receipt-id", PARTED)], "")), b"\x88\x02\x03\xe8".to_vec()].concat();
+    for cut in 0..goodbye.len() {
+        let (mut kit, mut seen) = (Kit::new(), Seen::default());
+        let mut peer = ready(&mut kit, &mut seen);
+        peer.part(&mut kit).unwrap();
+        let mut said = String::new();
+        for piece in [&goodbye[..cut], &goodbye[cut..]] {
+            said += &feed(&mut peer, &mut kit, &mut seen, piece).unwrap();
+        }
+        assert_eq!((peer.phase(), peer.receive_end()), (Phase::Closed, Ok(())), "cut at {cut}");
+        assert_eq!(said.matches("[8]").count(), 1, "one close frame is sent: {said}");
+    }
+}
+
+#[test]
 fn a_closing_client_still_counts_what_was_under_way() {
     let (mut kit, mut seen) = (Kit::new(), Seen::default());
     let mut peer = ready(&mut kit, &mut seen);

@@ -88,11 +88,13 @@ pub fn histogram(bars: &[(f64, f64, u64)], marks: &[(&str, f64)], x_name: &str, 
     }
     for (n, (name, at)) in marks.iter().filter(|mark| mark.1 > 0.0).enumerate() {
         let place = x.place_x(at.log10());
+        // On the side of the line where it has room.
+        let (class, gap) = if place > WIDTH - RIGHT - 100.0 { ("note end", -4.0) } else { ("note", 4.0) };
         plot.add(&format!(
             "<line class=\"mark\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>\
-             <text class=\"note\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+             <text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             HEIGHT - BOTTOM,
-            place + 4.0,
+            place + gap,
             TOP + 12.0 + 14.0 * n as f64,
             escape(name)
         ));

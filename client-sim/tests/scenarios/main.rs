@@ -50,6 +50,35 @@ fn faults(report: &Value) -> (u64, u64, u64, u64) {
     (count("lost"), count("duplicated"), count("out_of_order"), count("corrupted"))
 }
 
+/// The server itself, started by the simulator, which builds it first: both ends of every promise at once.
+#[test]
+fn the_real_server_passes_every_scenario() {
+    let dir = tempfile::tempdir().unwrap();
+    let scenarios: &[&[&str]] = &[
+        &["hold", "--connections", "600", "--hold", "0.2"],
+        &["chat", "--connections", "600", "--rate", "300", "--duration", "1", "--receipts", "--hold", "0"],
+        &["churn", "--rate", "300", "--duration", "1", "--message"],
+        &["herd", "--connections", "600", "--hold", "0"],
+    ];
+    for (at, scenario) in scenarios.iter().enumerate() {
+        let json = dir.path().join(format!("{at}.json"));
+        let output = Command::new(env!("CARGO_BIN_EXE_client-sim"))
+            .args(*scenario)
+            .args(["--spawn-server", "--server-arg=--reactors=3", "--json"])
+            .arg(&json)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{scenario:?}: {output:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+        assert_eq!(report["connections"]["failed"], 0, "{scenario:?}");
+        assert_eq!(report["connections"]["closed_by_client_first"], 0, "{scenario:?}");
+        if scenario[0] == "chat" {
+            assert_eq!(report["chat"]["deliveries_received"], 300 * 100);
+            assert_eq!(report["chat"]["receipts_received"], 300);
+        }
+    }
+}
+
 #[test]
 fn hold_connects_subscribes_and_leaves() {
     let (code, report, output) =

@@ -1,0 +1,10 @@
+//! The walls that the server sets itself, hit with real sockets: what it counts is compared with what the
+//! kernel has.
+//!
+//! Which connections the kernel has is read from `/proc/net/tcp` by the server's port, which is the test's
+//! own, so other programs on the machine do not disturb.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod time_wait;
