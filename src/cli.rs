@@ -6,9 +6,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use tcbchat::config::settings::{FILE_VARIABLE, Flag, Sources};
+use tcbchat::walls::forecast::CONNECTIONS_MAX;
 
 /// Exit code of a command line or configuration that is not right.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a doctor who has found a wall in the way, or cannot watch.
+pub const EXIT_NOT: u8 = 1;
 
 const AFTER_HELP: &str = "\
 Every limit has a key in the configuration file, and an environment variable TCBCHAT_<SECTION>_<KEY>; --set sets \
@@ -37,6 +40,44 @@ pub enum Command {
     Serve(Options),
     /// Print the configuration and the plan as they would be in force, or what is wrong with them.
     Check(Options),
+    /// Say how many connections this machine holds, which limit is in the way, and what moves it.
+    #[command(after_help = DOCTOR_AFTER_HELP)]
+    Doctor(Doctor),
+}
+
+const DOCTOR_AFTER_HELP: &str = "\
+Nothing is changed: commands are printed for a person to run, and only for walls that are in the way. The \
+configuration is judged that `serve` would have with the same options. Run it where the server runs: counters \
+and some limits belong to a network namespace, a control group or a user.
+
+Examples:
+  tcbchat doctor                              what holds this machine back, as it stands
+  tcbchat doctor --connections 1000000        is there room for a million, and if not, what is to be done
+  tcbchat doctor --watch 10                   which limit is being hit at this moment
+  tcbchat doctor --json | jq .lowest          the same for a program (docs/DOCTOR.md)
+
+Exit codes: 0 the connections fit; 1 a wall is below them, or (--watch) is being hit; 2 the command line or \
+configuration is not right.";
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Connections to judge, on top of those that there are [default: the configuration's capacity].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
+    pub connections: Option<u32>,
+    /// Print JSON, schema tcbchat.doctor/1.
+    #[arg(long)]
+    pub json: bool,
+    /// Read the kernel's counters twice, SECONDS apart, and name the walls that were hit in between.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5",
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
+    /// Read a copy of another machine's /proc and /sys below this directory, instead of this machine's.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "watch")]
+    pub root: Option<PathBuf>,
+    /// The configuration to judge.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// What is configured by flags; everything else by file or environment.

@@ -4,7 +4,7 @@
 //! * [`settings`] lays the sources over each other and remembers where each value came from;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`render`] prints the effective configuration;
-//! * [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
+//! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
 //!
 //! Nothing here opens a socket or starts a thread; who runs the server takes the values from here.
 //!
@@ -14,6 +14,7 @@
 pub mod keys;
 pub mod machine;
 pub mod plan;
+pub mod procfs;
 pub mod render;
 pub mod settings;
 

@@ -11,4 +11,5 @@ pub mod ops;
 pub mod shard;
 pub mod tcb;
 pub mod time;
+pub mod walls;
 pub mod wire;

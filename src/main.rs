@@ -1,6 +1,7 @@
 //! The program: command line, configuration, plan, server, exit code.
 
 mod cli;
+mod doctor;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
         },
         Command::Check(options) => match load(&options) {
             Ok((config, settings)) => check(&config, &settings),
+            Err(code) => code,
+        },
+        Command::Doctor(doctor) => match load(&doctor.options) {
+            Ok((config, _)) => doctor::examine(&doctor, &config),
             Err(code) => code,
         },
     }
@@ -97,6 +102,9 @@ fn serve(config: &Config, settings: &Settings) -> ExitCode {
         Ok(plan) => plan,
         Err(code) => return code,
     };
+    if let Some(warning) = doctor::warning(config, &plan) {
+        tracing::warn!("{warning}");
+    }
     match run(config, settings, &plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),

@@ -19,11 +19,12 @@ const LAYERS: &[&[&str]] = &[
     &["shard"],
     &["net"],
     &["ops", "cluster", "config"],
+    &["walls"],
     &["main"],
 ];
 
 /// Files of the binary, which all belong to the layer `main`.
-const BINARY: &[&str] = &["main", "cli", "setup"];
+const BINARY: &[&str] = &["main", "cli", "doctor", "setup"];
 
 /// The crate whose name only `net` may say.
 const EVENT_LOOP_CRATE: &str = "mio";
@@ -191,6 +192,7 @@ fn what_is_against_the_direction_is_found() {
         ("time.rs", "macro_rules! m { () => { $crate::shard::x() } }", "time.rs:1: time must not see shard"),
         ("conn.rs", "use mio::Poll;", "conn.rs:1: only net names mio"),
         ("shard.rs", "fn f(poll: &mio::Poll) {}", "shard.rs:1: only net names mio"),
+        ("config/plan.rs", "use crate::walls::forecast;", "config/plan.rs:1: config must not see walls"),
         ("net.rs", "use crate::ops::Site;", "net.rs:1: net must not see ops"),
         ("novelty.rs", "", "novelty.rs: the module `novelty` is in no layer"),
     ];

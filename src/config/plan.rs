@@ -127,13 +127,11 @@ impl std::error::Error for DoesNotFit {}
 /// If the capacity asked for, or any at all, does not fit into the machine's descriptors.
 pub fn plan(config: &Config, machine: &Machine) -> Result<Plan, DoesNotFit> {
     let tables = Tables::new(config, machine);
-    let asked = config.reactors.count;
-    let start = if asked > 0 { asked } else { machine.cores.clamp(1, REACTORS_MAX) };
+    let (start, most) = reactors(config, machine.cores);
     let capacity = match config.tcb.limits.capacity {
         0 => default_capacity(&tables, start, machine.memory_bytes),
         capacity => capacity,
     };
-    let most = if asked > 0 { asked } else { REACTORS_MAX };
 
     let (reactors, private_fd_tables) = if capacity > 0 && u64::from(capacity) <= tables.shared(start) {
         (start, false)
@@ -189,6 +187,37 @@ fn does_not_fit(tables: &Tables, capacity: u32, start: u32, most: u32) -> DoesNo
         reserve: tables.reserve(most, 1),
         reactors_needed: (1..=REACTORS_MAX).find(|reactors| wanted <= tables.private(*reactors)),
         fd_limit_needed: wanted + tables.reserve(start, start),
+    }
+}
+
+/// What descriptor tables hold, for whoever asks without planning for a capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Connections that one table for all reactors holds.
+    pub one_table: u64,
+    /// Connections that private tables hold together with as many reactors as a plan may have.
+    pub private_tables: u64,
+}
+
+impl Descriptors {
+    /// What tables of this machine hold under this configuration.
+    pub fn new(config: &Config, machine: &Machine) -> Self {
+        let (start, most) = reactors(config, machine.cores);
+        let tables = Tables::new(config, machine);
+        Self { one_table: tables.shared(start), private_tables: tables.private(most) }
+    }
+
+    /// Connections that the private tables of this many reactors hold together.
+    pub fn of_reactors(config: &Config, machine: &Machine, reactors: u32) -> u64 {
+        Tables::new(config, machine).private(reactors)
+    }
+}
+
+/// The fewest and the most reactors that a plan may have.
+fn reactors(config: &Config, cores: u32) -> (u32, u32) {
+    match config.reactors.count {
+        0 => (cores.clamp(1, REACTORS_MAX), REACTORS_MAX),
+        asked => (asked, asked),
     }
 }
 

@@ -11,9 +11,9 @@ use std::fmt;
 use crate::config::Config;
 
 /// Kernel memory of one idle connection: socket, inode, file, dentry and epoll item.
-const KERNEL_BYTES_EACH: u64 = 4 * 1024;
+pub const KERNEL_BYTES_EACH: u64 = 4 * 1024;
 /// Our memory of one idle, subscribed connection, its TCB and index entry included.
-const USER_BYTES_EACH: u64 = 512;
+pub const USER_BYTES_EACH: u64 = 512;
 
 /// The memory budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
