@@ -150,11 +150,7 @@ const CASES: &[Case] = &[
         settings: &["keepalive.ws_ping_interval_s=1", "keepalive.ws_pong_timeout_s=1"],
         ..OFF
     },
-    Case {
-        found_by: Some("stomp_heart_beat"),
-        heart_beat: "1000,0",
-        ..OFF
-    },
+    Case { found_by: Some("stomp_heart_beat"), heart_beat: "1000,0", ..OFF },
 ];
 
 const MECHANISMS: [&str; 5] =

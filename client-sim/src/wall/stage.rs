@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,44 +82,44 @@ impl Stage {
     pub fn serve(&self, launch: &Launch) -> Result<Served, Trouble> {
         let port = if self.place == Place::Namespace { launch.port.unwrap_or(PORT) } else { 0 };
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut words: Vec<String> = match launch.bio_threads {
+        let mut command = match launch.bio_threads {
             Some(threads) => {
-                let own = std::env::current_exe()?.display().to_string();
-                vec![own, "wall".into(), "--bio-server".into(), threads.to_string()]
+                let own = std::env::current_exe()?;
+                self.command(&own, &["wall", "--bio-server", &threads.to_string()], launch)
             }
-            None => {
-                let binary = self.binary.display().to_string();
-                vec![binary, "serve".into(), "--listen".into(), listen.to_string()]
-            }
+            None => self.command(&self.binary, &["serve", "--listen", &listen.to_string()], launch),
         };
-        if let Some(profile) = launch.profile {
-            words.extend(["--profile".into(), profile.into()]);
-        }
+        let server = Server::launch(&mut command)?;
+        Ok(Served { address: server.address(), server })
+    }
+
+    /// A command under the limits and with the keys of a launch.
+    pub fn command(&self, program: &Path, words: &[&str], launch: &Launch) -> Command {
         let mut command = Command::new("sh");
-        let mut script = String::new();
-        if let Some(cgroup) = &launch.cgroup {
-            script.push_str("echo $$ > \"$TCBCHAT_WALL_CGROUP/cgroup.procs\" && ");
-            command.env("TCBCHAT_WALL_CGROUP", cgroup);
-        }
-        if let Some(ulimit) = &launch.ulimit {
-            script.push_str(&format!("ulimit {ulimit} && "));
-        }
-        // The shell becomes the server, which keeps its process id.
-        script.push_str("unset TCBCHAT_WALL_CGROUP; exec \"$@\"");
-        command.args(["-c", &script, "sh"]).args(words);
         for (name, _) in std::env::vars_os() {
             // The user's own configuration is not what is shown here.
             if name.to_string_lossy().starts_with("TCBCHAT_") {
                 command.env_remove(name);
             }
         }
+        let mut script = String::new();
+        if let Some(cgroup) = &launch.cgroup {
+            script.push_str("echo $$ > \"$WALL_CGROUP/cgroup.procs\" && ");
+            command.env("WALL_CGROUP", cgroup);
+        }
+        if let Some(ulimit) = &launch.ulimit {
+            script.push_str(&format!("ulimit {ulimit} && "));
+        }
+        // The shell becomes the program, which keeps its process id.
+        script.push_str("exec \"$@\"");
+        command.args(["-c", &script, "sh"]).arg(program).args(words);
         if launch.bio_threads.is_none() {
+            command.args(launch.profile.iter().flat_map(|profile| ["--profile", profile]));
             for (key, value) in &launch.keys {
                 command.env(format!("TCBCHAT_{}", key.replace('.', "_")).to_ascii_uppercase(), value);
             }
         }
-        let server = Server::launch(&mut command)?;
-        Ok(Served { address: server.address(), server })
+        command
     }
 }
 

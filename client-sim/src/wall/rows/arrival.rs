@@ -37,14 +37,17 @@ pub fn backlog(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, BURST);
     for (backlog, somaxconn) in [(PROFESSIONAL, 4096), (SERVER, PROFESSIONAL), (SERVER, 4096)] {
         netns::sysctl("net.core.somaxconn", &somaxconn.to_string())?;
-        let served = stage.serve(&Launch::with(&[
+        let launch = Launch::with(&[
             ("listen.backlog", backlog),
             ("reactors.count", 1),
             ("tcb.capacity", 2 * BURST),
-        ]))?;
+        ]);
+        if somaxconn == PROFESSIONAL {
+            outcome.doctor = doctor::predict(stage, "backlog", &launch, BURST);
+        }
+        let served = stage.serve(&launch)?;
         let (mut side, overflows) = burst(&served, &mut outcome)?;
         let queue = backlog.min(somaxconn);
         side.title = match (backlog, somaxconn) {
@@ -143,10 +146,10 @@ pub fn half_open(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, PENDING + HONEST);
     let base =
         || Launch::with(&[("reactors.count", 1), ("tcb.capacity", 1000), ("handshake.pending_max", PENDING)]);
 
+    outcome.doctor = doctor::predict(stage, "half-open", &base(), PENDING + HONEST);
     let served = stage.serve(&base())?;
     let (mut side, slow) = starve(&served, Duration::ZERO, "10 handshakes at once")?;
     drop(slow);

@@ -35,7 +35,6 @@ pub fn connections(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, ASKED);
     lowered(stage, &mut outcome)?;
     refused(stage, &mut outcome)?;
     private(stage, &mut outcome)?;
@@ -95,6 +94,7 @@ fn refused(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
         ulimit: Some(format!("-n {LIMIT}")),
         ..Launch::with(&[("tcb.capacity", capacity), ("reactors.count", 1)])
     };
+    outcome.doctor = doctor::predict(stage, "connections", &launch, ASKED);
     let served = stage.serve(&launch)?;
     let limit = format!("ulimit -n {LIMIT}, tcb.capacity {capacity}");
     let mut side = Side::new("one table, capacity planned within it", limit);

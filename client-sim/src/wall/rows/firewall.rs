@@ -42,8 +42,9 @@ pub fn nat(stage: &Stage) -> Result<Outcome, Trouble> {
         ..Outcome::default()
     };
     firewall(FEW)?;
-    outcome.doctor = doctor::predict(stage, ASKED);
-    let served = stage.serve(&Launch::with(&[("tcb.capacity", 2 * ASKED)]))?;
+    let launch = Launch::with(&[("tcb.capacity", 2 * ASKED)]);
+    outcome.doctor = doctor::predict(stage, "nat", &launch, ASKED);
+    let served = stage.serve(&launch)?;
     let (few, dropped) = come(&served, FEW, &mut outcome)?;
     outcome.claim(few.admitted == FEW, format!("{FEW} get through: {}", few.admitted));
     outcome.claim(

@@ -20,6 +20,8 @@ use crate::wall::user::{Crowd, SOON, User, socket, source};
 const CUT: u64 = 40;
 /// Peers whose machine has started anew: what is sent to them is answered with a reset.
 const REBOOTED: u64 = 20;
+/// Time after which no acknowledgement is delayed any more (40 ms, 200 ms at most).
+const ACKNOWLEDGED: Duration = Duration::from_millis(300);
 /// Time in which the dead must be found, or not.
 const WATCHED: Duration = Duration::from_secs(9);
 
@@ -67,10 +69,12 @@ pub fn keep_alive(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, CUT + REBOOTED);
     let mut watched = Vec::new();
     for (port, (title, keys)) in (8081..).zip(WATCHES) {
-        let launch = Launch { port: Some(port), ..Launch::with(keys).and("tcb.capacity", 1000) };
+        let launch = Launch { port: Some(port), ..Launch::with(keys).and("tcb.capacity", 1000).and("shutdown.timeout_ms", 500) };
+        if outcome.doctor.is_none() {
+            outcome.doctor = doctor::predict(stage, "keep-alive", &launch, CUT + REBOOTED);
+        }
         let served = stage.serve(&launch)?;
         let beats = title == "STOMP heart-beat";
         let kept = vanish(&served, if beats { "1000,0" } else { "0,0" })?;
@@ -132,22 +136,22 @@ fn found(metrics: &Metrics) -> String {
 
 /// Users who come and vanish; the cut ones' sockets must be kept, deaf and dumb.
 fn vanish(served: &Served, heart_beat: &str) -> Result<Vec<User>, Trouble> {
-    let mut kept = Vec::new();
-    for number in 0..CUT + REBOOTED {
+    let mut users = Vec::new();
+    for _ in 0..CUT + REBOOTED {
         let socket = socket(source(0))?;
         socket.connect(&served.address.into())?;
-        let user = User::enter(TcpStream::from(socket), served.address, SOON, heart_beat)
-            .map_err(|refusal| refusal.to_string())?;
-        if number < CUT {
-            cut(&user)?;
-            kept.push(user);
-        } else {
-            // In this mode a close says nothing to the peer (tcp(7), and the kernel's tcp_close()).
-            setsockopt(user.stream(), TcpRepair, &1)
-                .map_err(|error| Trouble::Missing(format!("TCP_REPAIR: {error}; it takes CAP_NET_ADMIN")))?;
-        }
+        let user = User::enter(TcpStream::from(socket), served.address, SOON, heart_beat);
+        users.push(user.map_err(|refusal| refusal.to_string())?);
     }
-    Ok(kept)
+    // What the server has sent must be acknowledged: else it is retransmission that finds the dead.
+    thread::sleep(ACKNOWLEDGED);
+    for user in users.drain(CUT as usize..) {
+        // In this mode a close says nothing to the peer (the kernel's tcp_close()).
+        setsockopt(user.stream(), TcpRepair, &1)
+            .map_err(|error| Trouble::Missing(format!("TCP_REPAIR: {error}; it takes CAP_NET_ADMIN")))?;
+    }
+    users.iter().try_for_each(cut)?;
+    Ok(users)
 }
 
 /// Lets the kernel drop whatever comes for this socket, before TCP sees it: nothing is acknowledged.
@@ -188,7 +192,7 @@ pub fn buffers(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, DEAF);
+    outcome.doctor = doctor::predict(stage, "buffers", &unread(NO_MARK), DEAF);
     let sides = [
         ("no mark", NO_MARK, None),
         ("a mark", MARK, None),
@@ -225,16 +229,21 @@ pub fn buffers(stage: &Stage) -> Result<Outcome, Trouble> {
     Ok(outcome)
 }
 
-/// One run: the side, how far the server and the kernel's buffers grew, and how many were cut off.
-fn deaf(stage: &Stage, title: &str, mark: u64, wmem: Option<&str>) -> Result<(Side, u64, u64, u64), Trouble> {
-    let served = stage.serve(&Launch::with(&[
+fn unread(mark: u64) -> Launch {
+    Launch::with(&[
         ("tcb.capacity", 1000),
         ("reactors.count", 1),
         ("outbound.bytes_max", mark),
         ("outbound.high_water_bytes", mark),
         ("outbound.reactor_bytes_max", 1 << 40),
+        // Longer than the run: those who are cut off are still there when it is measured.
         ("websocket.close_timeout_ms", 600_000),
-    ]))?;
+    ])
+}
+
+/// One run: the side, how far the server and the kernel's buffers grew, and how many were cut off.
+fn deaf(stage: &Stage, title: &str, mark: u64, wmem: Option<&str>) -> Result<(Side, u64, u64, u64), Trouble> {
+    let served = stage.serve(&unread(mark))?;
     let kernel_before = netns::tcp_buffer_bytes();
     let mut crowd = Crowd::default();
     for _ in 0..DEAF {

@@ -66,8 +66,9 @@ pub fn user_ports(stage: &Stage) -> Result<Outcome, Trouble> {
         ..Outcome::default()
     };
     netns::sysctl(RANGE, WINDOWS_RANGE)?;
-    outcome.doctor = doctor::predict(stage, ASKED);
-    let served = stage.serve(&Launch::with(&[("tcb.capacity", 2 * ASKED)]))?;
+    let launch = Launch::with(&[("tcb.capacity", 2 * ASKED)]);
+    outcome.doctor = doctor::predict(stage, "user-ports", &launch, ASKED);
+    let served = stage.serve(&launch)?;
 
     let ports = planned();
     let (one, exhausted) =
@@ -103,8 +104,9 @@ pub fn reserved_ports(stage: &Stage) -> Result<Outcome, Trouble> {
     };
     netns::sysctl(RANGE, WINDOWS_RANGE)?;
     netns::sysctl(RESERVED, LIST)?;
-    outcome.doctor = doctor::predict(stage, ASKED);
-    let served = stage.serve(&Launch::with(&[("tcb.capacity", 2 * ASKED)]))?;
+    let launch = Launch::with(&[("tcb.capacity", 2 * ASKED)]);
+    outcome.doctor = doctor::predict(stage, "reserved-ports", &launch, ASKED);
+    let served = stage.serve(&launch)?;
 
     let run = |title: String| -> Result<(Side, u64), Trouble> {
         let ports = planned();

@@ -34,14 +34,15 @@ pub fn tcb_table(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, MANY);
     windows(stage, &mut outcome)?;
     linux(stage, &mut outcome)?;
     Ok(outcome)
 }
 
 fn windows(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
-    let served = stage.serve(&Launch { profile: Some("windows-2003"), ..Launch::default() })?;
+    let launch = Launch { profile: Some("windows-2003"), ..Launch::default() };
+    outcome.doctor = doctor::predict(stage, "tcb-table", &launch, TCBS);
+    let served = stage.serve(&launch)?;
     let capacity = served.metrics()?.get("tcb_capacity");
     let mut past = Crowd::default();
     past.queue(served.address, source(1), CLOSED);
@@ -147,7 +148,7 @@ pub fn hash_table(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, MANY);
+    outcome.doctor = doctor::predict(stage, "hash-table", &in_buckets(BUCKETS[0]), MANY);
     let mut cost = Vec::new();
     for buckets in BUCKETS {
         let (side, micros) = chains(stage, buckets, &mut outcome)?;
@@ -165,10 +166,12 @@ pub fn hash_table(stage: &Stage) -> Result<Outcome, Trouble> {
     Ok(outcome)
 }
 
+fn in_buckets(buckets: u64) -> Launch {
+    Launch::with(&[("tcb.capacity", MANY + 64), ("tcb.hash_buckets", buckets), ("tcb.partitions", 1)])
+}
+
 fn chains(stage: &Stage, buckets: u64, outcome: &mut Outcome) -> Result<(Side, f64), Trouble> {
-    let launch =
-        Launch::with(&[("tcb.capacity", MANY + 64), ("tcb.hash_buckets", buckets), ("tcb.partitions", 1)]);
-    let served = stage.serve(&launch)?;
+    let served = stage.serve(&in_buckets(buckets))?;
     let cpu_before = served.cpu_s();
     let mut command = hold(MANY)?;
     command

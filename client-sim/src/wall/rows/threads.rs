@@ -53,7 +53,7 @@ pub fn bio(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, ASKED);
+    outcome.doctor = doctor::predict(stage, "bio", &Launch::default(), ASKED);
     let mut few = talk(
         stage,
         "BIO, Tomcat's default",
@@ -168,10 +168,10 @@ pub fn app_limits(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, CONTAINED);
-
     let mut side = Side::new("a thread for each, contained", format!("{PIDS} tasks"));
-    let served = stage.serve(&fence.around(bio_with(MANY_THREADS), PIDS)?)?;
+    let contained = fence.around(bio_with(MANY_THREADS), PIDS)?;
+    outcome.doctor = doctor::predict(stage, "app-limits", &contained, CONTAINED);
+    let served = stage.serve(&contained)?;
     let stopped = come(&served, &mut side);
     let log = served.logged("no thread").unwrap_or_default();
     side.symptoms.insert(0, "EAGAIN at clone() in the server".into());

@@ -69,7 +69,6 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, CLOSED + ASKED);
     // A port for each column, so that the kernel's entries can be told apart.
     let launch = |port: u16, delay_ms: u64| Launch {
         port: Some(port),
@@ -77,8 +76,10 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
             .and("tcb.time_wait_counts", true)
     };
 
+    let windows = launch(8081, WINDOWS_DELAY_MS);
+    outcome.doctor = doctor::predict(stage, "time-wait", &windows, CLOSED + ASKED);
     let mut side = Side::new("the server closes first", format!("delay {} s", WINDOWS_DELAY_MS / 1000));
-    let served = stage.serve(&launch(8081, WINDOWS_DELAY_MS))?;
+    let served = stage.serve(&windows)?;
     churn(&served, CLOSED, User::say_goodbye);
     let metrics = served.metrics_when(SOON, |metrics| waiting(metrics) == CLOSED)?;
     let (server, _) = side_by_side(&mut side, &served, &metrics)?;
@@ -156,7 +157,6 @@ pub fn time_wait_max(stage: &Stage) -> Result<Outcome, Trouble> {
         ],
         ..Outcome::default()
     };
-    outcome.doctor = doctor::predict(stage, CYCLES);
     let policies = [("never", SMALL_PLACES), ("older-than-60s", SMALL_MAX), ("peer-differs", SMALL_MAX)];
     let mut playing = Vec::new();
     for (port, (policy, max)) in (8081..).zip(policies) {
@@ -170,6 +170,9 @@ pub fn time_wait_max(stage: &Stage) -> Result<Outcome, Trouble> {
             .and("tcb.time_wait_counts", true)
             .and("tcb.time_wait_reuse", policy)
         };
+        if outcome.doctor.is_none() {
+            outcome.doctor = doctor::predict(stage, "time-wait-max", &launch, CYCLES);
+        }
         let served = stage.serve(&launch)?;
         let first = churn(&served, SMALL_PLACES, User::say_goodbye);
         playing.push((policy, max, served, first));
