@@ -135,6 +135,10 @@ section! {
         /// Connections of one reactor that may be in the handshake at once; one more is closed
         /// unanswered and counted.
         pending_max: u32 = 16_384, 1..=16_777_216;
+        /// Connections from one address (of IPv6: from one /64), on all reactors, that may be in the handshake
+        /// at once; one more is reset unanswered and counted. Half of `pending_max`, so that nobody can fill a
+        /// reactor alone. Behind a proxy all connections come from one address.
+        pending_per_address_max: u32 = 8_192, 1..=16_777_216;
         /// Connections of one reactor that are answered 503 at once while the TCB table is full; one more
         /// is closed unanswered and counted.
         refusals_max: u32 = 64, 1..=4096;

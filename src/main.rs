@@ -22,6 +22,7 @@ use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
+use tcbchat::shard::pending::Pending;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
@@ -124,6 +125,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
     };
     let site = Arc::new(Site::new(Metrics::new(sources), metrics_for));
     let limits = Arc::new(shard_limits(config));
+    let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
     let is_echo_enabled = config.echo.is_some();
     let connections_max = plan.connections_per_reactor_max;
     // From the operating system's randomness; the time would be a guess away.
@@ -137,6 +139,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             connections_max,
             is_echo_enabled,
             mesh: Arc::clone(mesh),
+            pending: Arc::clone(&pending),
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,

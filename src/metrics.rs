@@ -135,6 +135,8 @@ metrics! {
         refused_table_full_total: Counter refuses ["tcb.capacity"];
         /// Connections closed unanswered because too many are in the opening handshake.
         refused_pending_total: Counter refuses ["handshake.pending_max"];
+        /// Connections closed unanswered because too many from their address are in the opening handshake.
+        refused_pending_per_address_total: Counter refuses ["handshake.pending_per_address_max"];
         /// Connections closed unanswered for another reason: too many 503 answers under way, or a 4-tuple
         /// that is already in the table.
         refused_limit_total: Counter refuses ["handshake.refusals_max"];

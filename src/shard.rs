@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
-//! (mailboxes).
+//! (mailboxes), `pending` (handshakes by source).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -17,6 +17,7 @@ mod ending;
 mod input;
 pub mod mesh;
 mod output;
+pub mod pending;
 mod places;
 mod timers;
 
@@ -46,6 +47,7 @@ use crate::time::Wheel;
 use crate::wire::http::Request;
 
 use mesh::{Consumer, Credit, Mail, Mesh, Origin};
+use pending::{Pending, Source, TooMany};
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +151,8 @@ pub struct ShardSetup {
     pub is_echo_enabled: bool,
     /// Mailboxes of all shards.
     pub mesh: Arc<Mesh>,
+    /// Handshakes of all shards by source.
+    pub pending: Arc<Pending>,
     /// The ledger of all connections.
     pub tcbs: Arc<TcbTable>,
     /// Where the shard's numbers are shown.
@@ -168,6 +172,8 @@ pub struct ShardSetup {
 pub enum Refusal {
     /// `handshake.pending_max` connections are in the handshake.
     Pending,
+    /// `handshake.pending_per_address_max` connections from its address are in the handshake.
+    PendingPerAddress,
     /// The table is full, and so is the number of those being told so.
     TableFull,
     /// The server is ending.
@@ -207,6 +213,9 @@ pub struct Shard {
     next_generation: u32,
     next_serial: u32,
     handshakes: u32,
+    /// Sources of the connections in the handshake, by index.
+    sources: HashMap<u32, Source>,
+    pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
     subscriptions: u64,
@@ -269,6 +278,8 @@ impl Shard {
             next_generation: 0,
             next_serial: 0,
             handshakes: 0,
+            sources: HashMap::new(),
+            pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,
             subscriptions: 0,
@@ -315,11 +326,20 @@ impl Shard {
         if self.is_shutting_down {
             return Err(Refusal::ShuttingDown);
         }
-        if self.handshakes >= self.limits.handshake.pending_max {
+        let max = self.limits.handshake.pending_max;
+        if self.handshakes >= max {
             self.counters.refused_pending_total += 1;
+            let too_many = TooMany::OfShard { shard: self.id, pending: self.handshakes, max };
+            self.pending.report(too_many, now);
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
+        let source = Source::of(peer.ip());
+        if let Err(too_many) = self.pending.begin(source) {
+            self.counters.refused_pending_per_address_total += 1;
+            self.pending.report(too_many, now);
+            return Err(Refusal::PendingPerAddress);
+        }
         let tcb = if self.slots.len() >= self.connections_max as usize {
             self.counters.refused_limit_total += 1;
             None
@@ -327,6 +347,7 @@ impl Shard {
             self.admit(tuple, now)
         };
         if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
+            self.pending.end(source);
             return Err(Refusal::TableFull);
         }
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
@@ -339,6 +360,7 @@ impl Shard {
             self.refused_peers.insert(index, peer);
         }
         self.handshakes += 1;
+        self.sources.insert(index, source);
         self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.timeout_ms)));
         Ok(ConnKey { index, generation })
     }
@@ -433,6 +455,11 @@ impl Shard {
         self.slots.len() - self.closed.len()
     }
 
+    /// Connections in the opening handshake.
+    pub fn handshakes(&self) -> u32 {
+        self.handshakes
+    }
+
     fn key_of(&self, index: u32) -> ConnKey {
         ConnKey { index, generation: self.slots[index as usize].generation }
     }
@@ -477,6 +504,8 @@ impl Shard {
         }
         assert_eq!(outbound, self.outbound_bytes);
         assert_eq!(handshakes, self.handshakes);
+        assert_eq!(handshakes as usize, self.sources.len());
+        self.pending.check();
         assert_eq!(members, self.rooms.members());
         assert_eq!(subscriptions, self.subscriptions);
         assert_eq!(refused, self.refused_peers.len());

@@ -37,6 +37,9 @@ const NORMAL: u16 = 1000;
 /// RFC 6455 section 7.4.1: the server is going down.
 const GOING_AWAY: u16 = 1001;
 
+/// Handshakes for which a shard keeps its memory when there are none.
+const HANDSHAKES_KEPT_MAX: usize = 256;
+
 impl Shard {
     /// The peer's stream has ended.
     pub fn receive_end(&mut self, key: ConnKey, now: Tick) {
@@ -196,6 +199,12 @@ impl Shard {
     pub(super) fn leave_handshake(&mut self, index: u32) {
         debug_assert!(self.phase(index).is_handshake());
         self.handshakes -= 1;
+        let source = self.sources.remove(&index).expect("every handshake has a source");
+        self.pending.end(source);
+        if self.sources.is_empty() {
+            // A crowd has come in: what its handshakes took goes.
+            self.sources.shrink_to(HANDSHAKES_KEPT_MAX);
+        }
     }
 
     /// The deadline of every phase that waits for the end.

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tcbchat::conn::keepalive::Mechanism;
 use tcbchat::limits;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::{Closed, ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
+use tcbchat::shard::pending::Pending;
+use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::Tick;
 use tcbchat::wire::http::Request;
@@ -23,6 +25,9 @@ const CLIENTS: usize = 14;
 
 /// Capacity of the table.
 const CAPACITY: u32 = 12;
+
+/// Handshakes of one address at once; there are two addresses.
+const PENDING_PER_ADDRESS: u32 = 2;
 
 const TOPICS: [&str; 4] = ["/topic/a", "/topic/b", "/topic/c", "/topic/d"];
 const QUEUES: [&str; 2] = ["/queue/x", "/queue/y"];
@@ -104,6 +109,9 @@ pub struct World {
     shards: Vec<Shard>,
     wires: Vec<Wires>,
     tcbs: Arc<TcbTable>,
+    pending: Arc<Pending>,
+    /// Refused because too many from one address were in the handshake.
+    refused: u64,
     seats: Vec<Seat>,
     model: Model,
     now: Tick,
@@ -145,6 +153,7 @@ impl World {
             ..ShardLimits::default()
         };
         let limits = Arc::new(limits);
+        let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let shards = (0..count)
             .map(|id| {
                 Shard::new(ShardSetup {
@@ -153,6 +162,7 @@ impl World {
                     connections_max: 1000,
                     is_echo_enabled: false,
                     mesh: Arc::clone(&mesh),
+                    pending: Arc::clone(&pending),
                     tcbs: Arc::clone(&tcbs),
                     metrics: Arc::new(ShardMetrics::default()),
                     site: Arc::new(NoSite),
@@ -167,6 +177,8 @@ impl World {
             shards,
             wires: (0..count).map(|_| Wires::default()).collect(),
             tcbs,
+            pending,
+            refused: 0,
             seats: Vec::new(),
             model: Model::default(),
             now: Tick(0),
@@ -192,16 +204,40 @@ impl World {
         if self.rng.random_bool(0.1) {
             self.shards.iter().for_each(Shard::check);
             self.tcbs.check();
+            self.check_liveness();
+            assert_eq!(self.pending.count(), self.shards.iter().map(Shard::handshakes).sum::<u32>());
+        }
+    }
+
+    /// Who has a session is looked after by what was agreed.
+    fn check_liveness(&self) {
+        for seat in self.seats.iter().filter(|seat| seat.client.stage == Stage::Ready) {
+            let shard = &self.shards[seat.shard];
+            // It may have been closed, and the client not know it yet.
+            let Some(liveness) = shard.liveness(seat.key) else { continue };
+            assert!(liveness.heard <= self.now);
+            let is_armed = |mechanism| liveness.armed.contains(&mechanism);
+            assert!(is_armed(Mechanism::TcpKeepAlive));
+            assert!(!is_armed(Mechanism::WsPing) || !is_armed(Mechanism::StompHeartBeat));
         }
     }
 
     fn arrive(&mut self) {
         self.named += 1;
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let remote = SocketAddr::from(([127, 0, 0, 2], 10_000 + self.named as u16));
+        let host = 2 + (self.named % 2) as u8;
+        let remote = SocketAddr::from(([127, 0, 0, host], 10_000 + self.named as u16));
         let shard = self.rng.random_range(0..self.shards.len());
         // A refusal without an answer: the socket is closed at once.
-        let Ok(key) = self.shards[shard].open(FourTuple::new(local, remote), self.now) else { return };
+        let before = self.pending.count();
+        let key = match self.shards[shard].open(FourTuple::new(local, remote), self.now) {
+            Ok(key) => key,
+            Err(refusal) => {
+                assert_eq!(self.pending.count(), before, "what is refused is not pending");
+                self.refused += u64::from(refusal == Refusal::PendingPerAddress);
+                return;
+            }
+        };
         let room = self.rng.random_range(500..20_000);
         let wire = Wire {
             to_client: Vec::new(),
@@ -445,6 +481,8 @@ impl World {
         self.shards.iter().for_each(Shard::check_empty);
         let sum =
             |count: fn(&ShardCounters) -> u64| self.shards.iter().map(|s| count(s.counters())).sum::<u64>();
+        assert_eq!(self.pending.count(), 0);
+        assert_eq!(sum(|counters| counters.refused_pending_per_address_total), self.refused);
         assert_eq!(sum(|counters| counters.closed_by_peer_total), self.ended_by_peer);
         assert_eq!(sum(|counters| counters.closed_by_server_total), self.ended_by_server);
         self.tcbs.check();

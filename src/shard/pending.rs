@@ -1,0 +1,244 @@
+//! Opening handshakes by where they come from, over all shards; and the event that tells when there are too many.
+//!
+//! A flood of connections that say nothing, from one address, must not take the places of everybody else's
+//! handshakes. So each source has a number of its own here, from `accept` to the end of its handshake; after
+//! that it has none, and an established connection costs nothing. An IPv6 host has a whole /64 to choose its
+//! addresses from, so there that is the source.
+//!
+//! Windows XP SP2 bounded its half-open connections to ten and wrote event 4226 into the log when it met the
+//! bound; the line that is logged here is called the same.
+//!
+//! Invariant: a source is in the table exactly while it has a handshake that has begun and not ended
+//! ([`Pending::check`]).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use parking_lot::Mutex;
+
+use crate::time::Tick;
+
+/// Milliseconds between two lines of the event, over all shards.
+const LOG_INTERVAL_MS: u64 = 1_000;
+
+/// Sources for which the table keeps its memory while it is empty.
+const SOURCES_KEPT_MAX: usize = 256;
+
+/// Where connections come from, as far as that counts as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// The upper half of an IPv6 address.
+    V6(u64),
+}
+
+impl Source {
+    /// The source of connections from this address. One that maps an IPv4 address is that address.
+    pub fn of(address: IpAddr) -> Source {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Source::V4(address),
+            IpAddr::V6(address) => Source::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::V4(address) => address.fmt(f),
+            Source::V6(half) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(*half) << 64)),
+        }
+    }
+}
+
+/// A handshake that is one too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooMany {
+    /// `handshake.pending_max` are in the handshake on this shard.
+    OfShard {
+        /// The shard.
+        shard: u16,
+        /// How many there are.
+        pending: u32,
+        /// The bound.
+        max: u32,
+    },
+    /// `handshake.pending_per_address_max` of this source are.
+    OfSource {
+        /// The source.
+        source: Source,
+        /// How many there are.
+        pending: u32,
+        /// The bound.
+        max: u32,
+    },
+}
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("event 4226: the limit on concurrent connection attempts was reached: ")?;
+        match self {
+            TooMany::OfShard { shard, pending, max } => {
+                write!(f, "{pending} pending on reactor {shard} (handshake.pending_max = {max})")
+            }
+            TooMany::OfSource { source, pending, max } => {
+                write!(f, "{pending} pending from {source} (handshake.pending_per_address_max = {max})")
+            }
+        }
+    }
+}
+
+/// See the module. One for all shards.
+#[derive(Debug)]
+pub struct Pending {
+    per_source_max: u32,
+    sources: Mutex<HashMap<Source, u32>>,
+    event: Mutex<Event>,
+}
+
+/// When the event was last logged, and how many were refused since.
+#[derive(Debug, Default)]
+struct Event {
+    silent_until: Tick,
+    unlogged: u64,
+}
+
+impl Event {
+    /// One more was refused: how many to log, if it is time for a line.
+    fn refused(&mut self, now: Tick) -> Option<u64> {
+        self.unlogged += 1;
+        (now >= self.silent_until).then(|| {
+            self.silent_until = now.after_ms(LOG_INTERVAL_MS);
+            std::mem::take(&mut self.unlogged)
+        })
+    }
+}
+
+impl Pending {
+    /// An empty table with a bound for each source.
+    pub fn new(per_source_max: u32) -> Pending {
+        Pending { per_source_max, sources: Mutex::default(), event: Mutex::default() }
+    }
+
+    /// A handshake begins.
+    ///
+    /// # Errors
+    /// Its source has too many already; nothing has changed then.
+    pub fn begin(&self, source: Source) -> Result<(), TooMany> {
+        let mut sources = self.sources.lock();
+        let pending = sources.entry(source).or_insert(0);
+        if *pending >= self.per_source_max {
+            return Err(TooMany::OfSource { source, pending: *pending, max: self.per_source_max });
+        }
+        *pending += 1;
+        Ok(())
+    }
+
+    /// A handshake that began has ended, whatever came of it.
+    ///
+    /// # Panics
+    /// If this source has none.
+    pub fn end(&self, source: Source) {
+        let mut sources = self.sources.lock();
+        let pending = sources.get_mut(&source).expect("a handshake ends once");
+        *pending -= 1;
+        if *pending == 0 {
+            sources.remove(&source);
+            if sources.is_empty() {
+                sources.shrink_to(SOURCES_KEPT_MAX);
+            }
+        }
+    }
+
+    /// Logs that a handshake was refused: at most a line a second, with how many there were.
+    pub fn report(&self, too_many: TooMany, now: Tick) {
+        let refused = self.event.lock().refused(now);
+        if let Some(refused) = refused {
+            tracing::warn!("{too_many}; {refused} refused since the last such line");
+        }
+    }
+
+    /// Handshakes under way. O(sources).
+    pub fn count(&self) -> u32 {
+        self.sources.lock().values().sum()
+    }
+
+    /// Verifies the invariant. O(sources); for tests and the simulation.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    pub fn check(&self) {
+        assert!(self.sources.lock().values().all(|pending| (1..=self.per_source_max).contains(pending)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source(address: &str) -> Source {
+        Source::of(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_half_an_ipv6_address() {
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+        assert_eq!(source("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(source("192.0.2.1").to_string(), "192.0.2.1");
+    }
+
+    #[test]
+    fn the_line_names_the_source_and_the_bound() {
+        let pending = Pending::new(1);
+        pending.begin(source("192.0.2.1")).unwrap();
+        assert_eq!(
+            pending.begin(source("192.0.2.1")).unwrap_err().to_string(),
+            "event 4226: the limit on concurrent connection attempts was reached: 1 pending from 192.0.2.1 \
+             (handshake.pending_per_address_max = 1)"
+        );
+        assert_eq!(
+            TooMany::OfShard { shard: 2, pending: 10, max: 10 }.to_string(),
+            "event 4226: the limit on concurrent connection attempts was reached: 10 pending on reactor 2 \
+             (handshake.pending_max = 10)"
+        );
+        assert_eq!(pending.begin(source("192.0.2.2")), Ok(()), "another source has places of its own");
+    }
+
+    #[test]
+    fn the_event_is_told_once_a_second_with_all_that_it_stands_for() {
+        let mut event = Event::default();
+        let told: Vec<u64> = (0..30).filter_map(|tick| event.refused(Tick(tick))).collect();
+        assert_eq!(told, [1, 10, 10]);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_a_list(max in 1u32..4, steps in proptest::collection::vec((0u8..4, any::<bool>()), 0..200)) {
+            let table = Pending::new(max);
+            let mut model: Vec<Source> = Vec::new();
+            for (host, begins) in steps {
+                let source = Source::V4(Ipv4Addr::new(127, 0, 0, host));
+                let there = model.iter().filter(|other| **other == source).count() as u32;
+                if begins {
+                    let begun = table.begin(source);
+                    prop_assert_eq!(begun.is_ok(), there < max);
+                    if begun.is_ok() {
+                        model.push(source);
+                    }
+                } else if let Some(at) = model.iter().position(|other| *other == source) {
+                    model.remove(at);
+                    table.end(source);
+                }
+                table.check();
+                prop_assert_eq!(table.count() as usize, model.len());
+            }
+        }
+    }
+}
