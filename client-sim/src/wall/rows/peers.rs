@@ -71,7 +71,10 @@ pub fn keep_alive(stage: &Stage) -> Result<Outcome, Trouble> {
     };
     let mut watched = Vec::new();
     for (port, (title, keys)) in (8081..).zip(WATCHES) {
-        let launch = Launch { port: Some(port), ..Launch::with(keys).and("tcb.capacity", 1000).and("shutdown.timeout_ms", 500) };
+        let launch = Launch {
+            port: Some(port),
+            ..Launch::with(keys).and("tcb.capacity", 1000).and("shutdown.timeout_ms", 500)
+        };
         if outcome.doctor.is_none() {
             outcome.doctor = doctor::predict(stage, "keep-alive", &launch, CUT + REBOOTED);
         }
@@ -97,7 +100,7 @@ pub fn keep_alive(stage: &Stage) -> Result<Outcome, Trouble> {
             side.symptom(format!("{held} dead connections held after {} s, for ever", WATCHED.as_secs()));
         }
         side.fact("still held", commas(held));
-        side.fact("found by", found(&metrics));
+        side.fact("found by", found(&metrics, held));
         if title == "nobody asks" {
             outcome.claim(held == CUT + REBOOTED, format!("without asking all dead are held: {held}"));
         } else {
@@ -122,14 +125,15 @@ fn limit(keys: &[(&str, u64)]) -> String {
     if on.is_empty() { "none by the server".into() } else { on.join(", ") }
 }
 
-/// What the server says found the dead.
-fn found(metrics: &Metrics) -> String {
+/// What the server says found the dead, and how many showed themselves by a reset.
+fn found(metrics: &Metrics, held: u64) -> String {
     let mut by = metrics.labelled("dead_peers_total");
     by.retain(|(_, count)| *count > 0);
+    let counted: u64 = by.iter().map(|(_, count)| count).sum();
     let mut words: Vec<String> = by.iter().map(|(mechanism, count)| format!("{mechanism} {count}")).collect();
-    let resets = metrics.get("resets_total");
-    if resets > 0 {
-        words.push(format!("({resets} sockets failed)"));
+    let reset = (CUT + REBOOTED).saturating_sub(held + counted);
+    if reset > 0 {
+        words.push(format!("a reset in answer {reset}"));
     }
     if words.is_empty() { "nobody".into() } else { words.join(", ") }
 }
