@@ -15,9 +15,9 @@ pub const EXIT_NOT: u8 = 1;
 
 const AFTER_HELP: &str = "\
 Every limit has a key in the configuration file, and an environment variable TCBCHAT_<SECTION>_<KEY>; --set sets \
-any of them, and goes before the other flags. Flags go \
-before environment variables, these before the file, the file before defaults. `tcbchat check` prints all keys \
-with their values, meanings and ranges.
+any of them, and goes before the other flags. Flags go before environment variables, these before the file, the \
+file before the profile, the profile before defaults. `tcbchat check` prints all keys with their values, meanings \
+and ranges.
 
 Exit codes: 0 ended as asked; 1 the server could not go on; 2 the command line or configuration is not right.";
 
@@ -86,6 +86,10 @@ pub struct Options {
     /// Configuration file, TOML [env: TCBCHAT_CONFIG].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Limits of another system: linux, windows-xp, windows-2000, windows-2003, windows-2003-sp1, windows-2008 or
+    /// tomcat-bio [default: linux].
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<String>,
@@ -125,6 +129,7 @@ impl Options {
             flags.extend(value.map(|value| Flag { flag, key: key.into(), value }));
         };
         let addresses = (!self.listen.is_empty()).then(|| self.listen.join(","));
+        add("--profile", "profile.name", self.profile.clone());
         add("--listen", "listen.address", addresses);
         add("--capacity", "tcb.capacity", self.capacity.clone());
         add("--reactors", "reactors.count", self.reactors.clone());
@@ -157,11 +162,21 @@ mod tests {
     fn every_flag_sets_a_key_that_exists() {
         let all =
             ["tcbchat", "serve", "--listen", "127.0.0.1:1", "--capacity", "1", "--reactors", "1", "--echo"];
-        let more = ["--open", "--log", "info", "--log-format", "text", "--set", "stomp.headers_max=8"];
+        let more = [
+            "--open",
+            "--log",
+            "info",
+            "--log-format",
+            "text",
+            "--set",
+            "stomp.headers_max=8",
+            "--profile",
+            "linux",
+        ];
         let cli = Cli::parse_from(all.into_iter().chain(more));
         let Some(Command::Serve(options)) = cli.command else { panic!("serve") };
         let flags = options.sources().flags;
-        assert_eq!(flags.len(), 8);
+        assert_eq!(flags.len(), 9);
         for flag in flags {
             let (section, name) = flag.key.split_once('.').expect("section.name");
             assert!(tcbchat::config::keys::find(section, name).is_some(), "{}", flag.key);

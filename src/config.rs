@@ -2,6 +2,7 @@
 //!
 //! * [`keys`] has every key, with its meaning and permitted values;
 //! * [`settings`] lays the sources over each other and remembers where each value came from;
+//! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`render`] prints the effective configuration;
 //! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads, descriptor tables and memory from it.
@@ -15,6 +16,7 @@ pub mod keys;
 pub mod machine;
 pub mod plan;
 pub mod procfs;
+pub mod profile;
 pub mod render;
 pub mod settings;
 

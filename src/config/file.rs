@@ -20,9 +20,14 @@ use super::settings::{Origin, Settings, unknown};
 pub(super) fn read(path: &Path, settings: &mut Settings, problems: &mut Vec<Problem>) {
     let name: Arc<str> = path.to_string_lossy().into();
     match std::fs::read_to_string(path) {
-        Ok(text) => Reader { name, text: &text, settings, problems }.read(),
+        Ok(text) => read_text(&name, &text, settings, problems),
         Err(error) => problems.push(Problem::new(Origin::File { file: name, line: 0 }, error.to_string())),
     }
+}
+
+/// Reads the text of a file, which messages call `name`, into the settings.
+pub(super) fn read_text(name: &str, text: &str, settings: &mut Settings, problems: &mut Vec<Problem>) {
+    Reader { name: name.into(), text, settings, problems }.read();
 }
 
 struct Reader<'a> {
@@ -107,16 +112,16 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
 mod tests {
     use super::*;
 
-    fn read_text(text: &str) -> (Settings, Vec<String>) {
+    fn read_all(text: &str) -> (Settings, Vec<String>) {
         let mut settings = Settings::new();
         let mut problems = Vec::new();
-        Reader { name: "t.toml".into(), text, settings: &mut settings, problems: &mut problems }.read();
+        read_text("t.toml", text, &mut settings, &mut problems);
         (settings, problems.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn values_of_every_domain() {
-        let (settings, problems) = read_text(
+        let (settings, problems) = read_all(
             "listen.address = [\"0.0.0.0:80\", \"[::]:80\"]\n\
              [websocket]\nframe_bytes_max = 0x10_0000\n[echo]\nenabled = true\n[auth]\nmode = \"open\"\n",
         );
@@ -127,14 +132,14 @@ mod tests {
         let address = settings.get("listen.address").value.clone().unwrap();
         assert_eq!(address.to_string(), "[\"0.0.0.0:80\", \"[::]:80\"]");
 
-        let (settings, problems) = read_text("[listen]\naddress = \"127.0.0.1:9\"\n");
+        let (settings, problems) = read_all("[listen]\naddress = \"127.0.0.1:9\"\n");
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!(settings.get("listen.address").value.clone().unwrap().to_string(), "[\"127.0.0.1:9\"]");
     }
 
     #[test]
     fn every_mistake_has_its_line_and_the_rest_is_read() {
-        let (settings, problems) = read_text(
+        let (settings, problems) = read_all(
             "top = 1\n[stomp]\nheaders_max = 1\nhead_bytes_max = \"big\"\nbody = 5\nsubscriptions_max = 9\n\
              [chat]\nx = 1\n[listen]\naddress = [\"localhost:80\"]\nbacklog = -1\n",
         );
@@ -144,7 +149,7 @@ mod tests {
             "t.toml:3: stomp.headers_max = 1: allowed are 8 to 1024",
             "t.toml:4: stomp.head_bytes_max = \"big\": allowed are 256 to 1048576",
             "t.toml:5: stomp.body: there is no such key; [stomp] has head_bytes_max",
-            "t.toml:7: chat: there is no section \"chat\"; sections are listen, auth",
+            "t.toml:7: chat: there is no section \"chat\"; sections are profile, listen, auth",
             "t.toml:10: listen.address = [\"localhost:80\"]: allowed are one or more IP:PORT",
             "t.toml:11: listen.backlog = -1: allowed are 1 to 65535",
         ];
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn text_that_is_not_toml() {
-        let (_, problems) = read_text("[tcb]\ncapacity = = 3\n");
+        let (_, problems) = read_all("[tcb]\ncapacity = = 3\n");
         assert!(problems.iter().any(|problem| problem.starts_with("t.toml:2: ")), "{problems:#?}");
     }
 }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
+use super::profile;
 use crate::limits::{self, Spec};
 use crate::tcb::time_wait::Reuse;
 
@@ -244,6 +245,7 @@ words! {
 
 /// The sections in the order of the file, each with what it is about.
 pub const SECTIONS: &[(&str, &str)] = &[
+    ("profile", "A named set of values for keys of which nothing else is said."),
     ("listen", "Where clients connect."),
     ("auth", "Who may connect."),
     ("reactors", "Threads and their descriptor tables."),
@@ -296,6 +298,13 @@ fn keys_without_number() -> Vec<Key> {
     let key = |section, name, domain, doc: &str| Key { section, name, doc: one_paragraph(doc), domain };
     let word = |default, allowed| Domain::Word { default, allowed };
     vec![
+        key(
+            "profile",
+            "name",
+            word(Some(profile::DEFAULT), profile::NAMES),
+            "\"linux\" leaves all defaults as they are. The others are reconstructions, from documents, of the limits
+             that other systems had.",
+        ),
         key(
             "listen",
             "address",

@@ -1,6 +1,7 @@
-//! The value of every key and where it came from: the three sources laid over the defaults.
+//! The value of every key and where it came from: the sources laid over each other.
 //!
-//! Flags win over the environment, the environment over the file, the file over the defaults. Every source
+//! Flags win over the environment, the environment over the file, the file over the profile, the profile over
+//! the defaults. Every source
 //! is read to its end and every problem noted, so that one start tells an operator of all mistakes at
 //! once. Whether the values fit each other is for `check` to say.
 //!
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::keys::{self, ENVIRONMENT_PREFIX, Key, Value};
-use super::{Problem, file};
+use super::{Problem, file, profile};
 
 /// The environment variable that names the configuration file; the only one with the prefix that is no key.
 pub const FILE_VARIABLE: &str = "TCBCHAT_CONFIG";
@@ -46,6 +47,8 @@ pub struct Flag {
 pub enum Origin {
     /// Nothing was said.
     Default,
+    /// The profile of this name.
+    Profile(&'static str),
     /// The configuration file.
     File {
         /// Its path as given.
@@ -63,6 +66,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Profile(name) => write!(f, "profile {name}"),
             Self::File { file, line: 0 } => f.write_str(file),
             Self::File { file, line } => write!(f, "{file}:{line}"),
             Self::Environment(name) => write!(f, "environment {name}"),
@@ -101,6 +105,8 @@ impl Settings {
         }
         settings.read_environment(&sources.environment, problems);
         settings.read_flags(&sources.flags, problems);
+        // Last, because only then is it known which one.
+        profile::lay_under(&mut settings, problems);
         settings
     }
 
