@@ -52,7 +52,7 @@ and some limits belong to a network namespace, a control group or a user.
 
 Examples:
   tcbchat doctor                              what holds this machine back, as it stands
-  tcbchat doctor --connections 1000000        is there room for a million, and if not, what is to be done
+  tcbchat doctor --connections 1000000        is there room for a million, or what is to do
   tcbchat doctor --watch 10                   which limit is being hit at this moment
   tcbchat doctor --json | jq .lowest          the same for a program (docs/DOCTOR.md)
 
@@ -68,7 +68,7 @@ pub struct Doctor {
     /// Print JSON, schema tcbchat.doctor/1.
     #[arg(long)]
     pub json: bool,
-    /// Read the kernel's counters twice, SECONDS apart, and name the walls that were hit in between.
+    /// Read the kernel's counters twice, SECONDS (5) apart, and name the walls that were hit in between.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5",
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,

@@ -84,7 +84,7 @@ impl fmt::Display for Plan {
 pub struct DoesNotFit {
     /// The capacity asked for.
     pub capacity: u32,
-    /// The reactors that were asked for, or the most that a plan has.
+    /// The reactors that were asked for, or those that hold the most.
     pub reactors: u32,
     /// The capacity that would fit.
     pub fits: u64,
@@ -179,12 +179,14 @@ fn default_capacity(tables: &Tables, reactors: u32, memory_bytes: u64) -> u32 {
 
 fn does_not_fit(tables: &Tables, capacity: u32, start: u32, most: u32) -> DoesNotFit {
     let wanted = u64::from(capacity);
+    let (shared, (best, private)) = (tables.shared(start), tables.most_private(start, most));
+    let reactors = if private > shared { best } else { start };
     DoesNotFit {
         capacity,
-        reactors: most,
-        fits: tables.shared(start).max(tables.private(most)),
+        reactors,
+        fits: shared.max(private),
         fd_limit: tables.fd_limit,
-        reserve: tables.reserve(most, 1),
+        reserve: if private > shared { tables.reserve(reactors, 1) } else { tables.reserve(start, start) },
         reactors_needed: (1..=REACTORS_MAX).find(|reactors| wanted <= tables.private(*reactors)),
         fd_limit_needed: wanted + tables.reserve(start, start),
     }
@@ -204,12 +206,13 @@ impl Descriptors {
     pub fn new(config: &Config, machine: &Machine) -> Self {
         let (start, most) = reactors(config, machine.cores);
         let tables = Tables::new(config, machine);
-        Self { one_table: tables.shared(start), private_tables: tables.private(most) }
+        Self { one_table: tables.shared(start), private_tables: tables.most_private(start, most).1 }
     }
 
-    /// Connections that the private tables of this many reactors hold together.
-    pub fn of_reactors(config: &Config, machine: &Machine, reactors: u32) -> u64 {
-        Tables::new(config, machine).private(reactors)
+    /// Connections that private tables hold together with at most so many reactors.
+    pub fn with_reactors(config: &Config, machine: &Machine, reactors_max: u32) -> u64 {
+        let (start, most) = reactors(config, machine.cores);
+        Tables::new(config, machine).most_private(start, most.min(reactors_max)).1
     }
 }
 
@@ -257,6 +260,13 @@ impl Tables {
     /// Connections that one private table holds.
     fn one_private(&self, reactors: u32) -> u64 {
         self.fd_limit.saturating_sub(self.reserve(reactors, 1))
+    }
+
+    /// The number of reactors, of those between two, whose private tables hold the most, and how many that is.
+    /// Each reactor takes descriptors in every table, so with a low limit more reactors are not always better.
+    fn most_private(&self, least: u32, most: u32) -> (u32, u64) {
+        let held = (least..=most).map(|reactors| (reactors, self.private(reactors)));
+        held.max_by_key(|(reactors, held)| (*held, std::cmp::Reverse(*reactors))).unwrap_or((least, 0))
     }
 
     /// Connections that private tables hold together when the kernel spreads them. One reactor gains
@@ -345,6 +355,20 @@ mod tests {
         assert!(text.contains("it takes 3 reactors"), "{text}");
         let error = plan(&config(50_000, 1), &machine(2, 20_000)).unwrap_err();
         assert_eq!((error.fits, error.fd_limit_needed), (20_000 - 256, 50_256));
+    }
+
+    #[test]
+    fn with_a_low_limit_fewer_reactors_may_hold_more() {
+        let (config, machine) = (config(2_000_000, 0), machine(1, 4_096));
+        let error = plan(&config, &machine).unwrap_err();
+        // The epolls, wake-ups and listeners of a thousand reactors alone fill such a table.
+        assert!((400..600).contains(&error.reactors), "{error}");
+        assert_eq!(Descriptors::new(&config, &machine).private_tables, error.fits);
+        let mut most = config.clone();
+        most.tcb.limits.capacity = u32::try_from(error.fits).unwrap();
+        assert!(plan(&most, &machine).is_ok());
+        most.tcb.limits.capacity += 1;
+        assert!(plan(&most, &machine).is_err());
     }
 
     #[test]

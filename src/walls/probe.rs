@@ -3,17 +3,19 @@
 //! It reads everything once into a [`Snapshot`] of plain values, and judges nothing. `/` is read in life; a
 //! tree of recorded files gives the same values in tests, and in the doctor's `--root`.
 //!
-//! Three values are not in files: the cores of this process (affinity and quotas together), whether a thread
-//! may take a private descriptor table (it is tried, in a thread that ends at once), and the queues of
-//! listening sockets (asked over a sock_diag socket, which tells each queue's length and its maximum;
-//! `/proc/net/tcp`, which stands in for it, tells only the length).
+//! Four values are not in files: the cores of this process (affinity and quotas together), whether a thread
+//! may take a private descriptor table (it is tried, in a thread that ends at once), whether a firewall that
+//! tracks nothing would track a connection (one is made, on loopback), and the queues of listening sockets
+//! (asked over a sock_diag socket, which tells each queue's length and its maximum; `/proc/net/tcp`, which
+//! stands in for it, tells only the length).
 //!
 //! Invariant: no content of any file panics, and a value that cannot be read is an
-//! [`Unreadable`](crate::config::procfs::Unreadable), never zero.
+//! [`Unreadable`], never zero.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::config::machine::Machine;
 use crate::config::plan::memory::KERNEL_BYTES_EACH;
@@ -25,6 +27,9 @@ mod sock_diag;
 
 /// `fs.nr_open` of a kernel that was not told otherwise.
 const NR_OPEN_DEFAULT: u64 = 1 << 20;
+
+/// Time that a connection on loopback may take.
+const LOOPBACK_MAX: Duration = Duration::from_secs(1);
 
 /// The machine at one moment.
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ pub struct Snapshot {
     pub ipv4: Ipv4,
     /// Connections tracked by the firewall, and `nf_conntrack_max`. Absent where the module is not loaded.
     pub conntrack: Reading<Used>,
+    /// Whether the firewall tracks connections at all in this network namespace; `None` if that is not known.
+    pub is_tracking: Option<bool>,
     /// TCP sockets of the network namespace.
     pub sockstat: Reading<Sockstat>,
     /// Counters of the network namespace and the control group, by name.
@@ -184,7 +191,8 @@ impl SlabSizes {
 }
 
 impl Snapshot {
-    /// Reads this machine. Nothing is changed, but for a thread that starts and ends.
+    /// Reads this machine. Nothing is changed, but for a thread that starts and ends and, where a firewall
+    /// module is loaded that has no records, a connection on loopback.
     pub fn live() -> Self {
         let mut snapshot = Self::read(&Tree::live());
         snapshot.page_bytes = rustix::param::page_size() as u64;
@@ -192,6 +200,9 @@ impl Snapshot {
             snapshot.cores = Ok(u32::try_from(cores.get()).unwrap_or(u32::MAX));
         }
         snapshot.private_tables = try_private_table();
+        if snapshot.is_tracking == Some(false) || matches!(snapshot.conntrack, Ok(Used { used: 0, .. })) {
+            snapshot.is_tracking = try_tracking();
+        }
         if let Ok(listeners) = sock_diag::listeners() {
             snapshot.listeners = Ok(listeners);
         }
@@ -204,6 +215,8 @@ impl Snapshot {
         let kernel = |name: &str| tree.number(&format!("/proc/sys/kernel/{name}"));
         let directory =
             |controller| tree.group_directories(controller).ok().and_then(|all| all.first().cloned());
+        let conntrack = conntrack(tree);
+        let counters = files::counters(tree);
         Self {
             release: tree.text("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
             page_bytes: 4096,
@@ -225,9 +238,10 @@ impl Snapshot {
             map_count_max: tree.number("/proc/sys/vm/max_map_count"),
             somaxconn: tree.number("/proc/sys/net/core/somaxconn"),
             ipv4: ipv4(tree),
-            conntrack: conntrack(tree),
+            is_tracking: is_tracking(&conntrack, &counters),
+            conntrack,
             sockstat: files::sockstat(tree),
-            counters: files::counters(tree),
+            counters,
             listeners: files::listeners(tree),
             slab: files::slab(tree),
         }
@@ -345,13 +359,32 @@ fn ipv4(tree: &Tree) -> Ipv4 {
         keepalive_time_s: number("tcp_keepalive_time"),
         keepalive_interval_s: number("tcp_keepalive_intvl"),
         keepalive_probes: number("tcp_keepalive_probes"),
-        ehash_entries: number("tcp_ehash_entries"),
+        ehash_entries: files::ehash_entries(tree),
     }
 }
 
 fn conntrack(tree: &Tree) -> Reading<Used> {
     let number = |name: &str| tree.number(&format!("/proc/sys/net/netfilter/{name}"));
     Ok(Used { limit: number("nf_conntrack_max")?, used: number("nf_conntrack_count")? })
+}
+
+/// What the numbers tell about tracking: connections that stand without a record are not tracked.
+fn is_tracking(conntrack: &Reading<Used>, counters: &Reading<Counters>) -> Option<bool> {
+    let tracked = conntrack.as_ref().ok()?.used;
+    let established = counters.as_ref().ok().and_then(|all| all.get("CurrEstab")).copied().unwrap_or(0);
+    match (tracked, established) {
+        (1.., _) => Some(true),
+        (0, 1..) => Some(false),
+        (0, 0) => None,
+    }
+}
+
+/// Makes a connection on loopback, and looks whether the firewall has a record of it. `None` if it cannot be
+/// tried.
+fn try_tracking() -> Option<bool> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    let _connection = TcpStream::connect_timeout(&listener.local_addr().ok()?, LOOPBACK_MAX).ok()?;
+    Some(conntrack(&Tree::live()).ok()?.used > 0)
 }
 
 /// Whether a thread of this process may take a private descriptor table; `None` if no thread could be started.

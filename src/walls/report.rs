@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use crate::config::plan::memory::Bytes;
 
 use super::catalogue;
-use super::forecast::{Forecast, Grouped, Kind, Verdict, Wall};
+use super::forecast::{CONNECTIONS_MAX, Fix, Forecast, Grouped, Kind, Verdict, Wall};
 use super::probe::Snapshot;
 use super::watch::Watch;
 
@@ -19,8 +19,8 @@ pub mod json;
 
 /// Columns of a page.
 pub const WIDTH: usize = 100;
-/// Columns of the name of a wall, and of the numbers after it.
-const NAME_COLUMNS: usize = 30;
+/// Columns of the name of a wall.
+const NAME_COLUMNS: usize = 26;
 
 /// Everything that is reported.
 #[derive(Debug, Clone, Copy)]
@@ -106,11 +106,18 @@ impl Page {
         let forecast = examination.forecast;
         let (asked, maximum, lowest) = (forecast.connections, forecast.maximum, forecast.lowest);
         let name = |id| forecast.wall(id).map_or("tcb.capacity", |wall| wall.name);
+        let unread =
+            of_kind(forecast, Kind::Count).filter(|wall| wall.verdict == Verdict::Unreadable).count();
+        let doubt = match unread {
+            0 => String::new(),
+            1 => " One wall could not be read and may be lower.".into(),
+            _ => format!(" {unread} walls could not be read and may be lower."),
+        };
         self.paragraph(
             "Maximum",
             INDENT,
             &format!(
-                "{} connections, as this machine and the configuration stand; {} stops the next one.",
+                "{} connections, as this machine and the configuration stand; {} stops the next one.{doubt}",
                 Grouped(maximum.connections),
                 name(maximum.wall)
             ),
@@ -197,7 +204,7 @@ impl Page {
             Grouped(forecast.connections)
         ));
         self.line(format_args!(
-            "  {:<NAME_COLUMNS$}{:>13}{:>11}{:>12}{:>13}{:>13}  verdict",
+            "  {:<NAME_COLUMNS$}{:>14}{:>10}{:>11}{:>14}{:>11}  verdict",
             "", "limit", "in use", "needed", "headroom", "stops at"
         ));
         for wall in of_kind(forecast, Kind::Count) {
@@ -213,11 +220,14 @@ impl Page {
                 in_use => number(in_use),
             };
             self.line(format_args!(
-                "  {:<NAME_COLUMNS$}{limit:>13}{in_use:>11}{:>12}{:>13}{:>13}  {}",
+                "  {:<NAME_COLUMNS$}{limit:>14}{in_use:>10}{:>11}{:>14}{:>11}  {}",
                 wall.name,
                 number(wall.needed),
                 wall.headroom().map_or("-".to_owned(), |left| quantity(wall, left)),
-                wall.stops_at.map_or("-".to_owned(), |at| Grouped(at).to_string()),
+                // Beyond what the server's own table can hold it stops nobody.
+                wall.stops_at
+                    .filter(|at| *at <= u64::from(CONNECTIONS_MAX))
+                    .map_or("-".to_owned(), |at| Grouped(at).to_string()),
                 wall.verdict
             ));
         }
@@ -234,26 +244,30 @@ impl Page {
             let mark = if wall.verdict == Verdict::Notice { "! " } else { "  " };
             self.paragraph(&format!("{mark}{}", wall.id), 18, &wall.effect);
         }
-        let bio = forecast.wall("threads-max").filter(|wall| wall.limit.is_some());
-        if let Some(wall) = bio {
-            self.paragraph("  threads", 18, &wall.effect);
-        }
     }
 
     fn fixes(&mut self, forecast: &Forecast) {
-        let mut below: Vec<&Wall> = forecast.walls.iter().filter(|wall| wall.fix.is_some()).collect();
-        below.sort_by_key(|wall| wall.verdict != Verdict::Below);
-        if below.is_empty() {
-            if forecast.fits() {
-                self.heading("Nothing needs to be moved.");
-            }
-            return;
+        let movable = |verdict: Verdict| -> Vec<(&Wall, &Fix)> {
+            let of = forecast.walls.iter().filter(|wall| wall.verdict == verdict);
+            of.filter_map(|wall| Some((wall, wall.fix.as_ref()?))).collect()
+        };
+        let (below, felt) = (movable(Verdict::Below), movable(Verdict::Notice));
+        if !below.is_empty() {
+            self.heading("What moves the walls in the way");
+            self.fixes_of(&below);
+        } else if forecast.fits() {
+            self.heading("No wall needs to be moved.");
         }
-        self.heading("What moves the walls in the way, and only those");
-        for wall in below {
-            let Some(fix) = &wall.fix else { continue };
+        if !felt.is_empty() {
+            self.heading("What moves walls that are felt under load, if that matters here");
+            self.fixes_of(&felt);
+        }
+    }
+
+    fn fixes_of(&mut self, walls: &[(&Wall, &Fix)]) {
+        for (wall, fix) in walls {
             let windows = catalogue::row(wall.row).map_or("", |row| row.windows);
-            self.line(format_args!("  {} ({}; on Windows: {windows})", wall.name, wall.row));
+            self.paragraph("", 2, &format!("{} ({}; on Windows: {windows})", wall.name, wall.row));
             for command in &fix.now {
                 self.line(format_args!("      {command}"));
             }
@@ -271,7 +285,7 @@ impl Page {
         if unreadable.is_empty() {
             return;
         }
-        self.heading("Unreadable, and so not judged");
+        self.heading("Unreadable; walls that need it are not judged, and sizes are the usual ones");
         for error in unreadable {
             self.paragraph("", 2, &error.to_string());
         }

@@ -29,6 +29,7 @@ impl Context<'_> {
             self.bounds_at_once(),
             self.somaxconn(),
             self.syn_backlog(),
+            self.thread_each(),
         ]
     }
 
@@ -100,7 +101,7 @@ impl Context<'_> {
     /// The buckets of the kernel's table of connections.
     fn ehash_entries(&self) -> Wall {
         let wall = Self::behaviour("ehash-entries", "hash-table", "net.ipv4.tcp_ehash_entries", "buckets");
-        // Absent before Linux 6.1; below zero where the network namespace shares the first one's.
+        // Absent before Linux 6.1.
         let buckets = match &self.snapshot.ipv4.ehash_entries {
             Ok(buckets) => *buckets,
             Err(error) => return Self::unreadable(wall, error),
@@ -225,6 +226,9 @@ impl Context<'_> {
     /// The configuration's bounds on what is under way, all reached at once.
     fn bounds_at_once(&self) -> Wall {
         let wall = Self::behaviour("bounds-at-once", "buffers", "outbound, buffers, rooms, mesh", "bytes");
+        if let Err(error) = &self.snapshot.memory {
+            return Self::unreadable(wall, error);
+        }
         let memory = self.memory();
         let limit = self.machine.memory_bytes;
         let is_above = memory.bytes_max > limit;
@@ -280,6 +284,30 @@ impl Context<'_> {
                 },
             ),
             fix: is_cut.then(|| Fix::sysctl(name, backlog)),
+            ..wall
+        }
+    }
+
+    /// What a server with a thread for each connection would meet, for comparison.
+    fn thread_each(&self) -> Wall {
+        let wall = Self::behaviour("thread-each", "bio", "a thread for each connection", "threads");
+        let lowest = self.thread_limits().into_iter().min();
+        let Some((free, name)) = lowest else {
+            return Wall {
+                verdict: Verdict::Unreadable,
+                effect: "no limit on threads can be read".into(),
+                ..wall
+            };
+        };
+        Wall {
+            limit: Some(free),
+            needed: Some(self.connections),
+            effect: format!(
+                "This server has {} threads for its reactors. One with a thread for each connection would stop at \
+                 {} ({name}).",
+                self.reactors,
+                Grouped(free)
+            ),
             ..wall
         }
     }

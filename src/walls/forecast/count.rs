@@ -13,6 +13,8 @@ use crate::config::procfs::{Controller, GroupLimit, Reading};
 use super::fix::roomy;
 use super::{CONNECTIONS_MAX, Context, Fix, Grouped, Kind, Verdict, Wall};
 
+/// `fs.file-max` at which it is no limit: some distributions set it to the largest number.
+const UNLIMITED: u64 = 1 << 62;
 /// Open files and epoll watches of one reactor that are no connection: its epoll, wake-up and listeners,
 /// with some to spare.
 const FILES_OF_REACTOR: u64 = 16;
@@ -131,7 +133,8 @@ impl Context<'_> {
     /// The verdict on a limit of each descriptor table.
     fn tables(&self, wall: Wall, limit: u64, descriptors: Descriptors) -> Wall {
         let reserve = limit.saturating_sub(descriptors.one_table);
-        let wall = self.line(wall, limit, None, 1, reserve);
+        // Of a server that starts: nothing is in use yet.
+        let wall = self.line(wall, limit, Some(0), 1, reserve);
         let until = descriptors.private_tables;
         if until <= descriptors.one_table {
             return wall;
@@ -139,7 +142,8 @@ impl Context<'_> {
         let verdict = match (wall.verdict, verdict(self.connections, until)) {
             (Verdict::Below, Verdict::Below) => Verdict::Below,
             (Verdict::Below, _) => Verdict::Passed,
-            (enough, _) => enough,
+            // The last tenth of one table is nothing to warn of: more tables come after it.
+            _ => Verdict::Fits,
         };
         Wall { passed_until: Some(until), verdict, ..wall }
     }
@@ -150,6 +154,9 @@ impl Context<'_> {
             Ok(files) => files,
             Err(error) => return Self::unreadable(wall, error),
         };
+        if files.limit >= UNLIMITED {
+            return Wall { effect: "No limit.".into(), in_use: Some(files.used), ..wall };
+        }
         let fixed = u64::from(self.reactors) * FILES_OF_REACTOR;
         let mut wall = self.line(wall, files.limit, Some(files.used), 1, fixed);
         wall.effect =
@@ -178,7 +185,7 @@ impl Context<'_> {
     fn tcb_capacity(&self) -> Wall {
         let wall = Self::wall("tcb-capacity", "tcb-table", "tcb.capacity", Kind::Count, "connections");
         let limit = if self.capacity == 0 { CONNECTIONS_MAX } else { self.capacity };
-        let mut wall = self.line(wall, u64::from(limit), None, 1, 0);
+        let mut wall = self.line(wall, u64::from(limit), Some(0), 1, 0);
         wall.effect = match self.capacity {
             0 => format!(
                 "Not configured: {} is the most that can be. Past it the server answers 503 with Retry-After.",
@@ -232,7 +239,7 @@ impl Context<'_> {
 
     fn conntrack(&self) -> Wall {
         let name = "net.netfilter.nf_conntrack_max";
-        let wall = Self::wall("conntrack", "nat", name, Kind::Count, "connections");
+        let wall = Self::wall("conntrack", "nat", "nf_conntrack_max", Kind::Count, "connections");
         let tracked = match &self.snapshot.conntrack {
             Ok(tracked) => tracked,
             Err(error) if error.is_absent() => {
@@ -241,14 +248,10 @@ impl Context<'_> {
             }
             Err(error) => return Self::unreadable(wall, error),
         };
-        let established = self.snapshot.counters.as_ref().ok().and_then(|all| all.get("CurrEstab")).copied();
-        if let (0, Some(established @ 1..)) = (tracked.used, established) {
-            let effect = format!(
-                "Loaded, but nothing is tracked here: none of {} connections that stand. A firewall rule with \
-                 a state would make it a wall.",
-                Grouped(established)
-            );
-            return Wall { limit: Some(tracked.limit), in_use: Some(0), effect, ..wall };
+        if self.snapshot.is_tracking == Some(false) {
+            let effect = "Loaded, but no connection is tracked here. A firewall rule with a state would make it \
+                          a wall.";
+            return Wall { limit: Some(tracked.limit), in_use: Some(0), effect: effect.into(), ..wall };
         }
         let mut wall = self.line(wall, tracked.limit, Some(tracked.used), 1, 0);
         wall.effect =
@@ -296,6 +299,18 @@ impl Context<'_> {
         ]
     }
 
+    /// Threads that there is room for, by each limit that can be read.
+    pub(super) fn thread_limits(&self) -> Vec<(u64, &'static str)> {
+        let free = |wall: &Wall| {
+            let free = wall.limit?.saturating_sub(wall.in_use.unwrap_or(0));
+            Some(match wall.id {
+                "max-map-count" => (free.saturating_sub(MAPPINGS_OF_PROCESS) / MAPPINGS_OF_THREAD, wall.name),
+                _ => (free, wall.name),
+            })
+        };
+        self.threads().iter().filter_map(free).collect()
+    }
+
     fn map_count(&self) -> Wall {
         let mut wall = Self::wall("max-map-count", "bio", "vm.max_map_count", Kind::Count, "mappings");
         let limit = match &self.snapshot.map_count_max {
@@ -303,7 +318,7 @@ impl Context<'_> {
             Err(error) => return Self::unreadable(wall, error),
         };
         let threads = limit.saturating_sub(MAPPINGS_OF_PROCESS) / MAPPINGS_OF_THREAD;
-        wall = self.thread_line(wall, threads, None, |value| {
+        wall = self.thread_line(wall, threads, Some(0), |value| {
             Fix::sysctl("vm.max_map_count", value * MAPPINGS_OF_THREAD + MAPPINGS_OF_PROCESS)
         });
         let needed = wall.needed.map(|threads| threads * MAPPINGS_OF_THREAD + MAPPINGS_OF_PROCESS);
@@ -322,7 +337,7 @@ impl Context<'_> {
         } else if self.snapshot.private_tables == Some(false) {
             self.descriptors.one_table
         } else {
-            self.descriptors.one_table.max(Descriptors::of_reactors(&self.config, &self.machine, most))
+            self.descriptors.one_table.max(Descriptors::with_reactors(&self.config, &self.machine, most))
         };
         let mut wall = Wall {
             limit: Some(limit),
@@ -332,9 +347,7 @@ impl Context<'_> {
             stops_at: (most < 1024).then_some(stops_at),
             verdict: if needed > free { Verdict::Below } else { Verdict::Fits },
             effect: format!(
-                "{} reactors need {} threads; a thread for each connection would stop at {} connections.",
-                reactors,
-                needed,
+                "{reactors} reactors need {needed} threads; a thread for each connection would stop at {}.",
                 Grouped(free)
             ),
             ..wall

@@ -87,7 +87,7 @@ impl Fix {
                 now: vec![format!("systemctl set-property --runtime {unit} {property}={value}")],
                 stay: vec![unit_lines(unit, &[format!("{property}={value}")])],
             }
-        } else if directory.split('/').filter(|part| !part.is_empty()).count() < root {
+        } else if directory.split('/').filter(|part| !part.is_empty()).count() <= root {
             // The root of what can be seen has a limit: this is the inside of a container.
             Self {
                 now: vec![format!("docker update {docker} CONTAINER    # on the host")],

@@ -87,6 +87,13 @@ pub(super) fn reserved_ports(tree: &Tree) -> Reading<Vec<RangeInclusive<u16>>> {
     parts.map(range).collect::<Option<Vec<_>>>().ok_or(Unreadable::malformed(PATH, "list of ports"))
 }
 
+/// `net.ipv4.tcp_ehash_entries`: below zero in a network namespace that shares the first one's table, as most do.
+pub(super) fn ehash_entries(tree: &Tree) -> Reading<u64> {
+    const PATH: &str = "/proc/sys/net/ipv4/tcp_ehash_entries";
+    let entries: Option<i64> = tree.text(PATH)?.trim().parse().ok();
+    entries.map(i64::unsigned_abs).ok_or(Unreadable::malformed(PATH, "number"))
+}
+
 /// `/proc/net/sockstat`.
 pub(super) fn sockstat(tree: &Tree) -> Reading<Sockstat> {
     const PATH: &str = "/proc/net/sockstat";

@@ -1,0 +1,226 @@
+//! `tcbchat doctor`: the real binary on this machine and on recorded ones, and its documentation.
+//!
+//! The tables between `<!-- begin: NAME -->` and `<!-- end: NAME -->` of `docs/DOCTOR.md` are printed by the code;
+//! `UPDATE_DOCS=1 cargo test --test doctor` writes them anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use tcbchat::walls::catalogue::ROWS;
+use tcbchat::walls::forecast::Verdict;
+use tcbchat::walls::watch::WATCHED;
+
+mod support;
+
+use support::Server;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn doctor(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tcbchat"))
+        .arg("doctor")
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+fn recorded(name: &str, arguments: &[&str]) -> Output {
+    let tree = root().join("tests/data/procfs").join(name).display().to_string();
+    doctor(&[&["--root", &tree], arguments].concat())
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn this_machine_is_judged() {
+    let output = doctor(&["--connections", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("Maximum "), "{text}");
+    assert!(text.contains("\nLowest wall ") && text.contains("1 (asked for): they fit."), "{text}");
+
+    let report = json(&doctor(&["--connections", "16777214", "--json"]));
+    assert_eq!(report["schema"], "tcbchat.doctor/1");
+    let most = report["maximum"]["connections"].as_u64().unwrap();
+    assert_eq!(report["fits"].as_bool(), Some(most >= 16_777_214));
+    assert!(report["walls"].as_array().unwrap().len() > 20);
+}
+
+/// A listening socket of this test is among those that the doctor sees, with the maximum of its queue.
+#[test]
+fn queues_of_listening_sockets_are_seen() {
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listening.local_addr().unwrap().to_string();
+    let report = json(&doctor(&["--json"]));
+    let listeners = report["listeners"].as_array().unwrap();
+    let found = listeners.iter().find(|listener| listener["address"] == address.as_str());
+    let found = found.unwrap_or_else(|| panic!("{address} is not in {listeners:?}"));
+    assert_eq!(found["queued"], 0);
+    assert!(found["queued_max"].as_u64().is_some_and(|most| most > 0), "{found}");
+}
+
+#[test]
+fn the_exit_code_is_the_answer() {
+    assert_eq!(recorded("container-v1", &["--connections", "1000000"]).status.code(), Some(0));
+    assert_eq!(recorded("container-v2", &["--connections", "1000000"]).status.code(), Some(1));
+    assert_eq!(doctor(&["--connections", "0"]).status.code(), Some(2));
+    assert_eq!(doctor(&["--capacity", "many"]).status.code(), Some(2));
+    assert_eq!(doctor(&["--root", "/nowhere"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_configuration_that_would_be_served_is_judged() {
+    let output = recorded("host-64-cores", &["--capacity", "1500", "--connections", "2000", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = json(&output);
+    assert_eq!(report["maximum"]["wall"], "tcb-capacity");
+    assert_eq!(report["maximum"]["connections"], 1500);
+    // Without a number of its own, the doctor judges the capacity.
+    let report = json(&recorded("host-64-cores", &["--capacity", "1500", "--json"]));
+    assert_eq!((report["connections"].as_u64(), report["fits"].as_bool()), (Some(1500), Some(true)));
+}
+
+/// A start below the walls warns of nothing, one above them says which.
+#[test]
+fn the_server_warns_of_a_wall_below_its_capacity() {
+    let quiet = Server::start(&["--capacity", "100"]);
+    assert!(!quiet.output().contains("lowest wall"), "{}", quiet.output());
+    let report = json(&doctor(&["--json"]));
+    let most = report["maximum"]["connections"].as_u64().unwrap();
+    // What descriptors do not hold is no warning but a refusal, and a table of many millions is much memory.
+    if report["maximum"]["wall"] == "fd-table" || most > 4_000_000 {
+        eprintln!("skipped: no wall of this machine can be passed by a start: {}", report["maximum"]);
+        return;
+    }
+    let capacity = (most + most / 10).to_string();
+    let warned = Server::start(&["--capacity", &capacity]);
+    assert!(warned.output().contains("is above the lowest wall"), "{}", warned.output());
+}
+
+/// Connections that a test makes at most to fill a queue.
+const CONNECTS_MAX: usize = 400;
+
+/// A queue of two that nobody accepts from overflows while the doctor watches; it names the backlog.
+#[test]
+fn a_wall_that_is_hit_is_named_while_it_is() {
+    let listening = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listening.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listening.listen(1).unwrap();
+    let address = listening.local_addr().unwrap();
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_tcbchat"))
+        .args(["doctor", "--connections", "1", "--watch", "2", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut connecting = Vec::new();
+    // Whenever the doctor takes its readings, there are connects in between.
+    while watching.try_wait().unwrap().is_none() && connecting.len() < CONNECTS_MAX {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let begun = socket.connect(&address).unwrap_err();
+        assert_eq!(begun.raw_os_error(), Some(rustix::io::Errno::INPROGRESS.raw_os_error()), "{begun}");
+        connecting.push(socket);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = watching.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let watch = &json(&output)["watch"];
+    assert!(watch["hit"].as_array().unwrap().contains(&Value::from("backlog")), "{watch}");
+    let counters = watch["counters"].as_array().unwrap();
+    let overflows = counters.iter().find(|counter| counter["counter"] == "ListenOverflows").unwrap();
+    assert!(overflows["delta"].as_u64().is_some_and(|delta| delta > 0), "{overflows}");
+}
+
+/// The paths of all keys, `[]` for the elements of an array.
+fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(array) => array.iter().for_each(|value| keys(value, &format!("{path}[]"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_documented_keys_are_those_of_the_json() {
+    let mut printed = BTreeSet::new();
+    // One that has listeners and walls in the way, and one that is watched.
+    keys(&json(&recorded("small-vm", &["--connections", "3000000", "--json"])), "", &mut printed);
+    keys(&json(&recorded("small-vm", &["--connections", "50000", "--json"])), "", &mut printed);
+    keys(&json(&doctor(&["--watch", "1", "--json"])), "", &mut printed);
+    let text = std::fs::read_to_string(root().join("docs/DOCTOR.md")).unwrap();
+    let (_, section) = text.split_once("\n## JSON\n").expect("a section about JSON");
+    let documented: BTreeSet<String> = section
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect();
+    assert_eq!(printed, documented);
+}
+
+#[test]
+fn every_verdict_is_documented() {
+    let text = std::fs::read_to_string(root().join("docs/DOCTOR.md")).unwrap();
+    for verdict in
+        [Verdict::Fits, Verdict::Tight, Verdict::Passed, Verdict::Below, Verdict::Notice, Verdict::Unreadable]
+    {
+        assert!(text.contains(&format!("| `{verdict}` |")), "{verdict}");
+    }
+}
+
+#[test]
+fn the_tables_of_the_documentation_are_those_of_the_code() {
+    let mut walls =
+        String::from("\n| id | on Windows | on Linux | keys | the question |\n|---|---|---|---|---|\n");
+    for row in ROWS {
+        let keys: Vec<_> = row.keys.iter().map(|key| format!("`{key}`")).collect();
+        writeln!(
+            walls,
+            "| `{}` | {} | {} | {} | {} |",
+            row.id,
+            row.windows,
+            row.linux,
+            keys.join(", "),
+            row.question
+        )
+        .unwrap();
+    }
+    let mut counters = String::from("\n| counter | wall | one more means |\n|---|---|---|\n");
+    for watched in WATCHED {
+        writeln!(counters, "| `{}` | `{}` | {} |", watched.counter, watched.row, watched.meaning).unwrap();
+    }
+    compare("walls", &(walls + "\n"));
+    compare("counters", &(counters + "\n"));
+}
+
+/// Compares the rows of a table with what the code says, or writes them.
+fn compare(name: &str, expected: &str) {
+    let path: &Path = &root().join("docs/DOCTOR.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
+    let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
+    let to = from + text[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
+    if text[from..to] == *expected {
+        return;
+    }
+    assert!(
+        std::env::var_os("UPDATE_DOCS").is_some(),
+        "the part {name:?} of docs/DOCTOR.md is not what the code says; UPDATE_DOCS=1 cargo test --test doctor \
+         writes it"
+    );
+    std::fs::write(path, [&text[..from], expected, &text[to..]].concat()).unwrap();
+}
