@@ -9,7 +9,7 @@ use crate::wall::doctor;
 use crate::wall::netns;
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Served, Stage};
-use crate::wall::user::{Crowd, Refusal, User, source};
+use crate::wall::user::{Crowd, Refusal, SOON, User, source};
 
 /// Windows' dynamic ports: 1024 to MaxUserPort.
 const WINDOWS_RANGE: &str = "1024 5000";
@@ -35,24 +35,54 @@ fn planned() -> u64 {
     u64::from(Plan::new(&wish, &Machine::read()).ports_per_address)
 }
 
-/// A side in which so many users come, the first `share` of them from the first address, the next from the
-/// second, and so on.
+/// A side in which all come: the first share of them from the first address, the next from the second, ...
 fn come(served: &Served, mut side: Side, addresses: u8) -> Result<(Side, u64), Trouble> {
     let mut crowd = Crowd::default();
     let share = ASKED.div_ceil(u64::from(addresses));
     for n in 0..addresses {
-        crowd.queue(served.address, source(n), share.min(ASKED - share * u64::from(n)));
+        fill(&mut crowd, served, source(n), share.min(ASKED - share * u64::from(n)));
     }
     crowd.tell(&mut side);
-    let no_address = crowd.told(|refusal| {
-        matches!(refusal, Refusal::Errno { call: "connect", errno }
-            if *errno == rustix::io::Errno::ADDRNOTAVAIL.raw_os_error())
-    });
+    let exhausted = crowd.told(is_exhausted);
     side.fact("server holds", commas(served.metrics()?.get("connections_open").saturating_sub(1)));
     // A TIME_WAIT would keep ports that are needed again.
     crowd.users.into_iter().for_each(User::reset);
     served.settle()?;
-    Ok((side, no_address))
+    Ok((side, exhausted))
+}
+
+fn is_exhausted(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Errno { call: "connect", errno }
+        if *errno == rustix::io::Errno::ADDRNOTAVAIL.raw_os_error())
+}
+
+/// Users from one address. The first who is refused tries again after [`turn`].
+fn fill(crowd: &mut Crowd, served: &Served, from: IpAddr, count: u64) {
+    let come = || User::arrive(served.address, from, SOON);
+    let mut has_turned = false;
+    for _ in 0..count {
+        let mut arrival = come();
+        if !has_turned && arrival.as_ref().err().is_some_and(is_exhausted) {
+            has_turned = true;
+            turn(crowd, come);
+            arrival = come();
+        }
+        crowd.note(arrival);
+    }
+}
+
+/// Lets the user on the last port but two leave and come again.
+///
+/// The kernel searches the range in steps of two, from where it found the last port, and over an even number
+/// of ports: of an odd range it looks at the first only when it begins there. It does after it has given
+/// the last but two.
+fn turn(crowd: &mut Crowd, come: impl Fn() -> Result<User, Refusal>) {
+    let last = Machine::read().port_range.end().saturating_sub(2);
+    let port = |user: &User| user.stream().local_addr().map_or(0, |address| address.port());
+    if let Some(at) = crowd.users.iter().position(|user| port(user) == last) {
+        crowd.users.swap_remove(at).reset();
+        crowd.note(come());
+    }
 }
 
 /// 3,977 connections from one address, and not one more.
