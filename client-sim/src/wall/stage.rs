@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::outcome::Trouble;
 use super::user::{SOON, fetch};
@@ -178,16 +178,14 @@ impl Served {
         self.metrics_when(SOON, |metrics| metrics.get("connections_open") <= 1)
     }
 
-    /// Sets the soft limit of its descriptors while it runs, as `prlimit --nofile=N: --pid PID` does; what it
-    /// was before.
+    /// Sets a soft limit of its process while it runs, as `prlimit --pid PID` does; what it was before.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn set_descriptors(&self, soft: u64) -> io::Result<u64> {
-        let pid = self.rustix_pid();
-        let own = rustix::process::getrlimit(Resource::Nofile);
+    pub fn set_limit(&self, resource: Resource, soft: u64) -> io::Result<u64> {
         // prlimit(2) takes both limits: the hard one is inherited from this process, and stays.
-        let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(soft), maximum: own.maximum })?;
+        let maximum = getrlimit(resource).maximum;
+        let before = prlimit(self.rustix_pid(), resource, Rlimit { current: Some(soft), maximum })?;
         Ok(before.current.unwrap_or(u64::MAX))
     }
 

@@ -5,6 +5,8 @@
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Resource;
+
 use crate::wall::doctor;
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Stage};
@@ -44,7 +46,7 @@ pub fn connections(stage: &Stage) -> Result<Outcome, Trouble> {
 /// A limit lowered under a running server, which had planned for more.
 fn lowered(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     let served = stage.serve(&Launch::with(&[("tcb.capacity", 2000), ("reactors.count", 1)]))?;
-    let before = served.set_descriptors(LIMIT)?;
+    let before = served.set_limit(Resource::Nofile, LIMIT)?;
     let free = LIMIT - served.descriptors_open()?;
     let mut side =
         Side::new("lowered under a server that had planned for more", format!("ulimit -n {LIMIT}"));
@@ -59,7 +61,7 @@ fn lowered(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     crowd.tell(&mut side);
     let unanswered = crowd.told(|refusal| matches!(refusal, Refusal::NoAnswer { .. }));
 
-    served.set_descriptors(before)?;
+    served.set_limit(Resource::Nofile, before)?;
     let mut back = Crowd::default();
     back.queue(served.address, source(0), ASKED - side.admitted);
     let metrics = served.metrics()?;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::geteuid;
+use rustix::process::{Resource, geteuid};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::http::HeaderValue;
 use tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
@@ -169,9 +169,8 @@ pub fn app_limits(stage: &Stage) -> Result<Outcome, Trouble> {
         ..Outcome::default()
     };
     let mut side = Side::new("a thread for each, contained", format!("{PIDS} tasks"));
-    let contained = fence.around(bio_with(MANY_THREADS), PIDS)?;
-    outcome.doctor = doctor::predict(stage, "app-limits", &contained, CONTAINED);
-    let served = stage.serve(&contained)?;
+    let served = fence.serve(stage, &bio_with(MANY_THREADS), PIDS)?;
+    outcome.doctor = doctor::predict(stage, "app-limits", &fence.within(Launch::default()), CONTAINED);
     let stopped = come(&served, &mut side);
     let log = served.logged("no thread").unwrap_or_default();
     side.symptoms.insert(0, "EAGAIN at clone() in the server".into());
@@ -186,14 +185,14 @@ pub fn app_limits(stage: &Stage) -> Result<Outcome, Trouble> {
     served.stop()?;
 
     let mut side = Side::new("a thread for each, more tasks", format!("{} tasks", commas(4 * CONTAINED)));
-    let served = stage.serve(&fence.around(bio_with(MANY_THREADS), 4 * CONTAINED)?)?;
+    let served = fence.serve(stage, &bio_with(MANY_THREADS), 4 * CONTAINED)?;
     let admitted = come(&served, &mut side);
     outcome.claim(admitted == CONTAINED, format!("with more tasks all get in: {admitted}"));
     outcome.sides.push(side);
     served.stop()?;
 
     let mut side = Side::new("tcbchat, contained", format!("{PIDS} tasks"));
-    let served = stage.serve(&fence.around(Launch::with(&[("tcb.capacity", 2 * CONTAINED)]), PIDS)?)?;
+    let served = fence.serve(stage, &Launch::with(&[("tcb.capacity", 2 * CONTAINED)]), PIDS)?;
     let admitted = come(&served, &mut side);
     outcome.claim(admitted == CONTAINED, format!("reactors take all within {PIDS} tasks: {admitted}"));
     outcome.sides.push(side);
@@ -214,7 +213,7 @@ enum Fence {
     /// A cgroup of its own, removed when this is dropped.
     Cgroup(PathBuf),
     /// RLIMIT_NPROC: it counts all tasks of the user, and does not hold for root.
-    Ulimit {
+    Nproc {
         /// Tasks that this user already has.
         already: u64,
     },
@@ -239,27 +238,39 @@ impl Fence {
                     .into(),
             ));
         }
-        Ok(Self::Ulimit { already: own_tasks()? })
+        Ok(Self::Nproc { already: own_tasks()? })
     }
 
     fn describe(&self) -> String {
         match self {
             Self::Cgroup(group) => format!("in a cgroup of its own ({}/pids.max)", group.display()),
-            Self::Ulimit { already } => {
+            Self::Nproc { already } => {
                 format!("with RLIMIT_NPROC, on top of the {already} tasks that this user already has")
             }
         }
     }
 
-    /// The launch within so many tasks.
-    fn around(&self, launch: Launch, tasks: u64) -> Result<Launch, Trouble> {
-        Ok(match self {
+    /// The launch inside of the cgroup, if there is one.
+    fn within(&self, launch: Launch) -> Launch {
+        match self {
+            Self::Cgroup(group) => Launch { cgroup: Some(group.clone()), ..launch },
+            Self::Nproc { .. } => launch,
+        }
+    }
+
+    /// Starts a server that may have so many tasks.
+    fn serve(&self, stage: &Stage, launch: &Launch, tasks: u64) -> Result<Served, Trouble> {
+        match self {
             Self::Cgroup(group) => {
                 fs::write(group.join("pids.max"), tasks.to_string())?;
-                Launch { cgroup: Some(group.clone()), ..launch }
+                stage.serve(&self.within(launch.clone()))
             }
-            Self::Ulimit { already } => Launch { ulimit: Some(format!("-u {}", already + tasks)), ..launch },
-        })
+            Self::Nproc { already } => {
+                let served = stage.serve(launch)?;
+                served.set_limit(Resource::Nproc, already + tasks)?;
+                Ok(served)
+            }
+        }
     }
 
     /// How often the kernel has refused a task.
