@@ -75,7 +75,7 @@ pub struct Wall {
 }
 
 /// Every wall, in the order of the documentation.
-pub const WALLS: &[Wall] = &[
+pub static WALLS: &[Wall] = &[
     Wall {
         id: "connections",
         windows: "TcpNumConnections (16,777,214)",
