@@ -6,7 +6,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::worker::orders::Leave;
 
@@ -15,6 +16,7 @@ const EXIT_CODES: &str = "Exit codes:
   1    a threshold was missed, or a message lost, duplicated, out of order or damaged
   2    the plan does not fit this machine, or the command line is wrong; nothing was tried
   3    the run could not be made: the server did not start, or the simulator itself failed
+  4    `wall`: nothing failed, but a stage needs a privilege or a program that is not here, and was skipped
   130  interrupted";
 
 /// Simulates thousands of STOMP clients over WebSocket, and checks every message they get.
@@ -39,6 +41,8 @@ pub enum Scenario {
     Herd(HoldArgs),
     /// A chat in which some subscribers stop reading
     Slow(SlowArgs),
+    /// Drive real sockets into a limit, show what happens, move the one knob, and pass
+    Wall(WallArgs),
 }
 
 /// Options of every scenario.
@@ -211,6 +215,33 @@ pub struct ChurnArgs {
     /// How a client leaves
     #[arg(long, value_enum, default_value_t = Leave::Goodbye)]
     pub leave: Leave,
+}
+
+/// Options of `wall`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["name", "all", "list", "bio_server"])))]
+pub struct WallArgs {
+    /// Which wall; `--list` has the names
+    #[arg(value_parser = PossibleValuesParser::new(crate::wall::ids()))]
+    pub name: Option<String>,
+    /// Every wall, and a table of what came of them
+    #[arg(long)]
+    pub all: bool,
+    /// The names of the walls, what Windows, Linux and tcbchat call them, and what each stage needs
+    #[arg(long)]
+    pub list: bool,
+    /// The server to run into the walls; default: `tcbchat` beside this program (built first when run by cargo)
+    #[arg(long, value_name = "PATH")]
+    pub server: Option<PathBuf>,
+    /// Write what was seen as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "list")]
+    pub json: Option<PathBuf>,
+    /// Play the wall in this very process and print the outcome as JSON: what `wall` starts for each stage
+    #[arg(long, hide = true, requires = "name")]
+    pub stage: bool,
+    /// Be the thread-per-connection server of the walls `bio` and `app-limits`, with so many threads
+    #[arg(long, hide = true, value_name = "THREADS")]
+    pub bio_server: Option<u32>,
 }
 
 fn parse_pair(text: &str) -> Result<(u32, u32), String> {

@@ -7,6 +7,7 @@
 //! - [`plan`] checks before the first connect that ports, descriptors and memory suffice;
 //! - [`spawn`] starts and stops the server, [`memory`] measures it, [`progress`] shows the run;
 //! - [`crew`] runs [`worker`]s, event loops with thousands of sockets each;
+//! - [`wall`] plays every limit of the documentation on a stage of its own;
 //! - [`peer`] is one client without its socket, [`pacer`] its time-table, [`check`] its conscience.
 //!
 //! This file turns a command line into an exit code, and does nothing else.
@@ -26,6 +27,7 @@ mod scenario;
 mod spawn;
 mod stomp;
 mod target;
+mod wall;
 mod worker;
 
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Scenario::Chat(args) => (&args.common, scenario::chat::run(args, 0)),
         Scenario::Slow(args) => (&args.chat.common, scenario::chat::run(&args.chat, args.deaf_every)),
         Scenario::Churn(args) => (&args.common, scenario::churn::run(args)),
+        Scenario::Wall(args) => return wall::run(args),
     };
     match outcome {
         Ok(report) => publish(&report, common),

@@ -45,14 +45,22 @@ impl Server {
     /// # Errors
     /// A sentence for the user, with the end of the server's log.
     pub fn start(binary: &Path, capacity: u32, extra: &[String]) -> Result<Self, String> {
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()])
-            .args(extra)
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]).args(extra);
+        Self::launch(&mut command)
+    }
+
+    /// Starts whatever the command starts, and waits for its line of readiness.
+    ///
+    /// # Errors
+    /// A sentence for the user, with the end of the server's log.
+    pub fn launch(command: &mut Command) -> Result<Self, String> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{}: {error}", binary.display()))?;
+            .map_err(|error| format!("{}: {error}", Path::new(command.get_program()).display()))?;
         let log = Log::default();
         let (lines, said) = mpsc::channel();
         let keep = Arc::clone(&log);
@@ -120,6 +128,12 @@ impl Server {
     /// The line with which it said that it is ready: addresses and plan.
     pub fn ready_line(&self) -> &str {
         &self.ready_line
+    }
+
+    /// The last line of its log that holds `words`, of those that are kept.
+    pub fn logged(&self, words: &str) -> Option<String> {
+        let kept = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().rev().find(|line| line.contains(words)).cloned()
     }
 
     /// Stops it by SIGTERM and waits for it.

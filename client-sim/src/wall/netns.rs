@@ -1,0 +1,199 @@
+//! A network namespace of this process's own, and what the kernel counts in it.
+//!
+//! Limits are lowered only here: the namespace is empty but for a loopback interface, and it ends with the
+//! last process in it. As root it is simply made; without root a user namespace is tried first, in which
+//! the process may do to *its* network what root may do to the host's.
+//!
+//! Invariant: [`enter`] is called while the process has one thread, so that all later ones, and all
+//! children, are in the namespace.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
+};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+use rustix::thread::UnshareFlags;
+
+use std::os::fd::AsRawFd;
+
+use super::outcome::Trouble;
+
+/// Moves this process into a network namespace of its own, with the loopback interface up.
+///
+/// # Errors
+/// A missing privilege, or what the kernel says.
+pub fn enter() -> Result<(), Trouble> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    match unshare(UnshareFlags::NEWNET) {
+        Ok(()) => {}
+        Err(Errno::PERM) => {
+            unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(|error| {
+                Trouble::Missing(format!(
+                    "a network namespace of its own needs root, or a kernel that gives user namespaces to \
+                     everyone (unshare: {error})"
+                ))
+            })?;
+            // user_namespaces(7): "deny" must be written before a group map without privilege.
+            for (file, text) in [
+                ("/proc/self/setgroups", "deny".to_owned()),
+                ("/proc/self/uid_map", format!("0 {uid} 1")),
+                ("/proc/self/gid_map", format!("0 {gid} 1")),
+            ] {
+                fs::write(file, text).map_err(|error| missing(file, &error))?;
+            }
+        }
+        Err(error) => return Err(Trouble::Broken(format!("unshare: {error}"))),
+    }
+    loopback_up().map_err(|error| missing("the loopback interface", &error))
+}
+
+fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: what `unshare` endangers is descriptors that threads share (CLONE_FILES), which is not asked
+    // for; a network and a user namespace concern sockets and rights that are made after this call.
+    #[allow(unsafe_code)]
+    unsafe {
+        rustix::thread::unshare_unsafe(flags)
+    }
+}
+
+fn missing(what: &str, error: &io::Error) -> Trouble {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Trouble::Missing(format!("{what}: {error}; run it as root, outside of a sandbox"))
+        }
+        _ => Trouble::Broken(format!("{what}: {error}")),
+    }
+}
+
+/// Brings interface 1, the loopback, up: `ip link set lo up`, by the same netlink message (rtnetlink(7)).
+fn loopback_up() -> io::Result<()> {
+    const RTM_NEWLINK: u16 = 16;
+    const NLM_F_REQUEST: u16 = 1;
+    const IFF_UP: u32 = 1;
+    const LENGTH: usize = 32;
+    let mut message = Vec::with_capacity(LENGTH);
+    // struct nlmsghdr
+    message.extend((LENGTH as u32).to_ne_bytes());
+    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend(NLM_F_REQUEST.to_ne_bytes());
+    message.extend([0; 8]);
+    // struct ifinfomsg: family and type unspecified, index, flags, mask of the flags to change
+    message.extend([0; 4]);
+    message.extend(1_i32.to_ne_bytes());
+    message.extend(IFF_UP.to_ne_bytes());
+    message.extend(IFF_UP.to_ne_bytes());
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    // The kernel handles the message before it returns; whether it worked is seen by whoever connects.
+    Ok(())
+}
+
+/// Sets a sysctl of the network namespace (`net.ipv4.tcp_max_tw_buckets`).
+///
+/// # Errors
+/// A missing privilege, or what the kernel says.
+pub fn sysctl(name: &str, value: &str) -> Result<(), Trouble> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    // A line end, as sysctl(8) writes it: a write of no bytes would change nothing.
+    fs::write(Path::new(&path), format!("{value}\n"))
+        .map_err(|error| missing(&format!("sysctl {name}={value}"), &error))
+}
+
+/// The kernel's TCP counters of this namespace (`/proc/net/netstat`), by name.
+#[derive(Debug, Clone)]
+pub struct Counters(BTreeMap<String, u64>);
+
+impl Counters {
+    /// Reads them now.
+    ///
+    /// # Errors
+    /// What reading the file says.
+    pub fn read() -> io::Result<Self> {
+        Ok(Self::parse(&fs::read_to_string("/proc/net/netstat")?))
+    }
+
+    /// Pairs of lines, each with a prefix: names first, then values.
+    fn parse(text: &str) -> Self {
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs = lines.chunks_exact(2).filter(|pair| pair[0].starts_with("TcpExt:")).flat_map(|pair| {
+            let values = pair[1].split_whitespace().skip(1);
+            pair[0].split_whitespace().skip(1).zip(values)
+        });
+        Self(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    }
+
+    /// How much a counter has grown since `before`.
+    pub fn since(&self, before: &Self, name: &str) -> u64 {
+        let value = |counters: &Self| counters.0.get(name).copied().unwrap_or(0);
+        value(self).saturating_sub(value(before))
+    }
+}
+
+/// The kernel's sockets in TIME_WAIT in this namespace: those whose local port is `port`, and those whose
+/// peer's port it is.
+///
+/// # Errors
+/// What reading the file says.
+pub fn time_wait(port: u16) -> io::Result<(u64, u64)> {
+    Ok(parse_time_wait(&fs::read_to_string("/proc/net/tcp")?, port))
+}
+
+fn parse_time_wait(text: &str, port: u16) -> (u64, u64) {
+    const TIME_WAIT: &str = "06";
+    let port = format!(":{port:04X}");
+    let (mut here, mut there) = (0, 0);
+    for line in text.lines().skip(1) {
+        let mut words = line.split_whitespace().skip(1);
+        let (Some(local), Some(remote), Some(state)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        if state == TIME_WAIT {
+            here += u64::from(local.ends_with(&port));
+            there += u64::from(remote.ends_with(&port));
+        }
+    }
+    (here, there)
+}
+
+/// Bytes that TCP accounts for socket buffers, on the whole machine.
+pub fn tcp_buffer_bytes() -> u64 {
+    crate::memory::Sample::take("", 0.0, None).tcp_buffer_bytes.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netstat_is_pairs_of_lines() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 5 7\n\
+                    IpExt: InNoRoutes InOctets\nIpExt: 1 2\n";
+        let before = Counters::parse(text);
+        let after = Counters::parse(&text.replace(" 5 7", " 199 207"));
+        assert_eq!(after.since(&before, "ListenOverflows"), 194);
+        assert_eq!(after.since(&before, "ListenDrops"), 200);
+        assert_eq!(after.since(&before, "InOctets"), 0, "not TCP's");
+    }
+
+    #[test]
+    fn time_wait_is_told_apart_by_side() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000\n\
+             1: 0100007F:1F90 0100017F:9C41 06 00000000:00000000 03:00000F2C\n\
+             2: 0100017F:9C42 0100007F:1F90 06 00000000:00000000 03:00000F2C\n\
+             3: 0100017F:9C43 0100007F:1F90 06 00000000:00000000 03:00000F2C\n\
+             4: 0100017F:9C44 0100007F:1F90 01 00000000:00000000 03:00000F2C\n";
+        assert_eq!(parse_time_wait(text, 8080), (1, 2));
+    }
+
+    #[test]
+    fn this_machine_counts() {
+        assert!(!Counters::read().unwrap().0.is_empty());
+    }
+}
