@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use tcbchat::walls::catalogue::ROWS;
+use tcbchat::walls::catalogue::{ROWS, Row};
 use tcbchat::walls::forecast::Verdict;
 use tcbchat::walls::watch::WATCHED;
 
@@ -203,13 +203,38 @@ fn the_tables_of_the_documentation_are_those_of_the_code() {
     for watched in WATCHED {
         writeln!(counters, "| `{}` | `{}` | {} |", watched.counter, watched.row, watched.meaning).unwrap();
     }
-    compare("walls", &(walls + "\n"));
-    compare("counters", &(counters + "\n"));
+    let mut limits = String::from("\n| wall | Windows | Linux | tcbchat |\n|---|---|---|---|\n");
+    for Row { id, windows, linux, keys, .. } in ROWS {
+        let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+        writeln!(limits, "| `{id}` | {windows} | {linux} | {} |", keys.join(", ")).unwrap();
+    }
+    compare("LIMITS.md", "walls", &(limits + "\n"));
+    compare("DOCTOR.md", "walls", &(walls + "\n"));
+    compare("DOCTOR.md", "counters", &(counters + "\n"));
+}
+
+#[test]
+fn every_wall_has_its_section_with_its_knobs_and_its_command() {
+    let text = std::fs::read_to_string(root().join("docs/LIMITS.md")).unwrap();
+    let (_, walls) = text.split_once("\n## The walls, one by one\n").expect("the walls");
+    let (walls, _) = walls.split_once("\n## ").expect("more behind them");
+    let sections: Vec<(&str, &str)> =
+        walls.split("\n### `").skip(1).map(|section| section.split_once('`').expect("an id")).collect();
+    let ids: Vec<&str> = sections.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, ROWS.iter().map(|row| row.id).collect::<Vec<_>>());
+    for (row, (id, section)) in ROWS.iter().zip(sections) {
+        for key in row.keys {
+            assert!(section.contains(&format!("`{key}`")), "{id} says nothing of {key}");
+        }
+        let (prose, output) = section.split_once("```text\n").expect("the output of a run");
+        assert!(prose.contains(&format!("-- wall {id}\n")), "{id} has no command");
+        assert!(output.contains("\nresult        hit and passed in "), "{id} was not shown");
+    }
 }
 
 /// Compares the rows of a table with what the code says, or writes them.
-fn compare(name: &str, expected: &str) {
-    let path: &Path = &root().join("docs/DOCTOR.md");
+fn compare(file: &str, name: &str, expected: &str) {
+    let path: &Path = &root().join("docs").join(file);
     let text = std::fs::read_to_string(path).unwrap();
     let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
     let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
@@ -219,7 +244,7 @@ fn compare(name: &str, expected: &str) {
     }
     assert!(
         std::env::var_os("UPDATE_DOCS").is_some(),
-        "the part {name:?} of docs/DOCTOR.md is not what the code says; UPDATE_DOCS=1 cargo test --test doctor \
+        "the part {name:?} of docs/{file} is not what the code says; UPDATE_DOCS=1 cargo test --test doctor \
          writes it"
     );
     std::fs::write(path, [&text[..from], expected, &text[to..]].concat()).unwrap();

@@ -4,7 +4,7 @@
 //! descendant: Linux has something in its place, and so has this server. What a wall is on a machine is for
 //! [`super::probe`] and [`super::forecast`] to say; the rows here are the same everywhere.
 //!
-//! Invariant: every row is in the documentation (`docs/DOCTOR.md`), and every key that a row names is a key
+//! Invariant: every row is in the documentation (`docs/DOCTOR.md`, `docs/LIMITS.md`), and every key that a row names is a key
 //! of the configuration.
 
 /// One wall, wherever it stands.
@@ -77,7 +77,16 @@ pub const ROWS: &[Row] = &[
         id: "keep-alive",
         windows: "KeepAliveTime (7,200,000 ms)",
         linux: "net.ipv4.tcp_keepalive_time, tcp_keepalive_intvl, tcp_keepalive_probes",
-        keys: &["stomp.heart_beat_min_ms", "stomp.heart_beat_max_ms"],
+        keys: &[
+            "keepalive.tcp_idle_s",
+            "keepalive.tcp_interval_s",
+            "keepalive.tcp_probes",
+            "keepalive.user_timeout_ms",
+            "keepalive.ws_ping_interval_s",
+            "keepalive.ws_pong_timeout_s",
+            "stomp.heart_beat_min_ms",
+            "stomp.heart_beat_max_ms",
+        ],
         question: "How long does a peer that vanished hold its place?",
     },
     Row {
@@ -98,7 +107,7 @@ pub const ROWS: &[Row] = &[
         id: "half-open",
         windows: "half-open connects (10 on XP SP2 and Vista; event 4226)",
         linux: "net.ipv4.tcp_max_syn_backlog, net.ipv4.tcp_syncookies",
-        keys: &["handshake.pending_max", "handshake.timeout_ms"],
+        keys: &["handshake.pending_max", "handshake.pending_per_address_max", "handshake.timeout_ms"],
         question: "Do unfinished handshakes shut the others out?",
     },
     Row {
