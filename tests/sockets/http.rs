@@ -1,0 +1,191 @@
+//! HTTP until the upgrade: every answer of the table, and the choice of a subprotocol.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+
+use crate::support::{Client, Server};
+use crate::{Setup, documented};
+
+on_one_and_three_reactors!(
+    every_answer_however_it_is_split,
+    a_head_that_does_not_come_in_time,
+    pages_are_answered,
+    subprotocols,
+);
+
+const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`] and `capacity`.
+const ELSEWHERE: [&str; 2] = [
+    "The request head did not arrive within handshake.timeout_ms.",
+    "The server is at its capacity of connections.",
+];
+
+/// Requests that are refused, with the status and the words that the body begins with.
+fn refused() -> Vec<(String, u16, &'static str)> {
+    let with = |from: &str, to: &str| {
+        assert!(HANDSHAKE.contains(from), "{from}");
+        HANDSHAKE.replacen(from, to, 1)
+    };
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let malformed = "The request is not well-formed HTTP.";
+    let target = "The request target must be a path.";
+    let host = "The request must have one Host header field.";
+    let length = "The Content-Length header field is not a number.";
+    let key = "The request must have one Sec-WebSocket-Key header field: 16 bytes in base64.";
+    let body = "Requests must not have a body.";
+    let upgrade = "This path speaks WebSocket: send Upgrade: websocket and Connection: Upgrade.";
+    let version = "This path speaks WebSocket version 13.";
+    let (key_line, version_line) =
+        ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "Sec-WebSocket-Version: 13\r\n");
+    vec![
+        ("\x16\x03\x01\x02\x00\x01\x00\x01".into(), 400, malformed),
+        ("CONNECT\naccept-version:1.2\n\n\0".into(), 400, malformed),
+        (with("Host:", "Host :"), 400, malformed),
+        (with("Upgrade: websocket", "A: b\r\n folded\r\nUpgrade: websocket"), 400, malformed),
+        ("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n".into(), 400, target),
+        (get("ws"), 400, target),
+        (get("/ws#part"), 400, target),
+        (with("Host: test\r\n", ""), 400, host),
+        (with("Host: test\r\n", "Host: test\r\nHost: test\r\n"), 400, host),
+        (with("Upgrade: websocket", "Content-Length: ten\r\nUpgrade: websocket"), 400, length),
+        (
+            with("Upgrade: websocket", "Content-Length: 1\r\nContent-Length: 2\r\nUpgrade: websocket"),
+            400,
+            length,
+        ),
+        (with(key_line, ""), 400, key),
+        (with(key_line, &key_line.repeat(2)), 400, key),
+        (with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), 400, key),
+        (
+            with(version_line, &version_line.repeat(2)),
+            400,
+            "The Sec-WebSocket-Version header field must not be repeated.",
+        ),
+        (
+            "GET /metrics HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n".into(),
+            403,
+            "Metrics are for callers on this machine: see ops.metrics.",
+        ),
+        (get("/nothing"), 404, "There is nothing at this path."),
+        (with("/ws", "/echo"), 404, "There is nothing at this path."),
+        (with("GET", "POST"), 405, "A WebSocket handshake must use GET."),
+        ("DELETE / HTTP/1.1\r\nHost: test\r\n\r\n".into(), 405, "This path can only be read."),
+        (with("Upgrade: websocket", "Content-Length: 1\r\nUpgrade: websocket"), 413, body),
+        (with("Upgrade: websocket", "Transfer-Encoding: chunked\r\nUpgrade: websocket"), 413, body),
+        (with("HTTP/1.1", "HTTP/1.0"), 426, "A WebSocket handshake must use HTTP/1.1."),
+        (get("/ws"), 426, upgrade),
+        (with("Connection: Upgrade", "Connection: keep-alive"), 426, upgrade),
+        (with(version_line, ""), 426, version),
+        (with("Version: 13", "Version: 8"), 426, version),
+        (
+            with("Upgrade: websocket", &format!("A: {}\r\nUpgrade: websocket", "a".repeat(8192))),
+            431,
+            "The request head is longer than handshake.head_bytes_max.",
+        ),
+        (
+            with("Upgrade: websocket", &format!("{}Upgrade: websocket", "A: b\r\n".repeat(64))),
+            431,
+            "The request has more header fields than handshake.headers_max.",
+        ),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505, "The server speaks HTTP/1.1."),
+    ]
+}
+
+/// Sends each byte in a packet of its own, and gives all that comes back.
+fn exchange_by_bytes(server: &Server, request: &str) -> String {
+    let mut stream = server.dial();
+    for byte in request.as_bytes() {
+        stream.write_all(&[*byte]).expect("what comes after the refusal is thrown away");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn every_answer_however_it_is_split(setup: Setup) {
+    let server = setup.server();
+    let mut neighbour = Client::connect(&server);
+    neighbour.subscribe("s", "/topic/neighbour");
+    let table = documented("| status | when | body | header fields |");
+    let mut seen = BTreeSet::from(ELSEWHERE);
+    for (request, status, reason) in refused() {
+        let row = table.iter().find(|row| row[2] == reason).unwrap_or_else(|| panic!("{reason}"));
+        for answer in [server.exchange(&request), exchange_by_bytes(&server, &request)] {
+            let shown = &request[..request.len().min(300)];
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{shown}: {answer}"));
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
+            assert_eq!(row[0], status.to_string());
+            assert_eq!(body.trim_end(), reason, "{shown}");
+            assert!(head.contains("\r\nContent-Type: text/plain"), "{head}");
+            let options = head.lines().filter_map(|line| line.strip_prefix("Connection: "));
+            assert!(options.collect::<Vec<_>>().join(", ").ends_with("close"), "{head}");
+            for field in
+                row[3].split('`').filter(|field| field.contains(": ") && !field.starts_with("Connection"))
+            {
+                assert!(head.contains(field), "{field} in {head}");
+            }
+        }
+        seen.insert(reason);
+    }
+    let documented: BTreeSet<&str> =
+        table.iter().map(|row| row[2]).filter(|reason| !reason.is_empty()).collect();
+    assert_eq!(seen, documented, "every row has a request");
+
+    neighbour.publish("/topic/neighbour", "undisturbed");
+    assert_eq!(neighbour.expect_body(), "undisturbed");
+}
+
+fn a_head_that_does_not_come_in_time(setup: Setup) {
+    let server = setup.server_with("[handshake]\ntimeout_ms = 200", &[]);
+    for begun in ["", "GET /ws HTTP/1.1\r\nHost: te"] {
+        let answer = server.exchange(begun);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.ends_with(&format!("{}\n", ELSEWHERE[0])), "{answer}");
+    }
+}
+
+fn pages_are_answered(setup: Setup) {
+    let server = setup.server();
+    let answer = server.exchange("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let answer = server.exchange("GET /?x=1 HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("<html"), "{answer}");
+    let answer = server.exchange("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+}
+
+fn subprotocols(setup: Setup) {
+    let server = setup.server();
+    for (offered, chosen) in [
+        (&[][..], None),
+        (&["mqtt"], None),
+        (&["v10.stomp"], Some("v10.stomp")),
+        (&["v10.stomp", "v11.stomp", "mqtt"], Some("v11.stomp")),
+        (&["v10.stomp", "v12.stomp", "v11.stomp"], Some("v12.stomp")),
+    ] {
+        // tungstenite takes an answer without a subprotocol for an error if it offered some: by hand.
+        let field = match offered {
+            [] => String::new(),
+            offered => format!("Sec-WebSocket-Protocol: {}\r\nUpgrade", offered.join(", ")),
+        };
+        let request = match field.as_str() {
+            "" => HANDSHAKE.to_owned(),
+            field => HANDSHAKE.replacen("Upgrade", field, 1),
+        };
+        let mut stream = server.dial();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        assert!(head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        let answered = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
+        assert_eq!(answered, chosen);
+    }
+}

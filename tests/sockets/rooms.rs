@@ -1,0 +1,152 @@
+//! Rooms: everybody in a room gets every message once, and all in the same order.
+
+use std::thread;
+
+use crate::support::{Client, Frame};
+use crate::websocket::{CONTINUATION, FIN, TEXT, write_raw, ws_frame};
+use crate::{Setup, members, send};
+
+on_one_and_three_reactors!(
+    the_sender_and_each_subscription_get_it,
+    one_order_for_all,
+    nothing_waits_for_an_answer,
+    nothing_comes_after_unsubscribe,
+    a_megabyte_in_pieces,
+);
+
+/// Members that the kernel spreads over the reactors.
+const MEMBERS: usize = 9;
+
+fn the_sender_and_each_subscription_get_it(setup: Setup) {
+    let server = setup.server();
+    let mut sender = Client::connect(&server);
+    sender.subscribe("a", "/topic/both");
+    sender.subscribe("b", "/topic/both");
+    let mut others = members(&server, MEMBERS, "/topic/both");
+    sender.publish("/topic/both", "twice");
+    let first = sender.expect("MESSAGE");
+    let second = sender.expect("MESSAGE");
+    let mut ids = [first.get("subscription").unwrap(), second.get("subscription").unwrap()];
+    ids.sort_unstable();
+    assert_eq!(ids, ["a", "b"]);
+    assert_eq!((first.text(), second.text()), ("twice", "twice"));
+    assert_eq!(first.get("message-id"), second.get("message-id"), "it is one message");
+    for other in &mut others {
+        let message = other.expect("MESSAGE");
+        assert_eq!((message.get("subscription"), message.text()), (Some("s"), "twice"));
+        assert_eq!(message.get("destination"), Some("/topic/both"));
+        assert_eq!(message.get("message-id"), first.get("message-id"));
+    }
+    // One message each: the next to come is the next that is sent.
+    sender.publish("/topic/both", "last");
+    for other in &mut others {
+        assert_eq!(other.expect_body(), "last");
+    }
+}
+
+fn one_order_for_all(setup: Setup) {
+    const PUBLISHERS: usize = 4;
+    const EACH: usize = 100;
+    let server = setup.server();
+    let mut members = members(&server, MEMBERS, "/topic/order");
+    let orders: Vec<Vec<String>> = thread::scope(|scope| {
+        for publisher in 0..PUBLISHERS {
+            let mut client = Client::connect(&server);
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    client.publish("/topic/order", format!("{publisher} {number}"));
+                }
+                client.disconnect();
+            });
+        }
+        let readers: Vec<_> = members
+            .iter_mut()
+            .map(|member| {
+                scope.spawn(|| (0..PUBLISHERS * EACH).map(|_| member.expect_body()).collect::<Vec<_>>())
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    for order in &orders {
+        assert_eq!(order, &orders[0], "everybody sees the same order");
+    }
+    for publisher in 0..PUBLISHERS {
+        let prefix = format!("{publisher} ");
+        let own = orders[0].iter().filter_map(|body| body.strip_prefix(&prefix));
+        let own: Vec<usize> = own.map(|number| number.parse().unwrap()).collect();
+        assert_eq!(own, (0..EACH).collect::<Vec<_>>(), "in the order of its publisher");
+    }
+}
+
+fn nothing_waits_for_an_answer(setup: Setup) {
+    let server = setup.server();
+    // Several rooms, so that with several reactors some are owned elsewhere.
+    for room in 0..8 {
+        let destination = format!("/topic/pipelined-{room}");
+        let mut client = Client::open(&server);
+        let whole = [
+            Frame::new("CONNECT").header("accept-version", "1.2"),
+            Frame::new("SUBSCRIBE").header("id", "s").header("destination", &destination),
+            send(&destination, "first"),
+            Frame::new("SUBSCRIBE").header("id", "t").header("destination", "/topic/other"),
+            send(&destination, "second"),
+        ];
+        client.send_binary(&whole.iter().flat_map(Frame::encode).collect::<Vec<u8>>());
+        client.expect("CONNECTED");
+        assert_eq!(client.expect_body(), "first");
+        assert_eq!(client.expect_body(), "second");
+    }
+}
+
+fn nothing_comes_after_unsubscribe(setup: Setup) {
+    let server = setup.server();
+    let mut members = members(&server, MEMBERS, "/topic/left");
+    let mut publisher = Client::connect(&server);
+    publisher.publish_confirmed("/topic/left", "heard");
+    for member in &mut members {
+        assert_eq!(member.expect_body(), "heard");
+        member.send_confirmed(Frame::new("UNSUBSCRIBE").header("id", "s"));
+    }
+    publisher.publish_confirmed("/topic/left", "unheard");
+    for member in &mut members {
+        member.subscribe("s", "/topic/left");
+    }
+    publisher.publish("/topic/left", "again");
+    for member in &mut members {
+        assert_eq!(member.expect_body(), "again");
+    }
+}
+
+fn a_megabyte_in_pieces(setup: Setup) {
+    let server = setup.server();
+    let mut members = members(&server, 3, "/topic/large");
+    let mut publisher = Client::connect(&server);
+    for piece in [8 * 1024, 16 * 1024] {
+        let body: String = (0..1024 * 1024 / 16).map(|line| format!("{line:015}\n")).collect();
+        assert_eq!(body.len(), 1024 * 1024);
+        let whole = send("/topic/large", &body).encode();
+
+        // As fragments of one WebSocket message.
+        let count = whole.len().div_ceil(piece);
+        for (at, part) in whole.chunks(piece).enumerate() {
+            let first = if at == 0 { TEXT } else { CONTINUATION };
+            let last = if at + 1 == count { FIN } else { 0 };
+            write_raw(&mut publisher, ws_frame(first | last, part));
+        }
+        // As WebSocket messages of their own.
+        for part in whole.chunks(piece) {
+            publisher.send_binary(part);
+        }
+        // As one ws_frame in several packets.
+        for part in ws_frame(FIN | TEXT, &whole).chunks(piece) {
+            write_raw(&mut publisher, part);
+        }
+        for member in &mut members {
+            for _ in 0..3 {
+                let message = member.expect("MESSAGE");
+                assert_eq!(message.get("content-length"), Some("1048576"));
+                assert!(message.body == body.as_bytes());
+            }
+        }
+    }
+}

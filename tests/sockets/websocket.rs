@@ -1,0 +1,188 @@
+//! WebSocket framing under STOMP: fragments, broken frames, the closing handshake.
+
+use std::io::Write;
+
+use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::Setup;
+use crate::support::{Client, Frame};
+
+on_one_and_three_reactors!(
+    fragments_with_a_ping_between_them,
+    utf8_across_fragments,
+    broken_frames,
+    oversized,
+    a_close_is_answered_with_its_code,
+    the_server_closes_and_is_answered,
+);
+
+pub const FIN: u8 = 0x80;
+pub const CONTINUATION: u8 = 0;
+pub const TEXT: u8 = 1;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+
+/// A masked ws_frame with this first byte.
+pub fn ws_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    let mut out = vec![first];
+    match payload.len() {
+        length @ 0..126 => out.push(0x80 | length as u8),
+        length @ 126..65_536 => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&mask);
+    out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
+    out
+}
+
+/// Writes past tungstenite.
+pub fn write_raw(client: &mut Client, bytes: impl AsRef<[u8]>) {
+    client.socket().get_mut().write_all(bytes.as_ref()).unwrap();
+}
+
+fn fragments_with_a_ping_between_them(setup: Setup) {
+    let server = setup.server();
+    let mut client = Client::connect(&server);
+    client.subscribe("s", "/topic/fragments");
+    write_raw(&mut client, ws_frame(TEXT, b"SEND\ndestination:/topic/fra"));
+    write_raw(&mut client, ws_frame(FIN | PING, b"are you there"));
+    assert_eq!(client.next_message(), Message::Pong("are you there".into()));
+    write_raw(&mut client, ws_frame(CONTINUATION, b""));
+    write_raw(&mut client, ws_frame(CONTINUATION, b"gments\n\nin "));
+    write_raw(&mut client, ws_frame(FIN | CONTINUATION, b"parts\0"));
+    assert_eq!(client.expect_body(), "in parts");
+    client.disconnect();
+}
+
+fn utf8_across_fragments(setup: Setup) {
+    let server = setup.server();
+    let mut client = Client::connect(&server);
+    client.subscribe("s", "/topic/utf8");
+    write_raw(&mut client, ws_frame(TEXT, b"SEND\ndestination:/topic/utf8\n\n"));
+    for byte in "grüße 🦀".bytes() {
+        write_raw(&mut client, ws_frame(CONTINUATION, &[byte]));
+    }
+    write_raw(&mut client, ws_frame(FIN | CONTINUATION, b"\0"));
+    assert_eq!(client.expect_body(), "grüße 🦀");
+
+    // Refused at the first wrong byte, although the message is not complete.
+    write_raw(&mut client, ws_frame(TEXT, b"SEND\ndestination:/topic/utf8\n\n\xc3"));
+    write_raw(&mut client, ws_frame(CONTINUATION, b"("));
+    assert_eq!(client.expect_close(), (1007, "text message is not UTF-8".into()));
+}
+
+fn broken_frames(setup: Setup) {
+    let server = setup.server();
+    let close = |code: u16| ws_frame(FIN | CLOSE, &code.to_be_bytes());
+    let long_ping = [FIN | PING, 0x80 | 126, 0, 126, 0, 0, 0, 0];
+    let mut cases = vec![
+        (ws_frame(FIN | 0x40 | TEXT, b"x"), 1002, "reserved bits set without an extension"),
+        (ws_frame(FIN | 3, b""), 1002, "reserved opcode"),
+        (vec![FIN | TEXT, 1, b'x'], 1002, "frame of a client without mask"),
+        (ws_frame(PING, b""), 1002, "fragmented control frame"),
+        (long_ping.to_vec(), 1002, "control frame longer than 125 bytes"),
+        (vec![FIN | TEXT, 0x80 | 126, 0, 125, 0, 0, 0, 0], 1002, "length not in its shortest form"),
+        (
+            vec![FIN | TEXT, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            1002,
+            "length with its top bit set",
+        ),
+        (ws_frame(FIN | CONTINUATION, b"x"), 1002, "continuation without a message"),
+        (
+            [ws_frame(TEXT, b"\n"), ws_frame(FIN | TEXT, b"\n")].concat(),
+            1002,
+            "new message inside a fragmented one",
+        ),
+        (ws_frame(FIN | CLOSE, b"\x03"), 1002, "close payload of one byte"),
+        (ws_frame(FIN | TEXT, b"\xff"), 1007, "text message is not UTF-8"),
+        (ws_frame(FIN | CLOSE, b"\x03\xe8\xff"), 1007, "close reason is not UTF-8"),
+    ];
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+        cases.push((close(code), 1002, "close code that must not be sent"));
+    }
+    let mut neighbour = Client::connect(&server);
+    neighbour.subscribe("s", "/topic/neighbour");
+    for (bytes, code, reason) in cases {
+        let mut client = Client::connect(&server);
+        client.subscribe("s", "/topic/neighbour");
+        // What was complete before the broken frame has been dealt with.
+        let sent = Frame::new("SEND").header("destination", "/topic/neighbour").body(reason).encode();
+        write_raw(&mut client, [ws_frame(FIN | TEXT, &sent), bytes].concat());
+        assert_eq!(neighbour.expect_body(), reason);
+        loop {
+            match client.next_message() {
+                // Its own message may come first, or not at all.
+                Message::Text(text) if text.starts_with("MESSAGE") => {}
+                Message::Close(Some(close)) => {
+                    assert_eq!((u16::from(close.code), close.reason.as_str()), (code, reason));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // Nobody else left the room, and nobody else was told anything.
+    neighbour.publish("/topic/neighbour", "undisturbed");
+    assert_eq!(neighbour.expect_body(), "undisturbed");
+    neighbour.disconnect();
+}
+
+fn oversized(setup: Setup) {
+    let configuration = "[stomp]\nbody_bytes_max = 100\n\
+        [websocket]\nframe_bytes_max = 20_000\nmessage_bytes_max = 30_000\nfragments_max = 4";
+    let server = setup.server_with(configuration, &[]);
+    let blanks = "\n".repeat(20_000);
+    let header = [FIN | TEXT, 0x80 | 126, 0x4e, 0x21, 0, 0, 0, 0];
+    for (bytes, reason) in [
+        // The header alone is enough.
+        (header.to_vec(), "frame longer than frame_bytes_max"),
+        (
+            [ws_frame(TEXT, blanks.as_bytes()), ws_frame(CONTINUATION, &blanks.as_bytes()[..10_001])]
+                .concat(),
+            "message longer than message_bytes_max",
+        ),
+        (
+            [ws_frame(TEXT, b"\n"), ws_frame(CONTINUATION, b"\n").repeat(4)].concat(),
+            "more fragments than fragments_max",
+        ),
+    ] {
+        let mut client = Client::connect(&server);
+        write_raw(&mut client, bytes);
+        assert_eq!(client.expect_close(), (1009, reason.into()));
+    }
+    assert_eq!(server.metric("bounds_refused_total"), 3);
+}
+
+fn a_close_is_answered_with_its_code(setup: Setup) {
+    let server = setup.server();
+    for code in [1000, 1001, 1011, 3000, 4999] {
+        let mut client = Client::connect(&server);
+        let reason = "leaving".into();
+        client.socket().close(Some(CloseFrame { code: CloseCode::from(code), reason })).unwrap();
+        assert_eq!(client.expect_close().0, code);
+    }
+    let mut client = Client::connect(&server);
+    client.socket().close(None).unwrap();
+    assert_eq!(client.expect_close().0, 1000);
+}
+
+fn the_server_closes_and_is_answered(setup: Setup) {
+    // Longer than a read of the client waits: only the client's answer can end the connection in time.
+    let server = setup.server_with("[websocket]\nclose_timeout_ms = 600_000", &[]);
+    let mut client = Client::connect(&server);
+    client.send_confirmed(Frame::new("DISCONNECT"));
+    // What is said after that is thrown away.
+    write_raw(&mut client, ws_frame(FIN | TEXT, b"SEND\ndestination:/queue/late\n\nlate\0"));
+    assert_eq!(client.expect_close(), (1000, String::new()));
+    assert_eq!(server.await_metric("connections_open", |open| open <= 1), 1, "only the scrape itself");
+    assert_eq!(server.metric("queue_messages"), 0);
+}
