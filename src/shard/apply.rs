@@ -32,6 +32,20 @@ impl Shard {
         let serial = is_confirmed.then(|| self.serial());
         let mut published = 0;
         let mut failed = None;
+        if commands
+            .iter()
+            .any(|command| matches!(command, Command::Subscribe { .. } | Command::Unsubscribe(_)))
+        {
+            self.catch_up(now);
+            if self.phase(index) != Phase::Stomp {
+                // A publication before this was refused, and the session has ended by it.
+                for command in commands.drain(..) {
+                    if let Command::Subscribe { form, .. } = command {
+                        self.forms.release(form);
+                    }
+                }
+            }
+        }
         for command in commands.drain(..) {
             if let Some((_, receipt)) = &mut failed {
                 if let Command::Receipt(id) = command {

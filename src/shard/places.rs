@@ -31,6 +31,23 @@ impl Shard {
     /// Takes in what other shards have posted, and lets held-up connections go on.
     pub fn drain_mailbox(&mut self, now: Tick) {
         self.hand_on_deferred(now);
+        self.take_mail(now);
+        self.drain_own(now);
+        self.unstall();
+        self.resume(now);
+    }
+
+    /// Gives what this shard has published to places of its own its place in their order, before a session's
+    /// membership changes: one that says SEND, then UNSUBSCRIBE, means them in this order. Mail comes first, as
+    /// always: a join in it may be older than the publications.
+    pub(super) fn catch_up(&mut self, now: Tick) {
+        if !self.outboxes[usize::from(self.id)].is_empty() {
+            self.take_mail(now);
+            self.drain_own(now);
+        }
+    }
+
+    fn take_mail(&mut self, now: Tick) {
         let mut mail = std::mem::take(&mut self.mail);
         self.mesh.take(self.id, &mut mail);
         self.counters.mailbox_messages_total += mail.len() as u64;
@@ -38,9 +55,6 @@ impl Shard {
             self.handle_mail(letter, now);
         }
         self.mail = mail;
-        self.drain_own(now);
-        self.unstall();
-        self.resume(now);
     }
 
     /// Handles what this shard has published to places of its own.

@@ -28,7 +28,7 @@ fn a_full_table_refuses_until_a_place_is_free(setup: Setup) {
     // Machines are answered all the same.
     let answer = server.exchange("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(server.metric("tcb_in_use"), 3);
+    server.await_metric("tcb_in_use", |count| count == 3);
     let refused = server.metric("refused_table_full_total");
     assert!(refused >= 1);
 
@@ -54,8 +54,8 @@ fn a_full_table_refuses_until_a_place_is_free(setup: Setup) {
     accepted.start_session(crate::Frame::new("CONNECT"));
     accepted.disconnect();
 
-    assert_eq!(server.metric("tcb_capacity"), 3);
-    assert!(server.metric("refused_table_full_total") >= refused);
+    server.await_metric("tcb_capacity", |count| count == 3);
+    server.await_metric("refused_table_full_total", |count| count >= refused);
 }
 
 fn who_may_see_the_metrics(setup: Setup) {

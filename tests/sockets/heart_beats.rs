@@ -34,8 +34,8 @@ fn beats_come_and_keep_a_session(setup: Setup) {
     client.subscribe("s", "/topic/alive");
     client.publish("/topic/alive", "here");
     assert_eq!(client.expect_body(), "here");
-    assert!(server.metric("heart_beats_sent_total") >= 5);
-    assert_eq!(server.metric(r#"dead_peers_total{mechanism="stomp_heart_beat"}"#), 0);
+    server.await_metric("heart_beats_sent_total", |count| count >= 5);
+    server.await_metric(r#"dead_peers_total{mechanism="stomp_heart_beat"}"#, |count| count == 0);
 }
 
 fn a_silent_client_is_closed(setup: Setup) {
@@ -48,5 +48,5 @@ fn a_silent_client_is_closed(setup: Setup) {
     let silent = message.strip_prefix("no heart-beat: nothing was heard for ").unwrap();
     let silent_ms: u32 = silent.strip_suffix(" ms").unwrap().parse().unwrap();
     assert!((3000..=5000).contains(&silent_ms), "{message}");
-    assert_eq!(server.metric(r#"dead_peers_total{mechanism="stomp_heart_beat"}"#), 1);
+    server.await_metric(r#"dead_peers_total{mechanism="stomp_heart_beat"}"#, |count| count == 1);
 }

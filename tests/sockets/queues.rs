@@ -170,7 +170,7 @@ fn transactions(setup: Setup) {
     assert_eq!((message.text(), message.get("transaction")), ("1", None));
     assert_eq!(client.expect_body(), "2");
     // The aborted ACK did not happen; a committed one does.
-    assert_eq!(server.metric("queue_messages"), 1);
+    server.await_metric("queue_messages", |count| count == 1);
     client.send_confirmed(begin("done"));
     client.send_confirmed(ack(&work).header("transaction", "done"));
     client.send_confirmed(end("COMMIT", "done"));
@@ -179,7 +179,7 @@ fn transactions(setup: Setup) {
     client.send_confirmed(begin("open"));
     client.send_confirmed(send("/queue/transactions", "never").header("transaction", "open"));
     client.disconnect();
-    assert_eq!(server.metric("queue_messages"), 0);
+    server.await_metric("queue_messages", |count| count == 0);
 }
 
 fn dead_letters(setup: Setup) {

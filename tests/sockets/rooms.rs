@@ -10,6 +10,7 @@ on_one_and_three_reactors!(
     the_sender_and_each_subscription_get_it,
     one_order_for_all,
     nothing_waits_for_an_answer,
+    memberships_and_messages_keep_their_order,
     nothing_comes_after_unsubscribe,
     a_megabyte_in_pieces,
 );
@@ -96,6 +97,44 @@ fn nothing_waits_for_an_answer(setup: Setup) {
         assert_eq!(client.expect_body(), "first");
         assert_eq!(client.expect_body(), "second");
     }
+}
+
+/// Membership and messages in the order of the frames, where one reactor owns every room; with several a SEND
+/// may be overtaken (docs/PROTOCOL.md), so its receipt is waited for.
+fn memberships_and_messages_keep_their_order(setup: Setup) {
+    let server = setup.server();
+    let subscribe = || Frame::new("SUBSCRIBE").header("id", "s").header("destination", "/topic/order");
+    let unsubscribe = || Frame::new("UNSUBSCRIBE").header("id", "s");
+    let frames = [
+        subscribe(),
+        send("/topic/order", "first"),
+        unsubscribe(),
+        send("/topic/order", "unheard"),
+        subscribe(),
+        send("/topic/order", "second"),
+    ];
+    let mut client = Client::connect(&server);
+    let mut bodies = Vec::new();
+    if setup.reactors == 1 {
+        client.send_binary(&frames.iter().flat_map(Frame::encode).collect::<Vec<u8>>());
+    } else {
+        for frame in frames {
+            let receipt = client.send_with_receipt(frame);
+            loop {
+                let answer = client.next();
+                if answer.get("receipt-id") == Some(&*receipt) {
+                    break;
+                }
+                assert_eq!(answer.command, "MESSAGE");
+                bodies.push(answer.text().to_owned());
+            }
+        }
+    }
+    while bodies.len() < 2 {
+        bodies.push(client.expect_body());
+    }
+    assert_eq!(bodies, ["first", "second"]);
+    client.disconnect();
 }
 
 fn nothing_comes_after_unsubscribe(setup: Setup) {

@@ -46,5 +46,5 @@ fn one_that_never_reads_is_cut_off_alone(setup: Setup) {
     for other in &mut others {
         assert_eq!(other.expect_body(), "after");
     }
-    assert_eq!(server.metric("slow_consumers_total"), 1);
+    server.await_metric("slow_consumers_total", |count| count == 1);
 }

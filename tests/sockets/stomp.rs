@@ -283,7 +283,7 @@ fn bounds_are_named(setup: Setup) {
         }
     }
     assert!(refused > 0);
-    assert_eq!(server.metric("rooms_refused_total"), refused);
+    server.await_metric("rooms_refused_total", |count| count == refused);
 }
 
 fn no_connect_in_time(setup: Setup) {

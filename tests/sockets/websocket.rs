@@ -159,7 +159,7 @@ fn oversized(setup: Setup) {
         write_raw(&mut client, bytes);
         assert_eq!(client.expect_close(), (1009, reason.into()));
     }
-    assert_eq!(server.metric("bounds_refused_total"), 3);
+    server.await_metric("bounds_refused_total", |count| count == 3);
 }
 
 fn a_close_is_answered_with_its_code(setup: Setup) {
@@ -184,5 +184,5 @@ fn the_server_closes_and_is_answered(setup: Setup) {
     write_raw(&mut client, ws_frame(FIN | TEXT, b"SEND\ndestination:/queue/late\n\nlate\0"));
     assert_eq!(client.expect_close(), (1000, String::new()));
     assert_eq!(server.await_metric("connections_open", |open| open <= 1), 1, "only the scrape itself");
-    assert_eq!(server.metric("queue_messages"), 0);
+    server.await_metric("queue_messages", |count| count == 0);
 }

@@ -147,8 +147,18 @@ impl Served {
     /// # Errors
     /// No answer, or another one.
     pub fn metrics(&self) -> Result<Metrics, Trouble> {
-        let page = fetch(self.address, "/metrics").map_err(|error| format!("/metrics: {error}"))?;
-        Ok(Metrics::parse(&page))
+        let end = Instant::now() + SOON;
+        loop {
+            match fetch(self.address, "/metrics") {
+                Ok(page) => return Ok(Metrics::parse(&page)),
+                // At the wall of half-open handshakes the page is refused like everybody else, until the server
+                // has seen that those at the wall have gone.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && Instant::now() < end => {
+                    thread::sleep(LOOK_EVERY);
+                }
+                Err(error) => return Err(format!("/metrics: {error}").into()),
+            }
+        }
     }
 
     /// Waits until its numbers are as wished, for a while at most; the last ones read.
