@@ -29,7 +29,12 @@ use tcbchat::time::Clock;
 
 use cli::{Cli, Command, EXIT_USAGE, Options};
 
+/// Bytes from which glibc maps a block alone: its own default, which it would otherwise raise.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES_MIN: std::ffi::c_int = 128 * 1024;
+
 fn main() -> ExitCode {
+    keep_large_blocks_mapped();
     let Cli { command, options } = Cli::parse();
     match command.unwrap_or(Command::Serve(options)) {
         Command::Serve(options) => match load(&options) {
@@ -44,6 +49,22 @@ fn main() -> ExitCode {
             Ok((config, _)) => doctor::examine(&doctor, &config),
             Err(code) => code,
         },
+    }
+}
+
+/// Keeps glibc mapping large blocks by themselves, for as long as the process lives.
+///
+/// The arrays of connections grow by doubling. Mapped alone, one grows by moving its pages, and the half that is
+/// not used yet is no memory; inside an arena it is copied, and leaves its old places behind as holes. glibc raises
+/// the size from which it maps whenever a mapped block is freed, so a single large buffer at the start (the
+/// kernel's tables, say) would cost every connection some 100 bytes later. See `docs/BENCHMARKS.md`.
+fn keep_large_blocks_mapped() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: mallopt only sets a parameter of the allocator, and no other thread runs yet.
+        #[allow(unsafe_code)]
+        let is_set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN) };
+        debug_assert_eq!(is_set, 1, "the value is glibc's own default");
     }
 }
 

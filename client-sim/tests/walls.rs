@@ -46,6 +46,14 @@ fn play(id: &str) -> Option<Value> {
     Some(entry)
 }
 
+/// User bytes of the server for each connection, where the side measured them.
+fn bytes_each(side: &Value) -> u64 {
+    let facts = side["facts"].as_array().unwrap();
+    let fact = facts.iter().find(|fact| fact["name"] == "bytes each").expect("it is measured");
+    let text = fact["value"].as_str().unwrap();
+    text.split_once(" user").and_then(|(bytes, _)| bytes.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
 /// One after the other: two stages on one small machine would slow each other down.
 #[test]
 fn every_wall_is_hit_and_passed() {
@@ -66,6 +74,9 @@ fn every_wall_is_hit_and_passed() {
             "tcb-table" => {
                 assert_eq!(count(&sides[0], "admitted"), 1500);
                 assert_eq!(count(&sides[1], "admitted"), 50_000);
+                // 180 were measured; a structure that grows, or an arena with holes, shows.
+                let user = bytes_each(&sides[1]);
+                assert!(user <= 240, "an idle session takes {user} bytes of the server");
             }
             "user-ports" => assert_eq!(count(&sides[0], "admitted"), 3977),
             _ => {}
