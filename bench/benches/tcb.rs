@@ -3,25 +3,17 @@
 //! `find` over 50,000 TCBs in 512 buckets against 65,536 is the article's `MaxHashTableSize`.
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tcbchat::tcb::{Closer, Event, FourTuple, TableConfig, TcbKey, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered};
+use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered, tuple};
 
 const NOW: Tick = Tick(1);
 /// What Windows had by default, what it could have, and the least of its range.
 const BUCKETS: [u32; 3] = [64, 512, 65_536];
 const OPEN: [u32; 4] = [1_000, 10_000, 50_000, 100_000];
-
-/// Client `n` of one server socket, at 50,000 ports of as many addresses as it takes.
-fn tuple(n: u32) -> FourTuple {
-    let server = SocketAddr::from(([192, 0, 2, 1], 80));
-    let address = Ipv4Addr::from_bits(0x0A00_0001 + n / 50_000);
-    FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
-}
 
 /// A table with `open` established connections, and their keys.
 fn filled(open: u32, buckets: u32, partitions: u32) -> (TcbTable, Vec<TcbKey>) {
