@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tcbchat::tcb::{Closer, Event, FourTuple, TableConfig, TcbKey, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered, tuple};
+use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered, scattered_from, tuple};
 
 const NOW: Tick = Tick(1);
 /// What Windows had by default, what it could have, and the least of its range.
 const BUCKETS: [u32; 3] = [64, 512, 65_536];
+const THREADS: u32 = 2;
 const OPEN: [u32; 4] = [1_000, 10_000, 50_000, 100_000];
 
 /// A table with `open` established connections, and their keys.
@@ -81,7 +82,6 @@ fn by_key(c: &mut Criterion) {
 
 /// Two threads that open and close at once: what partitions are for.
 fn partitions(c: &mut Criterion) {
-    const THREADS: u32 = 2;
     let mut group = c.benchmark_group("tcb/two_threads");
     group.throughput(Throughput::Elements(u64::from(THREADS)));
     for partitions in [1, 2, 8, 64] {
@@ -89,6 +89,32 @@ fn partitions(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("admit_release", format!("{partitions}_partitions")), |b| {
             b.iter_custom(|rounds| together(THREADS, |thread| churn(&table, thread, rounds)));
         });
+    }
+    group.finish();
+}
+
+/// Two threads that look up at once, at the sizes between which the default lies. `bench hash-table` has all of
+/// them.
+fn lookups(c: &mut Criterion) {
+    const OPEN: u32 = 50_000;
+    let mut group = c.benchmark_group("tcb/two_threads");
+    group.throughput(Throughput::Elements(u64::from(THREADS)));
+    for partitions in [1, 8] {
+        for buckets in [512, OPEN, 65_536] {
+            let (table, _) = filled(OPEN, buckets, partitions);
+            let id =
+                BenchmarkId::new(format!("find_in_{buckets}_buckets"), format!("{partitions}_partitions"));
+            group.bench_function(id, |b| {
+                b.iter_custom(|rounds| {
+                    together(THREADS, |thread| {
+                        let mut next = scattered_from(thread, OPEN);
+                        for _ in 0..rounds {
+                            black_box(table.find(&tuple(next())));
+                        }
+                    })
+                });
+            });
+        }
     }
     group.finish();
 }
@@ -116,6 +142,6 @@ fn together(threads: u32, work: impl Fn(u32) + Sync) -> Duration {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(WARM_UP).measurement_time(MEASUREMENT).sample_size(30);
-    targets = find, admit_release, by_key, partitions
+    targets = find, admit_release, by_key, partitions, lookups
 }
 criterion_main!(benches);

@@ -199,12 +199,12 @@ fn refuse(mut stream: &TcpStream, reason: &str) {
         stream.set_read_timeout(Some(REFUSAL_WITHIN))?;
         stream.set_write_timeout(Some(REFUSAL_WITHIN))?;
         let _request_bytes = stream.read(&mut [0; 1_024])?;
-        write!(
-            stream,
+        let answer = format!(
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{reason}",
             reason.len()
-        )?;
+        );
+        stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Both)
     };
     answer().unwrap_or_default();

@@ -143,10 +143,11 @@ impl Server {
         self.child.try_wait().unwrap_or_default()
     }
 
-    /// The last line of its log so far that has this in it.
+    /// The last line of its log so far that has this in it, and the one after.
     pub fn logged(&self, mark: &str) -> Option<String> {
         let kept = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().rev().find(|line| line.contains(mark)).cloned()
+        let at = kept.iter().rposition(|line| line.contains(mark))?;
+        Some(kept.iter().skip(at).take(2).map(String::as_str).collect::<Vec<_>>().join(" "))
     }
 
     /// How many reactors it has.

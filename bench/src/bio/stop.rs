@@ -7,11 +7,15 @@
 //! Invariant: what is said to be the reason was read from the server or the kernel after it had refused, never
 //! guessed from the count.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Kind;
 use crate::process::{Hold, Programs, Server, simulate};
-use crate::thread_walls::Walls;
+use crate::thread_walls::{Wall, Walls};
 
 /// Connections of the first step.
 const FIRST: u32 = 2_500;
@@ -19,7 +23,9 @@ const FIRST: u32 = 2_500;
 const TOMCAT_THREADS_MAX: u32 = 200;
 /// Threads that the ramp leaves to everything else on the machine.
 const RESERVE: u64 = 4_096;
-/// Limits that a process shares with others, which would suffer too if it ran into them.
+/// How often the limits are read during a step: seldom, because the kernel counts 65,000 mappings for it.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Limits that a process has for itself. If it ran into one that it shares, others would suffer too.
 const OWN_LIMITS: [&str; 2] = ["vm.max_map_count", "RLIMIT_NOFILE"];
 
 /// Where one server stopped.
@@ -33,7 +39,7 @@ pub struct Stop {
     pub tried: u32,
     /// Why no more; `None` if all that were tried had their place.
     pub reason: Option<String>,
-    /// The limits of its process, when the last step had ended.
+    /// The limits of its process when the last step had taken the most of them, within a second.
     pub walls: Walls,
 }
 
@@ -64,8 +70,8 @@ fn find(programs: &Programs, kind: Kind, bound: u32, stop_at: u32) -> Result<Sto
     let mut step = FIRST.min(stop_at);
     loop {
         eprintln!("{name}: {step} connections");
-        let (sessions, refusals) = ramp(programs, &server, step)?;
-        let walls = Walls::read(server.pid());
+        let (ramped, walls) = watched(server.pid(), || ramp(programs, &server, step));
+        let (sessions, refusals) = ramped?;
         let is_all = sessions == u64::from(step);
         if is_all && step < stop_at {
             step = step.saturating_mul(2).min(stop_at);
@@ -74,6 +80,27 @@ fn find(programs: &Programs, kind: Kind, bound: u32, stop_at: u32) -> Result<Sto
         let reason = (!is_all).then(|| reason(&mut server, refusals));
         return Ok(Stop { server: name, sessions, tried: step, reason, walls });
     }
+}
+
+/// Does something, and reads the limits of a process meanwhile; the reading that had the least left.
+fn watched<T>(pid: u32, act: impl FnOnce() -> T) -> (T, Walls) {
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let left = |walls: &Walls| walls.nearest().map_or(u64::MAX, Wall::threads_left);
+            let mut closest = Walls::read(pid);
+            while is_done.recv_timeout(WATCH_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let walls = Walls::read(pid);
+                if left(&walls) < left(&closest) {
+                    closest = walls;
+                }
+            }
+            closest
+        });
+        let result = act();
+        drop(done);
+        (result, watch.join().unwrap_or_default())
+    })
 }
 
 /// Holds so many connections; how many were sessions, and the simulator's commonest failure.
