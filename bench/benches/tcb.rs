@@ -3,25 +3,18 @@
 //! `find` over 50,000 TCBs in 512 buckets against 65,536 is the article's `MaxHashTableSize`.
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tcbchat::tcb::{Closer, Event, FourTuple, TableConfig, TcbKey, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered};
+use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered, scattered_from, tuple};
 
 const NOW: Tick = Tick(1);
 /// What Windows had by default, what it could have, and the least of its range.
 const BUCKETS: [u32; 3] = [64, 512, 65_536];
+const THREADS: u32 = 2;
 const OPEN: [u32; 4] = [1_000, 10_000, 50_000, 100_000];
-
-/// Client `n` of one server socket, at 50,000 ports of as many addresses as it takes.
-fn tuple(n: u32) -> FourTuple {
-    let server = SocketAddr::from(([192, 0, 2, 1], 80));
-    let address = Ipv4Addr::from_bits(0x0A00_0001 + n / 50_000);
-    FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
-}
 
 /// A table with `open` established connections, and their keys.
 fn filled(open: u32, buckets: u32, partitions: u32) -> (TcbTable, Vec<TcbKey>) {
@@ -89,7 +82,6 @@ fn by_key(c: &mut Criterion) {
 
 /// Two threads that open and close at once: what partitions are for.
 fn partitions(c: &mut Criterion) {
-    const THREADS: u32 = 2;
     let mut group = c.benchmark_group("tcb/two_threads");
     group.throughput(Throughput::Elements(u64::from(THREADS)));
     for partitions in [1, 2, 8, 64] {
@@ -97,6 +89,32 @@ fn partitions(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("admit_release", format!("{partitions}_partitions")), |b| {
             b.iter_custom(|rounds| together(THREADS, |thread| churn(&table, thread, rounds)));
         });
+    }
+    group.finish();
+}
+
+/// Two threads that look up at once, at the sizes between which the default lies. `bench hash-table` has all of
+/// them.
+fn lookups(c: &mut Criterion) {
+    const OPEN: u32 = 50_000;
+    let mut group = c.benchmark_group("tcb/two_threads");
+    group.throughput(Throughput::Elements(u64::from(THREADS)));
+    for partitions in [1, 8] {
+        for buckets in [512, OPEN, 65_536] {
+            let (table, _) = filled(OPEN, buckets, partitions);
+            let id =
+                BenchmarkId::new(format!("find_in_{buckets}_buckets"), format!("{partitions}_partitions"));
+            group.bench_function(id, |b| {
+                b.iter_custom(|rounds| {
+                    together(THREADS, |thread| {
+                        let mut next = scattered_from(thread, OPEN);
+                        for _ in 0..rounds {
+                            black_box(table.find(&tuple(next())));
+                        }
+                    })
+                });
+            });
+        }
     }
     group.finish();
 }
@@ -124,6 +142,6 @@ fn together(threads: u32, work: impl Fn(u32) + Sync) -> Duration {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(WARM_UP).measurement_time(MEASUREMENT).sample_size(30);
-    targets = find, admit_release, by_key, partitions
+    targets = find, admit_release, by_key, partitions, lookups
 }
 criterion_main!(benches);

@@ -5,7 +5,10 @@
 
 pub mod crowd;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+use tcbchat::tcb::FourTuple;
 
 /// Warm-up and measurement of one bench. The defaults of criterion are four times as long.
 pub const WARM_UP: Duration = Duration::from_millis(500);
@@ -15,13 +18,26 @@ pub const MEASUREMENT: Duration = Duration::from_millis(1_500);
 /// Endless numbers below `below`, in an order that is scattered and always the same: what a cache sees of
 /// independent connections.
 pub fn scattered(below: u32) -> impl FnMut() -> u32 {
-    let mut state = 0_u32;
+    scattered_from(0, below)
+}
+
+/// The same from another place in that order, far from those of other numbers.
+pub fn scattered_from(place: u32, below: u32) -> impl FnMut() -> u32 {
+    // Knuth's multiplier spreads consecutive numbers over all 32 bits.
+    let mut state = place.wrapping_mul(2_654_435_769);
     move || {
         // A linear congruential generator with the constants of Numerical Recipes; the high bits are the good
         // ones.
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         ((u64::from(state) * u64::from(below)) >> 32) as u32
     }
+}
+
+/// Client `n` of one server socket, at 50,000 ports of as many addresses as it takes.
+pub fn tuple(n: u32) -> FourTuple {
+    let server = SocketAddr::from(([192, 0, 2, 1], 80));
+    let address = Ipv4Addr::from_bits(0x0A00_0001 + n / 50_000);
+    FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
 }
 
 #[cfg(test)]
@@ -34,6 +50,7 @@ mod tests {
         assert!(numbers.iter().all(|&number| number < 100));
         assert!((0..100).all(|number| numbers.contains(&number)));
         assert!(numbers.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 1).count() < 100);
-        assert!(std::iter::repeat_with(scattered(100)).take(2_000).eq(numbers));
+        assert!(std::iter::repeat_with(scattered(100)).take(2_000).eq(numbers.iter().copied()));
+        assert!(std::iter::repeat_with(scattered_from(1, 100)).take(2_000).ne(numbers));
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! Invariant: whatever is started for a measurement has ended when the program has.
 
+mod bio;
+mod bio_server;
 mod footprint;
+mod hash_table;
 mod process;
+mod thread_walls;
 
 use std::process::ExitCode;
 
@@ -22,11 +26,20 @@ struct Cli {
 enum Measurement {
     /// Bytes per idle, subscribed connection: by part, and as the kernel sees them
     Footprint(footprint::Args),
+    /// Lookups in the TCB table against the length of its chains
+    HashTable(hash_table::Args),
+    /// A thread per connection against the reactor: memory, context switches, CPU, and where each stops
+    Bio(bio::Args),
+    /// The server of `bio`: a thread per connection
+    BioServer(bio_server::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().measurement {
         Measurement::Footprint(args) => footprint::run(&args),
+        Measurement::HashTable(args) => hash_table::run(&args),
+        Measurement::Bio(args) => bio::run(&args),
+        Measurement::BioServer(args) => bio_server::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,9 +5,11 @@
 //!
 //! Invariant: when a [`Server`] is gone, so is its process.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,9 @@ use serde_json::Value;
 /// How long a server may take to close all connections.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Lines of a server's log that are kept, for whoever asks what it had to say.
+const LOG_LINES_KEPT: usize = 100;
+
 /// What the server's readiness line says before its address.
 const READY_MARK: &str = "listening on http://";
 
@@ -25,6 +30,7 @@ const READY_MARK: &str = "listening on http://";
 pub struct Programs {
     server: PathBuf,
     simulator: PathBuf,
+    own: PathBuf,
 }
 
 impl Programs {
@@ -46,7 +52,8 @@ impl Programs {
                 Err(format!("{} is missing; run this through cargo", path.display()))
             }
         };
-        Ok(Programs { server: beside("tcbchat")?, simulator: beside("client-sim")? })
+        let (server, simulator) = (beside("tcbchat")?, beside("client-sim")?);
+        Ok(Programs { server, simulator, own })
     }
 }
 
@@ -69,9 +76,12 @@ pub struct Server {
     child: Child,
     /// What it said when it was ready: address and plan.
     pub ready_line: String,
+    log: Log,
     /// Held open, so that the server never writes into a closed pipe.
     _stdout: BufReader<ChildStdout>,
 }
+
+type Log = Arc<Mutex<VecDeque<String>>>;
 
 impl Server {
     /// Starts a server with room for `capacity` connections on a free port of 127.0.0.1, and waits until it
@@ -80,21 +90,64 @@ impl Server {
     /// # Errors
     /// It does not start, or ends before it listens.
     pub fn start(programs: &Programs, capacity: u32) -> Result<Server, String> {
-        let binary = &programs.server;
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{}: {error}", binary.display()))?;
+        let mut command = Command::new(&programs.server);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]);
+        Server::launch(command)
+    }
+
+    /// Starts the server with a thread per connection, at most so many, in the same way.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it listens.
+    pub fn start_bio(programs: &Programs, threads_max: u32) -> Result<Server, String> {
+        let mut command = Command::new(&programs.own);
+        command.args(["bio-server", "--listen", "127.0.0.1:0", "--threads-max", &threads_max.to_string()]);
+        Server::launch(command)
+    }
+
+    fn launch(mut command: Command) -> Result<Server, String> {
+        let binary = Path::new(command.get_program()).display().to_string();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{binary}: {error}"))?;
         let stdout = child.stdout.take().ok_or("the server has no standard output")?;
-        let mut server = Server { child, ready_line: String::new(), _stdout: BufReader::new(stdout) };
+        let stderr = child.stderr.take().ok_or("the server has no standard error")?;
+        let log = Log::default();
+        let kept = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == LOG_LINES_KEPT {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+        });
+        let mut server = Server { child, ready_line: String::new(), log, _stdout: BufReader::new(stdout) };
         let read = server._stdout.read_line(&mut server.ready_line).map_err(|error| error.to_string())?;
         if read == 0 || address(&server.ready_line).is_none() {
             return Err(format!("the server did not listen; it said {:?}", server.ready_line));
         }
         server.ready_line.truncate(server.ready_line.trim_end().len());
         Ok(server)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        // An error means that it is not known to have ended.
+        self.child.try_wait().unwrap_or_default()
+    }
+
+    /// The last line of its log so far that has this in it, and the one after.
+    pub fn logged(&self, mark: &str) -> Option<String> {
+        let kept = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().rposition(|line| line.contains(mark))?;
+        Some(kept.iter().skip(at).take(2).map(String::as_str).collect::<Vec<_>>().join(" "))
     }
 
     /// How many reactors it has.
@@ -150,25 +203,61 @@ pub struct Hold<'a> {
 /// # Errors
 /// The run has failed in any way; partial results are no results.
 pub fn hold(programs: &Programs, server: &Server, hold: &Hold<'_>) -> Result<Value, String> {
+    let run = simulate(programs, server, "hold", &hold.arguments())?;
+    if run.has_passed { Ok(run.json) } else { Err(format!("client-sim failed: {}", run.said)) }
+}
+
+impl Hold<'_> {
+    /// As the simulator's command line has it.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments =
+            vec![format!("--connections={}", self.connections), format!("--hold={}", self.seconds)];
+        arguments.extend([
+            format!("--room-size={}", self.room_size),
+            format!("--room-prefix={}", self.room_prefix),
+        ]);
+        arguments
+    }
+}
+
+/// A run of the simulator, to its end.
+#[derive(Debug)]
+pub struct Run {
+    /// Its result, schema `tcbchat.client-sim/1`.
+    pub json: Value,
+    /// Everything that was asked for was reached.
+    pub has_passed: bool,
+    /// Its table.
+    pub said: String,
+}
+
+/// Runs a scenario of the simulator on a server.
+///
+/// # Errors
+/// There is no result: the simulator does not start, or refuses the run.
+pub fn simulate(
+    programs: &Programs,
+    server: &Server,
+    scenario: &str,
+    arguments: &[String],
+) -> Result<Run, String> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
-    let json = directory.path().join("hold.json");
+    let json = directory.path().join("result.json");
     let url = format!("ws://{}/ws", address(&server.ready_line).unwrap_or_default());
     let output = Command::new(&programs.simulator)
-        .args(["hold", "--quiet", "--url", &url, "--server-pid", &server.child.id().to_string()])
-        .args(["--connections", &hold.connections.to_string(), "--hold", &hold.seconds.to_string()])
-        .args(["--room-size", &hold.room_size.to_string(), "--room-prefix", hold.room_prefix])
+        .args([scenario, "--quiet", "--url", &url, "--server-pid", &server.pid().to_string()])
+        .args(arguments)
         .arg("--json")
         .arg(&json)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout);
-        return Err(format!("client-sim: {}{said}", output.status));
-    }
-    let text = std::fs::read_to_string(&json).map_err(|error| format!("client-sim's JSON: {error}"))?;
-    serde_json::from_str(&text).map_err(|error| format!("client-sim's JSON: {error}"))
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = std::fs::read_to_string(&json)
+        .map_err(|error| format!("client-sim: {}, no result: {error}{said}", output.status))?;
+    let json = serde_json::from_str(&text).map_err(|error| format!("client-sim's JSON: {error}"))?;
+    Ok(Run { json, has_passed: output.status.success(), said })
 }
 
 #[cfg(test)]

@@ -29,12 +29,20 @@ pub struct Sample {
     pub slab_bytes: Option<u64>,
     /// Page tables of all processes.
     pub page_table_bytes: Option<u64>,
+    /// Kernel stacks of all threads of all processes.
+    pub kernel_stack_bytes: Option<u64>,
     /// Memory that TCP accounts for buffers.
     pub tcp_buffer_bytes: Option<u64>,
     /// Sockets in TIME_WAIT.
     pub tcp_time_wait: Option<u64>,
     /// CPU seconds of the server so far.
     pub server_cpu_s: Option<f64>,
+    /// Threads of the server.
+    pub server_threads: Option<u64>,
+    /// How often those threads have given up their CPU so far, to wait for something.
+    pub server_switches_voluntary: Option<u64>,
+    /// How often those threads have lost their CPU so far, while they had work to do.
+    pub server_switches_involuntary: Option<u64>,
     /// CPU seconds of the simulator so far.
     pub simulator_cpu_s: Option<f64>,
     /// Memory of each slab cache; empty without the right to read `/proc/slabinfo`.
@@ -58,6 +66,7 @@ impl Sample {
     pub fn take(label: &'static str, at_s: f64, server_pid: Option<u32>) -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let threads = server_pid.and_then(Threads::of);
         Self {
             label,
             at_s,
@@ -65,12 +74,38 @@ impl Sample {
             simulator_pss_bytes: pss_bytes("self"),
             slab_bytes: kib_field(&meminfo, "Slab:"),
             page_table_bytes: kib_field(&meminfo, "PageTables:"),
+            kernel_stack_bytes: kib_field(&meminfo, "KernelStack:"),
             tcp_buffer_bytes: tcp_field(&sockstat, "mem").map(|pages| pages * PAGE_BYTES),
             tcp_time_wait: tcp_field(&sockstat, "tw"),
             server_cpu_s: server_pid.and_then(|pid| cpu_s(&pid.to_string())),
+            server_threads: threads.map(|threads| threads.count),
+            server_switches_voluntary: threads.map(|threads| threads.switches_voluntary),
+            server_switches_involuntary: threads.map(|threads| threads.switches_involuntary),
             simulator_cpu_s: cpu_s("self"),
             caches: parse_slabinfo(&fs::read_to_string("/proc/slabinfo").unwrap_or_default()),
         }
+    }
+}
+
+/// The threads of a process. Those that have ended are not in it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Threads {
+    count: u64,
+    switches_voluntary: u64,
+    switches_involuntary: u64,
+}
+
+impl Threads {
+    fn of(pid: u32) -> Option<Threads> {
+        let mut all = Threads::default();
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+            // One that ends meanwhile has no file any more.
+            let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+            all.count += 1;
+            all.switches_voluntary += number_field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+            all.switches_involuntary += number_field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+        }
+        Some(all)
     }
 }
 
@@ -100,8 +135,13 @@ fn parse_cpu_ticks(stat: &str) -> Option<u64> {
 }
 
 fn kib_field(text: &str, name: &str) -> Option<u64> {
+    number_field(text, name).map(|kib| kib * 1024)
+}
+
+/// The number of the line that begins with `name`, without its unit.
+fn number_field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-    rest.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+    rest.trim().trim_end_matches(" kB").parse().ok()
 }
 
 fn tcp_field(sockstat: &str, name: &str) -> Option<u64> {
@@ -150,10 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_waits_gives_up_its_cpu() {
+        const WAITS: u64 = 3;
+        std::thread::scope(|scope| {
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let (arrived, there) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                (0..WAITS).for_each(|_| std::thread::sleep(std::time::Duration::from_millis(1)));
+                arrived.send(()).unwrap();
+                wait.recv().unwrap_err();
+            });
+            there.recv().unwrap();
+            let threads = Threads::of(std::process::id()).unwrap();
+            assert!(threads.switches_voluntary >= WAITS && threads.count >= 2, "{threads:?}");
+            drop(go);
+        });
+    }
+
+    #[test]
     fn this_process_can_be_sampled() {
         let sample = Sample::take("now", 0.0, Some(std::process::id()));
         assert!(sample.simulator_pss_bytes.unwrap() > 100_000);
         assert!(sample.slab_bytes.unwrap() > 0 && sample.simulator_cpu_s.is_some());
         assert!(rss_bytes(std::process::id()).unwrap() > 100_000);
+        assert!(sample.kernel_stack_bytes.unwrap() > 0);
+        assert!(sample.server_threads.unwrap() >= 1);
     }
 }

@@ -136,6 +136,7 @@ pub struct PerConnection {
     pub kernel_slab_bytes: Option<f64>,
     pub kernel_slab_bytes_per_end: Option<f64>,
     pub page_table_bytes: Option<f64>,
+    pub kernel_stack_bytes: Option<f64>,
     pub tcp_buffer_bytes: Option<f64>,
     pub kernel_caches: Vec<CacheGrowth>,
 }
@@ -203,6 +204,7 @@ impl PerConnection {
             kernel_slab_bytes: slab,
             kernel_slab_bytes_per_end: slab.map(|bytes| bytes / f64::from(ends)),
             page_table_bytes: each(start.page_table_bytes, now.page_table_bytes),
+            kernel_stack_bytes: each(start.kernel_stack_bytes, now.kernel_stack_bytes),
             tcp_buffer_bytes: each(start.tcp_buffer_bytes, now.tcp_buffer_bytes),
             kernel_caches,
         }

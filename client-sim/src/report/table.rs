@@ -86,6 +86,7 @@ impl Table {
         let per_end = bytes(memory.kernel_slab_bytes_per_end);
         self.row("kernel slab, per end", &format!("{per_end} ({ends} end(s) on this machine)"));
         self.row("kernel page tables", &bytes(memory.page_table_bytes));
+        self.row("kernel stacks", &bytes(memory.kernel_stack_bytes));
         self.row("kernel TCP buffers", &bytes(memory.tcp_buffer_bytes));
         for cache in memory.kernel_caches.iter().take(6) {
             self.row(

@@ -19,9 +19,13 @@ fn sample(label: &'static str, server: u64, slab: u64) -> Sample {
         simulator_pss_bytes: Some(1 << 20),
         slab_bytes: Some(slab),
         page_table_bytes: None,
+        kernel_stack_bytes: None,
         tcp_buffer_bytes: Some(0),
         tcp_time_wait: Some(0),
         server_cpu_s: Some(1.0),
+        server_threads: Some(3),
+        server_switches_voluntary: Some(5),
+        server_switches_involuntary: None,
         simulator_cpu_s: Some(1.0),
         caches: vec![Cache { name: "TCP".to_owned(), bytes: slab, objects: slab / 4096 }],
     }
