@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever is started for a measurement has ended when the program has.
 
+mod floor;
 mod footprint;
 mod process;
 
@@ -22,11 +23,14 @@ struct Cli {
 enum Measurement {
     /// Bytes per idle, subscribed connection: by part, and as the kernel sees them
     Footprint(footprint::Args),
+    /// Serve the least that a server can do, without any checks, to measure others against
+    Floor(floor::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().measurement {
         Measurement::Footprint(args) => footprint::run(&args),
+        Measurement::Floor(args) => floor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,9 @@ fn sample(label: &'static str, server: u64, slab: u64) -> Sample {
         tcp_buffer_bytes: Some(0),
         tcp_time_wait: Some(0),
         server_cpu_s: Some(1.0),
+        server_user_cpu_s: None,
         simulator_cpu_s: Some(1.0),
+        simulator_user_cpu_s: None,
         caches: vec![Cache { name: "TCP".to_owned(), bytes: slab, objects: slab / 4096 }],
     }
 }
@@ -32,7 +34,8 @@ fn chat() -> Chat {
         messages_asked: 10,
         messages_sent: 10,
         messages_unsent: 0,
-        rate_asked_per_s: 1.0,
+        rate_asked_per_s: Some(1.0),
+        window: None,
         rate_sent_per_s: 1.0,
         payload_bytes: 128,
         rooms: 2,
@@ -49,6 +52,7 @@ fn chat() -> Chat {
         receipts_asked: 0,
         receipts_received: 0,
         latency_ms: latency(&[1000, 2000, 40_000]),
+        cpu: None,
         deaf: Vec::new(),
     }
 }
