@@ -145,7 +145,9 @@ impl Floor {
                     if flags.contains(epoll::EventFlags::OUT) {
                         self.send_rest(fd);
                     }
-                    if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                    if flags
+                        .intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR)
+                    {
                         self.read(fd);
                     }
                 }
@@ -166,12 +168,7 @@ impl Floor {
             };
             stream.set_nodelay(true)?;
             let fd = stream.as_raw_fd();
-            epoll::add(
-                &self.epoll,
-                &stream,
-                epoll::EventData::new_u64(fd as u64),
-                epoll::EventFlags::IN,
-            )?;
+            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(fd as u64), epoll::EventFlags::IN)?;
             if self.conns.len() <= fd as usize {
                 self.conns.resize_with(fd as usize + 1, || None);
             }
@@ -182,11 +179,12 @@ impl Floor {
     /// Reads once and does what the frames say. Level-triggered: what is left comes in the next pass.
     fn read(&mut self, fd: RawFd) {
         let Some(conn) = self.conns[fd as usize].as_mut() else { return };
-        let len = match rustix::net::recv(&conn.stream, &mut self.scratch[..], rustix::net::RecvFlags::empty()) {
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Ok((0, _)) | Err(_) => return self.close(fd),
-            Ok((_, len)) => len,
-        };
+        let len =
+            match rustix::net::recv(&conn.stream, &mut self.scratch[..], rustix::net::RecvFlags::empty()) {
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                Ok((0, _)) | Err(_) => return self.close(fd),
+                Ok((_, len)) => len,
+            };
         let mut scratch = std::mem::take(&mut self.scratch);
         match conn.extra.as_mut().filter(|extra| !extra.received.is_empty()) {
             None => {

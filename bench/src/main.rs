@@ -2,8 +2,10 @@
 //!
 //! Invariant: whatever is started for a measurement has ended when the program has.
 
+mod compare;
 mod floor;
 mod footprint;
+mod peers;
 mod process;
 
 use std::process::ExitCode;
@@ -25,12 +27,18 @@ enum Measurement {
     Footprint(footprint::Args),
     /// Serve the least that a server can do, without any checks, to measure others against
     Floor(floor::Args),
+    /// Serve the same with axum, to measure others against
+    Peer(peers::Args),
+    /// Compare tcbchat, the floor and the peers: CPU per delivery and cycle, latency, memory
+    Compare(compare::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().measurement {
         Measurement::Footprint(args) => footprint::run(&args),
         Measurement::Floor(args) => floor::run(&args),
+        Measurement::Peer(args) => peers::run(&args),
+        Measurement::Compare(args) => compare::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

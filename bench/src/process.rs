@@ -23,8 +23,10 @@ const READY_MARK: &str = "listening on http://";
 /// The server and the simulator.
 #[derive(Debug)]
 pub struct Programs {
-    server: PathBuf,
-    simulator: PathBuf,
+    /// `tcbchat`.
+    pub server: PathBuf,
+    /// `client-sim`.
+    pub simulator: PathBuf,
 }
 
 impl Programs {
@@ -80,13 +82,21 @@ impl Server {
     /// # Errors
     /// It does not start, or ends before it listens.
     pub fn start(programs: &Programs, capacity: u32) -> Result<Server, String> {
-        let binary = &programs.server;
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()])
+        let mut command = Command::new(&programs.server);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]);
+        Server::launch(&mut command)
+    }
+
+    /// Starts any server that says where it listens, and waits until it does.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it listens.
+    pub fn launch(command: &mut Command) -> Result<Server, String> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{}: {error}", binary.display()))?;
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let stdout = child.stdout.take().ok_or("the server has no standard output")?;
         let mut server = Server { child, ready_line: String::new(), _stdout: BufReader::new(stdout) };
         let read = server._stdout.read_line(&mut server.ready_line).map_err(|error| error.to_string())?;
@@ -95,6 +105,16 @@ impl Server {
         }
         server.ready_line.truncate(server.ready_line.trim_end().len());
         Ok(server)
+    }
+
+    /// Its WebSocket endpoint.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", address(&self.ready_line).unwrap_or_default())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// How many reactors it has.
@@ -152,9 +172,8 @@ pub struct Hold<'a> {
 pub fn hold(programs: &Programs, server: &Server, hold: &Hold<'_>) -> Result<Value, String> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
     let json = directory.path().join("hold.json");
-    let url = format!("ws://{}/ws", address(&server.ready_line).unwrap_or_default());
     let output = Command::new(&programs.simulator)
-        .args(["hold", "--quiet", "--url", &url, "--server-pid", &server.child.id().to_string()])
+        .args(["hold", "--quiet", "--url", &server.url(), "--server-pid", &server.pid().to_string()])
         .args(["--connections", &hold.connections.to_string(), "--hold", &hold.seconds.to_string()])
         .args(["--room-size", &hold.room_size.to_string(), "--room-prefix", hold.room_prefix])
         .arg("--json")

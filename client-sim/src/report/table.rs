@@ -106,11 +106,7 @@ impl Table {
             "messages",
             &format!(
                 "{} sent of {}, {:.0}/s {}, {} B each",
-                chat.messages_sent,
-                chat.messages_asked,
-                chat.rate_sent_per_s,
-                load,
-                chat.payload_bytes
+                chat.messages_sent, chat.messages_asked, chat.rate_sent_per_s, load, chat.payload_bytes
             ),
         );
         self.row("deliveries", &format!("{} of {}", chat.deliveries_received, chat.deliveries_expected));

@@ -179,9 +179,7 @@ impl Worker {
         let size = self.setup.room_size as usize;
         let first = room as usize * size;
         let members = slots.get(first..slots.len().min(first + size)).filter(|all| !all.is_empty())?;
-        let client = |worker: &Self, at: usize| {
-            members[at].filter(|slot| worker.can_send(*slot))
-        };
+        let client = |worker: &Self, at: usize| members[at].filter(|slot| worker.can_send(*slot));
         let picks: [usize; PICKS as usize] = std::array::from_fn(|_| self.rng.random_range(0..members.len()));
         let found = picks.into_iter().chain(0..members.len()).find_map(|at| client(self, at))?;
         if let Some(windows) = &mut self.desk.windows {

@@ -190,8 +190,7 @@ impl Desk {
 
     /// Opens a window of `width` messages for each room: its members of now are waited for.
     pub(super) fn open_windows(&mut self, width: u32) {
-        let members =
-            |log: &RoomLog| log.members().iter().filter(|member| member.counts()).count() as u32;
+        let members = |log: &RoomLog| log.members().iter().filter(|member| member.counts()).count() as u32;
         self.windows = Some(Windows::new(width, self.rooms.iter().map(members)));
     }
 
