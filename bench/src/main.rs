@@ -4,8 +4,11 @@
 
 mod bio;
 mod bio_server;
+mod compare;
+mod floor;
 mod footprint;
 mod hash_table;
+mod peers;
 mod process;
 mod thread_walls;
 
@@ -32,6 +35,12 @@ enum Measurement {
     Bio(bio::Args),
     /// The server of `bio`: a thread per connection
     BioServer(bio_server::Args),
+    /// Serve the least that a server can do, without any checks, to measure others against
+    Floor(floor::Args),
+    /// Serve the same with axum, to measure others against
+    Peer(peers::Args),
+    /// Compare tcbchat, the floor and the peers: CPU per delivery and cycle, latency, memory
+    Compare(compare::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +49,9 @@ fn main() -> ExitCode {
         Measurement::HashTable(args) => hash_table::run(&args),
         Measurement::Bio(args) => bio::run(&args),
         Measurement::BioServer(args) => bio_server::run(&args),
+        Measurement::Floor(args) => floor::run(&args),
+        Measurement::Peer(args) => peers::run(&args),
+        Measurement::Compare(args) => compare::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

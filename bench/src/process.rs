@@ -28,9 +28,12 @@ const READY_MARK: &str = "listening on http://";
 /// The server and the simulator.
 #[derive(Debug)]
 pub struct Programs {
-    server: PathBuf,
-    simulator: PathBuf,
-    own: PathBuf,
+    /// `tcbchat`.
+    pub server: PathBuf,
+    /// `client-sim`.
+    pub simulator: PathBuf,
+    /// This program.
+    pub own: PathBuf,
 }
 
 impl Programs {
@@ -92,7 +95,7 @@ impl Server {
     pub fn start(programs: &Programs, capacity: u32) -> Result<Server, String> {
         let mut command = Command::new(&programs.server);
         command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]);
-        Server::launch(command)
+        Server::launch(&mut command)
     }
 
     /// Starts the server with a thread per connection, at most so many, in the same way.
@@ -102,10 +105,14 @@ impl Server {
     pub fn start_bio(programs: &Programs, threads_max: u32) -> Result<Server, String> {
         let mut command = Command::new(&programs.own);
         command.args(["bio-server", "--listen", "127.0.0.1:0", "--threads-max", &threads_max.to_string()]);
-        Server::launch(command)
+        Server::launch(&mut command)
     }
 
-    fn launch(mut command: Command) -> Result<Server, String> {
+    /// Starts any server that says where it listens, and waits until it does.
+    ///
+    /// # Errors
+    /// It does not start, or ends before it listens.
+    pub fn launch(command: &mut Command) -> Result<Server, String> {
         let binary = Path::new(command.get_program()).display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{binary}: {error}"))?;
@@ -130,6 +137,11 @@ impl Server {
         }
         server.ready_line.truncate(server.ready_line.trim_end().len());
         Ok(server)
+    }
+
+    /// Its WebSocket endpoint.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", address(&self.ready_line).unwrap_or_default())
     }
 
     /// Its process.
@@ -243,9 +255,8 @@ pub fn simulate(
 ) -> Result<Run, String> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
     let json = directory.path().join("result.json");
-    let url = format!("ws://{}/ws", address(&server.ready_line).unwrap_or_default());
     let output = Command::new(&programs.simulator)
-        .args([scenario, "--quiet", "--url", &url, "--server-pid", &server.pid().to_string()])
+        .args([scenario, "--quiet", "--url", &server.url(), "--server-pid", &server.pid().to_string()])
         .args(arguments)
         .arg("--json")
         .arg(&json)

@@ -149,6 +149,10 @@ pub struct Messages {
     /// Messages per second over all rooms
     #[arg(long, value_name = "PER_S", default_value_t = 100.0)]
     pub rate: f64,
+    /// Closed loop instead of a rate: so many messages of each room are in flight, each until every member of the
+    /// room has it
+    #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub window: Option<u32>,
     /// Seconds of sending
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub duration: f64,

@@ -11,12 +11,14 @@
 //! Invariant: after a failure the peer is never called again.
 
 pub mod script;
+mod twin;
 pub mod upgrade;
 pub mod websocket;
 
 use crate::failure::{Failure, Kind};
 use crate::stomp::{self, Step, StompFrame};
 use script::{HeartBeats, Script};
+use twin::{Noting, Twin};
 use websocket::{Closing, Item, Shared, whole_messages};
 
 /// Bytes of one STOMP frame that are collected over several WebSocket messages.
@@ -83,6 +85,7 @@ pub trait Listener {
 pub struct Kit {
     websocket: Shared,
     stomp: Vec<u8>,
+    twin: Twin,
     /// Bytes for the socket; the caller empties it after each call.
     pub out: Vec<u8>,
 }
@@ -90,7 +93,7 @@ pub struct Kit {
 impl Kit {
     /// An empty kit.
     pub fn new() -> Self {
-        Self { websocket: Shared::new(), stomp: Vec::new(), out: Vec::new() }
+        Self { websocket: Shared::new(), stomp: Vec::new(), twin: Twin::default(), out: Vec::new() }
     }
 
     fn send(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Failure> {
@@ -207,6 +210,48 @@ impl Peer {
         kit: &mut Kit,
         listener: &mut impl Listener,
     ) -> Result<(), Failure> {
+        if self.is_between_messages() {
+            return self.receive_plain(identity, bytes, script, kit, listener);
+        }
+        self.receive_any(identity, bytes, script, kit, listener)
+    }
+
+    /// In its room with nothing half-done: equal bytes mean the same for everybody who is.
+    fn is_between_messages(&self) -> bool {
+        self.phase == Phase::Ready && self.busy.is_none()
+    }
+
+    /// Takes bytes between two messages: compared with those of the member before, read if they differ.
+    fn receive_plain(
+        &mut self,
+        identity: Identity,
+        bytes: &[u8],
+        script: &Script,
+        kit: &mut Kit,
+        listener: &mut impl Listener,
+    ) -> Result<(), Failure> {
+        if kit.twin.is(identity.room, bytes) {
+            kit.twin.tell(listener);
+            return Ok(());
+        }
+        let mut heard = kit.twin.ear();
+        let before = kit.out.len();
+        let mut noting = Noting { heard: &mut heard, listener };
+        self.receive_any(identity, bytes, script, kit, &mut noting)?;
+        if self.is_between_messages() && kit.out.len() == before {
+            kit.twin.learn(identity.room, bytes, heard);
+        }
+        Ok(())
+    }
+
+    fn receive_any(
+        &mut self,
+        identity: Identity,
+        bytes: &[u8],
+        script: &Script,
+        kit: &mut Kit,
+        listener: &mut impl Listener,
+    ) -> Result<(), Failure> {
         let mut joined = Vec::new();
         let bytes = match &mut self.busy {
             Some(busy) if !busy.received.is_empty() => {
@@ -239,6 +284,11 @@ impl Peer {
     /// Bytes that the socket has not taken yet.
     pub fn unsent(&mut self) -> Option<&mut Vec<u8>> {
         self.busy.as_mut().map(|busy| &mut busy.unsent).filter(|unsent| !unsent.is_empty())
+    }
+
+    /// How many those are.
+    pub fn unsent_bytes(&self) -> usize {
+        self.busy.as_ref().map_or(0, |busy| busy.unsent.len())
     }
 
     /// Keeps bytes until the socket is writable.
@@ -303,7 +353,7 @@ impl Peer {
             }
             return Ok(());
         }
-        let Kit { websocket, stomp: _, out } = kit;
+        let Kit { websocket, out, .. } = kit;
         let mut next = Next::Nothing;
         websocket.read(whole, out, &mut |item, _| match item {
             Item::Data(data) => {

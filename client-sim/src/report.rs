@@ -165,14 +165,6 @@ impl Memory {
         let (held, after_chat) = (growth("held"), growth("after-chat"));
         Self { samples, ends_on_this_machine, held, after_chat }
     }
-
-    /// CPU of the server and of the simulator between two samples, in seconds.
-    pub fn cpu_between(&self, from: &str, to: &str) -> Option<(Option<f64>, Option<f64>)> {
-        let find = |label: &str| self.samples.iter().find(|sample| sample.label == label);
-        let (from, to) = (find(from)?, find(to)?);
-        let between = |from: Option<f64>, to: Option<f64>| from.zip(to).map(|(from, to)| to - from);
-        Some((between(from.server_cpu_s, to.server_cpu_s), between(from.simulator_cpu_s, to.simulator_cpu_s)))
-    }
 }
 
 impl PerConnection {
@@ -211,6 +203,35 @@ impl PerConnection {
     }
 }
 
+/// CPU seconds of one act, by process. What a server's threads that have ended took is in it.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the README documents each field of the JSON")]
+pub struct Cpu {
+    pub server_s: Option<f64>,
+    pub server_user_s: Option<f64>,
+    pub server_system_s: Option<f64>,
+    pub simulator_s: Option<f64>,
+    pub simulator_user_s: Option<f64>,
+}
+
+impl Cpu {
+    /// Between two samples.
+    pub fn between(samples: &[Sample], from: &str, to: &str) -> Option<Self> {
+        let find = |label: &str| samples.iter().find(|sample| sample.label == label);
+        let (from, to) = (find(from)?, find(to)?);
+        let growth = |of: fn(&Sample) -> Option<f64>| of(from).zip(of(to)).map(|(from, to)| to - from);
+        let server_s = growth(|sample| sample.server_cpu_s);
+        let server_user_s = growth(|sample| sample.server_user_cpu_s);
+        Some(Self {
+            server_s,
+            server_user_s,
+            server_system_s: server_s.zip(server_user_s).map(|(all, user)| (all - user).max(0.0)),
+            simulator_s: growth(|sample| sample.simulator_cpu_s),
+            simulator_user_s: growth(|sample| sample.simulator_user_cpu_s),
+        })
+    }
+}
+
 /// How the messages fared.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the README documents each field of the JSON")]
@@ -218,7 +239,8 @@ pub struct Chat {
     pub messages_asked: u64,
     pub messages_sent: u64,
     pub messages_unsent: u64,
-    pub rate_asked_per_s: f64,
+    pub rate_asked_per_s: Option<f64>,
+    pub window: Option<u32>,
     pub rate_sent_per_s: f64,
     pub payload_bytes: usize,
     pub rooms: u64,
@@ -235,6 +257,7 @@ pub struct Chat {
     pub receipts_asked: u64,
     pub receipts_received: u64,
     pub latency_ms: Latency,
+    pub cpu: Option<Cpu>,
     pub deaf: Vec<Row>,
 }
 
@@ -250,6 +273,7 @@ pub struct Churn {
     pub messages_sent: u64,
     pub messages_echoed: u64,
     pub echo_ms: Latency,
+    pub cpu: Option<Cpu>,
     pub time_wait_before: Option<u64>,
     pub time_wait_after: Option<u64>,
 }

@@ -59,6 +59,8 @@ pub struct Casting<'a> {
     pub deaf_every: u32,
     /// The subscribers' messages are checked.
     pub checked: bool,
+    /// No room may be spread over several threads.
+    pub whole_rooms: bool,
 }
 
 /// What all scenarios stand on.
@@ -104,6 +106,13 @@ impl Stage {
         let plan = Plan::new(&wish, &Machine::read());
         if !common.quiet {
             eprintln!("plan: {plan}");
+        }
+        let is_whole = |thread| plan.share(thread).start.is_multiple_of(common.room_size);
+        if casting.whole_rooms && !(0..plan.threads).all(is_whole) {
+            return Err(Refusal::Plan(format!(
+                "a window needs all members of a room on one thread, and {} threads share a room; try: --threads 1",
+                plan.threads
+            )));
         }
         if !plan.shortages.is_empty() {
             let list: String = plan.shortages.iter().map(|shortage| format!("\n  {shortage}")).collect();

@@ -21,6 +21,7 @@ pub mod orders;
 mod patience;
 mod seat;
 pub mod setup;
+mod window;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -168,7 +169,7 @@ impl Worker {
         }
         let due = [
             self.connect_next_us(),
-            self.chatting.as_ref().and_then(|task| task.pacer.next_us()),
+            self.chat_next_us(),
             self.churn_next_us(),
             self.leave_next_us(),
             self.beating.next_us(self.conns.len()),
@@ -361,7 +362,7 @@ impl Worker {
             self.connecting = None;
             self.notify(Notice::Connected);
         }
-        if self.chatting.as_ref().is_some_and(|task| task.pacer.next_us().is_none()) {
+        if self.chatting.is_some() && self.chat_next_us().is_none() {
             self.chatting = None;
             self.notify(Notice::Sent);
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a number that was not measured is a dash, never a zero.
 
-use super::{Latency, PerConnection, Report};
+use super::{Cpu, Latency, PerConnection, Report};
 
 /// Renders the report.
 pub fn render(report: &Report) -> String {
@@ -99,15 +99,15 @@ impl Table {
     fn chat(&mut self, report: &Report) {
         let Some(chat) = &report.chat else { return };
         self.title(&format!("chat, {} rooms, {} subscribers", chat.rooms, chat.subscribers));
+        let load = match (chat.rate_asked_per_s, chat.window) {
+            (Some(rate), _) => format!("of {rate:.0}/s"),
+            (None, width) => format!("with {} in flight per room", width.unwrap_or_default()),
+        };
         self.row(
             "messages",
             &format!(
-                "{} sent of {}, {:.0}/s of {:.0}/s, {} B each",
-                chat.messages_sent,
-                chat.messages_asked,
-                chat.rate_sent_per_s,
-                chat.rate_asked_per_s,
-                chat.payload_bytes
+                "{} sent of {}, {:.0}/s {}, {} B each",
+                chat.messages_sent, chat.messages_asked, chat.rate_sent_per_s, load, chat.payload_bytes
             ),
         );
         self.row("deliveries", &format!("{} of {}", chat.deliveries_received, chat.deliveries_expected));
@@ -172,7 +172,7 @@ impl Table {
         ];
         let mut titled = false;
         for (name, from, to, count, unit) in acts {
-            let Some((server, simulator)) = report.memory.cpu_between(from, to).filter(|_| count > 0) else {
+            let Some(cpu) = Cpu::between(&report.memory.samples, from, to).filter(|_| count > 0) else {
                 continue;
             };
             if !titled {
@@ -184,7 +184,13 @@ impl Table {
                     format!("{s:.2} s ({:.1} us per {unit})", s * 1e6 / count as f64)
                 })
             };
-            self.row(name, &format!("server {}, simulator {}", each(server), each(simulator)));
+            let share = |part: Option<f64>, all: Option<f64>| {
+                part.zip(all.filter(|all| *all > 0.0))
+                    .map_or(String::new(), |(part, all)| format!(", {:.0} % user", part / all * 100.0))
+            };
+            let server = each(cpu.server_s) + &share(cpu.server_user_s, cpu.server_s);
+            let simulator = each(cpu.simulator_s) + &share(cpu.simulator_user_s, cpu.simulator_s);
+            self.row(name, &format!("server {server}; simulator {simulator}"));
         }
     }
 

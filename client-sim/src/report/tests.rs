@@ -26,7 +26,9 @@ fn sample(label: &'static str, server: u64, slab: u64) -> Sample {
         server_threads: Some(3),
         server_switches_voluntary: Some(5),
         server_switches_involuntary: None,
+        server_user_cpu_s: None,
         simulator_cpu_s: Some(1.0),
+        simulator_user_cpu_s: None,
         caches: vec![Cache { name: "TCP".to_owned(), bytes: slab, objects: slab / 4096 }],
     }
 }
@@ -36,7 +38,8 @@ fn chat() -> Chat {
         messages_asked: 10,
         messages_sent: 10,
         messages_unsent: 0,
-        rate_asked_per_s: 1.0,
+        rate_asked_per_s: Some(1.0),
+        window: None,
         rate_sent_per_s: 1.0,
         payload_bytes: 128,
         rooms: 2,
@@ -53,6 +56,7 @@ fn chat() -> Chat {
         receipts_asked: 0,
         receipts_received: 0,
         latency_ms: latency(&[1000, 2000, 40_000]),
+        cpu: None,
         deaf: Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ use crate::crew::Broken;
 use crate::failure::{Failure, Kind};
 use crate::report::{self, Report};
 use crate::worker::desk::{ChatTally, Counts};
-use crate::worker::orders::{ChatOrder, Notice, Order};
+use crate::worker::orders::{ChatOrder, Notice, Order, Pace};
 
 /// After the last message that was expected: time for one too many to show up.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -35,6 +35,7 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
         payload_bytes: args.messages.payload,
         deaf_every,
         checked: true,
+        whole_rooms: args.messages.window.is_some(),
     })?;
     stage.play(|stage| {
         stage.connect(common.connect_rate, common.max_half_open)?;
@@ -48,16 +49,21 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
 impl Stage {
     /// Act: messages, and the accounts of all subscribers.
     fn chat(&mut self, messages: &Messages) -> Result<(), Broken> {
-        let asked = (messages.rate * messages.duration).clamp(0.0, 1e12).round() as u64;
         let before = self.crew.counts();
-        self.watch.begin("chat", asked * u64::from(self.setup.room_size));
+        let start_us = self.setup.now_us() + START_AHEAD_US;
+        let (asked, pace) = match messages.window {
+            None => {
+                let asked = (messages.rate * messages.duration).clamp(0.0, 1e12).round() as u64;
+                (Some(asked), Pace::Rate { per_s: messages.rate, messages: asked })
+            }
+            Some(width) => {
+                let end_us = start_us + duration(messages.duration).as_micros() as u64;
+                (None, Pace::Window { width, end_us })
+            }
+        };
+        self.watch.begin("chat", asked.unwrap_or(0) * u64::from(self.setup.room_size));
         let start = Instant::now();
-        self.crew.order(&Order::Chat(ChatOrder {
-            start_us: self.setup.now_us() + START_AHEAD_US,
-            rate: messages.rate,
-            messages: asked,
-            receipts: messages.receipts,
-        }));
+        self.crew.order(&Order::Chat(ChatOrder { start_us, pace, receipts: messages.receipts }));
         self.crew.wait_all(&mut self.watch)?;
         let sending_s = start.elapsed().as_secs_f64();
         self.drain(messages)?;
@@ -74,7 +80,9 @@ impl Stage {
             let missing = counts.sent.saturating_sub(receipts);
             self.failures.add_many(Failure::new(Kind::ReceiptTimeout, "no receipt of a SEND"), missing);
         }
-        self.chat = Some(account(tallies, counts, asked, sending_s, messages));
+        let mut chat = account(tallies, counts, asked.unwrap_or(counts.sent), sending_s, messages);
+        chat.cpu = report::Cpu::between(&self.samples, "held", "after-chat");
+        self.chat = Some(chat);
         Ok(())
     }
 
@@ -142,7 +150,8 @@ fn account(
         messages_asked: asked,
         messages_sent: counts.sent,
         messages_unsent: counts.unsent,
-        rate_asked_per_s: messages.rate,
+        rate_asked_per_s: messages.window.is_none().then_some(messages.rate),
+        window: messages.window,
         rate_sent_per_s: if sending_s > 0.0 { counts.sent as f64 / sending_s } else { 0.0 },
         payload_bytes: messages.payload.max(crate::payload::BYTES_MIN),
         rooms: orders.len() as u64,
@@ -159,6 +168,7 @@ fn account(
         receipts_asked: if messages.receipts { counts.sent } else { 0 },
         receipts_received: counts.receipts,
         latency_ms: report::Latency::default(),
+        cpu: None,
         deaf: Vec::new(),
     }
 }

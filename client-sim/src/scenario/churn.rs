@@ -23,6 +23,7 @@ pub fn run(args: &ChurnArgs) -> Result<Report, Refusal> {
         payload_bytes: crate::payload::BYTES_MIN,
         deaf_every: 0,
         checked: false,
+        whole_rooms: false,
     })?;
     stage.play(|stage| stage.churn(args));
     stage.close(common)
@@ -47,7 +48,9 @@ impl Stage {
         let seconds = start.elapsed().as_secs_f64();
         let counts = self.crew.counts();
         self.sample("left");
+        let cpu = report::Cpu::between(&self.samples, "start", "left");
         self.churn = Some(report::Churn {
+            cpu,
             cycles_asked: cycles,
             cycles_done: counts.cycles,
             cycles_late: 0,

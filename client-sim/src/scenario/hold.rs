@@ -19,6 +19,7 @@ pub fn run(args: &HoldArgs, at_once: bool) -> Result<Report, Refusal> {
         payload_bytes: 0,
         deaf_every: 0,
         checked: true,
+        whole_rooms: false,
     })?;
     let (rate, half_open_max) = if at_once {
         (f64::INFINITY, args.held.connections)

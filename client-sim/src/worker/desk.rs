@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 
 use super::seat::Seat;
 use super::setup::Setup;
+use super::window::Windows;
 use crate::check::{Digest, RoomLog, Verdict};
 use crate::failure::Tally;
 use crate::payload::Stamp;
@@ -148,6 +149,8 @@ pub struct Desk {
     /// Logs of the rooms from `first_room`; empty when nothing is checked (churn).
     rooms: Vec<RoomLog>,
     first_room: u32,
+    /// What the rooms have in flight, in a closed loop; numbered as `rooms`.
+    pub(super) windows: Option<Windows>,
     corrupted: u64,
     foreign: u64,
 }
@@ -174,6 +177,7 @@ impl Desk {
             delivery: histogram(),
             rooms: (0..rooms).map(|_| RoomLog::default()).collect(),
             first_room,
+            windows: None,
             corrupted: 0,
             foreign: 0,
         }
@@ -182,6 +186,12 @@ impl Desk {
     /// A client takes its place in a room; returns its index there.
     pub(super) fn join(&mut self, room: u32) -> u32 {
         self.log(room).map_or(0, RoomLog::join)
+    }
+
+    /// Opens a window of `width` messages for each room: its members of now are waited for.
+    pub(super) fn open_windows(&mut self, width: u32) {
+        let members = |log: &RoomLog| log.members().iter().filter(|member| member.counts()).count() as u32;
+        self.windows = Some(Windows::new(width, self.rooms.iter().map(members)));
     }
 
     /// A client is ready: how long did it take?
@@ -217,8 +227,17 @@ impl Desk {
         }
         seat.awaits_echo &= stamp.sender != seat.client;
         let now_us = setup.now_us();
-        let verdict = self.log(seat.room).map(|log| log.deliver(seat.member, stamp.id()));
-        if verdict != Some(Verdict::Duplicate) {
+        let place = seat.room.wrapping_sub(self.first_room) as usize;
+        let Some(log) = self.rooms.get_mut(place) else {
+            // Rooms of a churn are not checked: a client hears its own message, and that is all.
+            record(&mut self.delivery, now_us.saturating_sub(stamp.intended_us));
+            self.counters.add(|counters| &counters.delivered, 1);
+            return;
+        };
+        if log.deliver(seat.member, stamp.id()) != Verdict::Duplicate {
+            if let Some(windows) = &mut self.windows {
+                windows.received(place as u32, log.members()[seat.member as usize].distinct());
+            }
             record(&mut self.delivery, now_us.saturating_sub(stamp.intended_us));
             self.counters.add(|counters| &counters.delivered, 1);
         }
@@ -263,7 +282,7 @@ impl Desk {
     }
 
     fn log(&mut self, room: u32) -> Option<&mut RoomLog> {
-        self.rooms.get_mut((room - self.first_room) as usize)
+        self.rooms.get_mut(room.wrapping_sub(self.first_room) as usize)
     }
 }
 

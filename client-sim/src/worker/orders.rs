@@ -4,7 +4,7 @@
 
 use super::desk::ChatTally;
 
-pub use super::chat::ChatOrder;
+pub use super::chat::{ChatOrder, Pace};
 pub use super::churn::{ChurnOrder, Leave};
 pub use super::connect::ConnectOrder;
 pub use super::leave::LeaveOrder;

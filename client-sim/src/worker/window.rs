@@ -1,0 +1,114 @@
+//! Closed loop: so many messages of each room are in flight, and one is in flight until every member has it.
+//!
+//! 'Until every member', because a server that has queued a message has not delivered it: counted from the
+//! receipt or from the sender's own copy, long queues would look like speed.
+//!
+//! A member's n-th message is, in a room with one order, the room's n-th. Where a server breaks that order the
+//! run fails by the checks ([`crate::check`]); the window then only has to go on. A member that fails or loses a
+//! message holds its room's window up until the chat is over, which is what a lost message means here.
+//!
+//! Invariant: a room has at most `width` messages in flight, and is in `open` once for each that it lacks.
+
+use std::collections::VecDeque;
+
+/// The windows of all rooms of one worker.
+#[derive(Debug)]
+pub(super) struct Windows {
+    rooms: Vec<Flight>,
+    /// Rooms that may send a message, first come, first served.
+    open: VecDeque<u32>,
+}
+
+/// What one room has in flight.
+#[derive(Debug)]
+struct Flight {
+    members: u32,
+    /// Messages that every member has.
+    landed: u32,
+    /// How many members have each of the messages after those.
+    reached: VecDeque<u32>,
+}
+
+impl Windows {
+    /// Windows of `width` messages; `members` of each room are waited for. Rooms are numbered from 0.
+    pub(super) fn new(width: u32, members: impl Iterator<Item = u32>) -> Self {
+        let rooms: Vec<Flight> =
+            members.map(|members| Flight { members, landed: 0, reached: VecDeque::new() }).collect();
+        // Round by round: a wide window is not used up by the first rooms.
+        let open = (0..width).flat_map(|_| 0..rooms.len() as u32).collect();
+        Self { rooms, open }
+    }
+
+    /// A room may send: it is to do so, or to be left out for good.
+    pub(super) fn take_open(&mut self) -> Option<u32> {
+        self.open.pop_front()
+    }
+
+    /// Some room may send.
+    pub(super) fn any_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// A message of a room is about to leave.
+    pub(super) fn sent(&mut self, room: u32) {
+        self.rooms[room as usize].reached.push_back(0);
+    }
+
+    /// A member of a room has received its `nth` message (from 1), for the first time.
+    pub(super) fn received(&mut self, room: u32, nth: u32) {
+        let flight = &mut self.rooms[room as usize];
+        // Messages that were never sent are the checks' concern.
+        let place = nth.checked_sub(flight.landed + 1);
+        let Some(count) = place.and_then(|place| flight.reached.get_mut(place as usize)) else { return };
+        *count += 1;
+        while flight.reached.front().is_some_and(|count| *count >= flight.members) {
+            flight.reached.pop_front();
+            flight.landed += 1;
+            self.open.push_back(room);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(windows: &mut Windows) -> Vec<u32> {
+        std::iter::from_fn(|| windows.take_open()).collect()
+    }
+
+    #[test]
+    fn each_room_opens_as_often_as_its_window_is_wide() {
+        let mut windows = Windows::new(2, [3, 3].into_iter());
+        assert_eq!(opened(&mut windows), [0, 1, 0, 1]);
+        assert!(!windows.any_open());
+    }
+
+    #[test]
+    fn a_message_has_landed_when_the_last_member_has_it() {
+        let mut windows = Windows::new(2, [2].into_iter());
+        for room in opened(&mut windows) {
+            windows.sent(room);
+        }
+        windows.received(0, 1);
+        windows.received(0, 2);
+        assert!(!windows.any_open(), "one member is ahead, the other has nothing");
+        windows.received(0, 1);
+        assert_eq!(opened(&mut windows), [0]);
+        windows.sent(0);
+        windows.received(0, 2);
+        assert_eq!(opened(&mut windows), [0]);
+        windows.received(0, 3);
+        windows.received(0, 3);
+        assert_eq!(opened(&mut windows), [0]);
+    }
+
+    #[test]
+    fn what_was_never_sent_opens_nothing() {
+        let mut windows = Windows::new(1, [1].into_iter());
+        assert_eq!(opened(&mut windows), [0]);
+        windows.received(0, 1);
+        windows.received(0, 0);
+        assert!(!windows.any_open());
+    }
+}
