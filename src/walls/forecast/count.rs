@@ -258,6 +258,9 @@ impl Context<'_> {
             "Connections that the firewall tracks; past it the kernel drops new ones silently ('table \
                        full, dropping packet'). A notrack rule for the server's port avoids it altogether."
                 .into();
+        if self.snapshot.is_tracking.is_none() {
+            wall.effect += " It has no records, and whether it tracks connections here could not be tried.";
+        }
         self.mend(&mut wall, |value| Fix::sysctl(name, value));
         wall
     }
