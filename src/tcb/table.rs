@@ -47,10 +47,10 @@ pub struct TableConfig {
 impl TableConfig {
     /// A bucket per connection, four partitions per core (at most one per connection), TIME_WAIT as on Linux.
     ///
-    /// With a bucket per connection a full table compares 1.5 TCBs in a lookup. Four times as many buckets save
-    /// a third of a comparison, which is lost in the noise of the measurement; a fifteenth of them cost several
-    /// times the lookup, as each comparison misses the cache (`bench hash-table`, `docs/BENCHMARKS.md`). 4 bytes of
-    /// bucket beside 40 of TCB are too little to save on.
+    /// With a bucket per connection, a lookup in a full table compares 1.5 TCBs. Four times as many buckets save a
+    /// third of a comparison, which is a fifth of the time at most; a twelfth of them double the time at 50,000
+    /// connections, a fifteenth treble it at a million, because each comparison misses the cache (measured by
+    /// `bench hash-table`: `docs/BENCHMARKS.md`). Buckets are 4 bytes beside 40 of a TCB: too few to save on.
     #[must_use]
     pub fn sized(capacity: u32, cores: u32) -> TableConfig {
         TableConfig {
