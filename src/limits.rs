@@ -222,6 +222,9 @@ section! {
         transaction_frames_max: u32 = 256, 1..=65_536;
         /// Bytes held by the open transactions of one session.
         transaction_bytes_max: u32 = 1024 * 1024, 1024..=268_435_456;
+        /// Bytes held by the open transactions of all sessions of one reactor; past it, the session that adds to
+        /// them is ended.
+        reactor_transaction_bytes_max: u64 = 128 * MIB, 1024..=1 << 40;
         /// Shortest heart-beat interval, in milliseconds, that the server agrees to, in either direction.
         heart_beat_min_ms: u32 = 1_000, 100..=3_600_000;
         /// Longest heart-beat interval, in milliseconds, at which the server sends.

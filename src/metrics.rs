@@ -176,7 +176,7 @@ metrics! {
             "stomp.head_bytes_max", "stomp.header_bytes_max", "stomp.headers_max",
             "stomp.body_bytes_max", "stomp.destination_bytes_max", "stomp.id_bytes_max",
             "stomp.subscriptions_max", "stomp.transactions_max", "stomp.transaction_frames_max",
-            "stomp.transaction_bytes_max"
+            "stomp.transaction_bytes_max", "stomp.reactor_transaction_bytes_max"
         ];
         /// Connections cut off because they do not read (close code 1008).
         slow_consumers_total: Counter refuses [
@@ -216,6 +216,8 @@ metrics! {
         messages_published_total: Counter;
         /// Messages put into outbound queues, once for each subscription.
         messages_delivered_total: Counter;
+        /// Bytes held by open transactions.
+        transaction_bytes: Gauge;
         /// Subscriptions of all sessions.
         subscriptions: Gauge;
         /// Rooms that this reactor owns or has members in.
@@ -226,10 +228,12 @@ metrics! {
         rooms_refused_total: Counter refuses ["rooms.rooms_max"];
         /// Messages kept by queues, those delivered and not acknowledged included.
         queue_messages: Gauge;
-        /// Messages refused by a full queue.
+        /// Messages refused by a full queue, dead letters among them.
         queue_messages_refused_total: Counter refuses [
             "rooms.queue_messages_max", "rooms.queue_bytes_max", "rooms.queues_bytes_max"
         ];
+        /// Messages forgotten with a queue that nobody had used for `rooms.queue_idle_s`.
+        queue_messages_expired_total: Counter refuses ["rooms.queue_idle_s"];
         /// Queue messages delivered again after NACK or a lost connection.
         queue_redelivered_total: Counter;
         /// Queue messages moved to a dead-letter queue after too many deliveries.

@@ -218,6 +218,7 @@ pub struct Shard {
     pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
+    transaction_bytes: u64,
     subscriptions: u64,
     is_shutting_down: bool,
 
@@ -282,6 +283,7 @@ impl Shard {
             pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,
+            transaction_bytes: 0,
             subscriptions: 0,
             is_shutting_down: false,
             pool: Pool::new(&setup.limits.buffers),
@@ -341,17 +343,14 @@ impl Shard {
             self.pending.report(too_many, now);
             return Err(Refusal::PendingPerAddress);
         }
-        let tcb = if self.slots.len() >= self.connections_max as usize {
-            self.counters.refused_table_full_total += 1;
-            None
-        } else {
-            self.admit(tuple, now)
-        };
+        let tcb =
+            if self.slots.len() >= self.connections_max as usize { None } else { self.admit(tuple, now) };
         if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
             self.pending.end(source);
             self.counters.refused_limit_total += 1;
             return Err(Refusal::TableFull);
         }
+        self.counters.refused_table_full_total += u64::from(tcb.is_none());
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
@@ -385,13 +384,7 @@ impl Shard {
             }
             admitted => admitted,
         };
-        match admitted {
-            Ok(key) => Some(key),
-            Err(_) => {
-                self.counters.refused_table_full_total += 1;
-                None
-            }
-        }
+        admitted.ok()
     }
 
     /// Whether the key names a connection that is there: events of one that was closed die here.
@@ -440,7 +433,9 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
-        let sweep = self.tcbs.has_time_wait().then(|| self.next_sweep());
+        // The same for what queues have kept for too long.
+        let is_swept = self.tcbs.has_time_wait() || !self.queues.is_empty();
+        let sweep = is_swept.then(|| self.next_sweep());
         [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }
 
@@ -485,6 +480,7 @@ impl Shard {
         self.names.check();
         self.pool.check();
         self.wheel.check();
+        let mut transactions = 0;
         let (mut outbound, mut handshakes, mut members, mut subscriptions, mut refused) = (0, 0, 0, 0, 0);
         for (index, slot) in &self.slots {
             let connection = &slot.connection;
@@ -493,6 +489,7 @@ impl Shard {
             handshakes += u32::from(connection.phase.is_handshake());
             refused += usize::from(connection.phase != Phase::Closed && connection.tcb.is_none());
             subscriptions += slot.session.subscriptions().len() as u64;
+            transactions += slot.session.transaction_bytes();
             assert!(
                 connection.phase == Phase::Stomp || slot.session.subscriptions().is_empty(),
                 "a connection that is not open is in no room"
@@ -507,6 +504,7 @@ impl Shard {
             }
         }
         assert_eq!(outbound, self.outbound_bytes);
+        assert_eq!(transactions, self.transaction_bytes);
         assert_eq!(handshakes, self.handshakes);
         assert_eq!(handshakes as usize, self.sources.len());
         self.pending.check();

@@ -31,7 +31,16 @@ impl Target {
         }
         let host = uri.host().ok_or_else(|| format!("{url}: no host"))?;
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let address = (bare, uri.port_u16().unwrap_or(80))
+        // A port that is none is in the authority and not in `port`.
+        let has_port = uri.authority().is_some_and(|authority| {
+            authority.as_str().rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
+        });
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            None if has_port => return Err(format!("{url}: the port is not one of 0 to 65535")),
+            None => 80,
+        };
+        let address = (bare, port)
             .to_socket_addrs()
             .map_err(|error| format!("{url}: {error}"))?
             .next()

@@ -9,11 +9,29 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 // Every connection has one, mostly empty.
 const _: () = assert!(size_of::<Outbound>() == 8);
 const _: () = assert!(size_of::<Queue>() <= 80);
+
+/// Small segments are joined up to this size: a segment takes some 80 bytes beside its content, which nobody
+/// counts, and a peer that does not read can make thousands of answers of two bytes.
+const JOINED_BYTES_MAX: usize = 1024;
+
+/// Appends to a segment, in place where nobody else has it.
+fn join(last: &mut Bytes, segment: &[u8]) {
+    let mut joined = match std::mem::take(last).try_into_mut() {
+        Ok(own) => own,
+        Err(shared) => {
+            let mut own = BytesMut::with_capacity(JOINED_BYTES_MAX);
+            own.extend_from_slice(&shared);
+            own
+        }
+    };
+    joined.extend_from_slice(segment);
+    *last = joined.freeze();
+}
 
 /// The unsent segments of one connection, in order.
 #[derive(Debug, Default)]
@@ -58,7 +76,10 @@ impl Outbound {
         match &mut self.0 {
             Some(queue) => {
                 queue.bytes += bytes;
-                queue.rest.push_back(segment);
+                match queue.rest.back_mut() {
+                    Some(last) if last.len() + segment.len() <= JOINED_BYTES_MAX => join(last, &segment),
+                    _ => queue.rest.push_back(segment),
+                }
             }
             empty => {
                 *empty = Some(Box::new(Queue { front: segment, rest: VecDeque::new(), bytes, cut: false }))
@@ -174,9 +195,10 @@ mod tests {
 
     #[test]
     fn truncating_keeps_a_frame_that_is_on_its_way() {
-        let mut outbound = queue_of(&[b"abc", b"def", b"gh"]);
+        let mut outbound = queue_of(&[b"abc", b"def"]);
+        outbound.push(Bytes::from(vec![0; JOINED_BYTES_MAX]));
         outbound.advance(4);
-        assert_eq!(outbound.truncate_to_partial(), 2);
+        assert_eq!(outbound.truncate_to_partial(), JOINED_BYTES_MAX as u64);
         assert_eq!(content(&outbound), b"ef");
         outbound.push(Bytes::from_static(b"close"));
         assert_eq!(content(&outbound), b"efclose");
@@ -194,13 +216,26 @@ mod tests {
 
     #[test]
     fn slices_stop_at_either_end() {
-        let outbound = queue_of(&[b"a", b"b", b"c"]);
+        let large: &'static [u8] = &[7; JOINED_BYTES_MAX];
+        let outbound = queue_of(&[b"a", b"b", large]);
         let mut two = [IoSlice::new(b""); 2];
         assert_eq!(outbound.slices(&mut two), 2);
         assert_eq!((&*two[0], &*two[1]), (&b"a"[..], &b"b"[..]));
         let mut four = [IoSlice::new(b""); 4];
         assert_eq!(outbound.slices(&mut four), 3);
         assert_eq!(Outbound::default().slices(&mut four), 0);
+    }
+
+    #[test]
+    fn small_segments_share_one_and_shared_ones_are_left_alone() {
+        let shared = Bytes::from(vec![1; 10]);
+        let mut outbound = queue_of(&[b"first"]);
+        outbound.push(shared.clone());
+        (0..200).for_each(|_| outbound.push(Bytes::from_static(b"\x8a\x00")));
+        assert_eq!(outbound.segments().count(), 2);
+        assert_eq!(outbound.bytes(), 5 + 10 + 400);
+        assert_eq!(shared, [1; 10][..]);
+        outbound.check();
     }
 
     #[derive(Debug, Clone)]
@@ -218,6 +253,7 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             8 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Push),
+            3 => (0..2 * JOINED_BYTES_MAX).prop_map(|length| Op::Push(vec![9; length])),
             8 => (1..5_usize, any::<u8>()).prop_map(|(slices, share)| Op::Send { slices, share }),
             1 => Just(Op::Truncate),
             1 => Just(Op::Clear),
@@ -225,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model is the unsent bytes and where its frames end.
+        /// The model is the unsent bytes and where its segments end.
         #[test]
         fn agrees_with_a_plain_byte_queue(ops in prop::collection::vec(op(), 1..150)) {
             let mut outbound = Outbound::default();
@@ -238,8 +274,13 @@ mod tests {
                     Op::Push(segment) => {
                         pushed += segment.len() as u64;
                         unsent.extend_from_slice(&segment);
-                        if !segment.is_empty() {
-                            ends.push_back(segment.len());
+                        let is_behind_the_front = ends.len() > 1;
+                        match ends.back_mut() {
+                            _ if segment.is_empty() => {}
+                            Some(end) if is_behind_the_front && *end + segment.len() <= JOINED_BYTES_MAX => {
+                                *end += segment.len();
+                            }
+                            _ => ends.push_back(segment.len()),
                         }
                         outbound.push(Bytes::from(segment));
                     }

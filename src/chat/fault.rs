@@ -105,6 +105,11 @@ pub enum Fault {
         /// The bound, in bytes.
         max: u64,
     },
+    /// `stomp.reactor_transaction_bytes_max`: the open transactions of all sessions hold too much.
+    TransactionsExhausted {
+        /// The bound, in bytes.
+        max: u64,
+    },
     /// The client promised heart-beats and was silent for too long.
     HeartBeatTimeout {
         /// How long, in milliseconds.
@@ -151,6 +156,7 @@ impl Fault {
             Fault::SlowConsumer { .. } => "slow-consumer",
             Fault::OutboundExhausted { .. } => "outbound-exhausted",
             Fault::BuffersExhausted { .. } => "buffers-exhausted",
+            Fault::TransactionsExhausted { .. } => "transactions-exhausted",
             Fault::HeartBeatTimeout { .. } => "heart-beat-timeout",
             Fault::PongTimeout { .. } => "pong-timeout",
             Fault::ConnectTimeout { .. } => "connect-timeout",
@@ -174,7 +180,8 @@ impl Fault {
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
             | Fault::OutboundExhausted { .. }
-            | Fault::BuffersExhausted { .. } => 1013,
+            | Fault::BuffersExhausted { .. }
+            | Fault::TransactionsExhausted { .. } => 1013,
             _ => 1002,
         }
     }
@@ -187,6 +194,7 @@ impl Fault {
             Fault::TooManySubscriptions { .. }
                 | Fault::TooManyTransactions { .. }
                 | Fault::TransactionTooLong { .. }
+                | Fault::TransactionsExhausted { .. }
         ) || self.close_code() == 1009
     }
 }
@@ -235,6 +243,9 @@ impl fmt::Display for Fault {
             }
             Fault::OutboundExhausted { max } => {
                 write!(f, "too slow while the server is short of memory: outbound.reactor_bytes_max = {max}")
+            }
+            Fault::TransactionsExhausted { max } => {
+                write!(f, "no memory for an open transaction: stomp.reactor_transaction_bytes_max = {max}")
             }
             Fault::BuffersExhausted { max } => {
                 write!(f, "no memory for an incomplete frame: buffers.reactor_bytes_max = {max}")
@@ -301,6 +312,7 @@ mod tests {
             Fault::SlowConsumer { max: outbound.bytes_max },
             Fault::OutboundExhausted { max: outbound.reactor_bytes_max },
             Fault::BuffersExhausted { max: Buffers::default().reactor_bytes_max },
+            Fault::TransactionsExhausted { max: Stomp::default().reactor_transaction_bytes_max },
             Fault::HeartBeatTimeout { silent_ms: 424_242 },
             Fault::PongTimeout { silent_ms: 424_242 },
             Fault::ConnectTimeout { max: Handshake::default().connect_timeout_ms },

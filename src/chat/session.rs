@@ -173,6 +173,11 @@ impl Session {
         self.extra.as_ref().map_or(0, |extra| size_of_val(&**extra))
     }
 
+    /// Bytes that the session's open transactions hold.
+    pub fn transaction_bytes(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.transaction_bytes())
+    }
+
     /// Takes in one frame.
     ///
     /// # Errors
@@ -189,6 +194,11 @@ impl Session {
             (false, _) => return Err(Fault::NotConnected(command)),
             (true, Frame::Connect | Frame::Stomp) => return Err(Fault::AlreadyConnected),
             (true, _) => {}
+        }
+        if self.extra.as_ref().is_some_and(|extra| extra.is_finishing) {
+            // STOMP 1.2, DISCONNECT: the client sends no more frames after it. Whatever the session still waits
+            // for, what comes now comes after its end.
+            return Ok(());
         }
         // Read first: a receipt that is too long must be refused before the frame takes effect.
         let receipt = bounded(stomp_frame, "receipt", context.limits)?;
@@ -438,10 +448,16 @@ impl Session {
     pub fn flushed(&mut self, settled: &mut Vec<Unsettled>) {
         let subscriptions = &self.subscriptions;
         let Some(extra) = &mut self.extra else { return };
+        let auto: SmallVec<[Symbol; 4]> = subscriptions
+            .iter()
+            .filter(|subscription| subscription.kind == Kind::Queue && subscription.ack == AckMode::Auto)
+            .map(|subscription| subscription.form)
+            .collect();
+        if auto.is_empty() || extra.unsettled.is_empty() {
+            return;
+        }
         extra.unsettled.retain(|unsettled| {
-            let is_auto = subscriptions
-                .iter()
-                .any(|subscription| subscription.form == unsettled.form && subscription.ack == AckMode::Auto);
+            let is_auto = auto.contains(&unsettled.form);
             if is_auto {
                 settled.push(*unsettled);
             }
@@ -454,6 +470,13 @@ impl Session {
     /// earlier receipt is held back.
     pub fn await_confirmations(&mut self, serial: u32, count: u32, receipt: Box<str>) {
         self.extra_mut().awaited.push_back(extra::Awaited { serial, count, receipt });
+    }
+
+    /// The publication with this serial number was refused: the receipt that it asked for, for the ERROR.
+    pub fn take_awaited(&mut self, serial: u32) -> Option<Box<str>> {
+        let awaited = &mut self.extra.as_mut()?.awaited;
+        let at = awaited.iter().position(|awaited| awaited.serial == serial)?;
+        awaited.remove(at).map(|awaited| awaited.receipt)
     }
 
     /// Ends the session as soon as nothing is awaited. Returns whether that is now.

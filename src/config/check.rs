@@ -98,8 +98,8 @@ impl Checker<'_> {
         // Leases come in powers of two.
         self.at_least(
             "buffers.reactor_bytes_max",
-            stomp_frame.next_power_of_two(),
-            "one largest STOMP frame",
+            stomp_frame.next_power_of_two() + stomp_frame.next_power_of_two() / 2,
+            "one largest STOMP frame, and half of it while its lease grows",
         );
         self.at_most("buffers.reactor_bytes_kept_max", "buffers.reactor_bytes_max", "it is a part of it");
         self.at_least("rooms.queue_bytes_max", stomp_frame, "a queue must hold one largest message");

@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(
             plan.to_string(),
             "2 reactors with one descriptor table for all (20000 descriptors), capacity 10000, memory 46 MiB idle \
-             and 2.6 GiB at most"
+             and 2.9 GiB at most"
         );
     }
 

@@ -143,7 +143,7 @@ impl Shard {
         self.slots[index as usize].session.subscribed(Subscription { form, place, position, ack, kind });
         if kind == Kind::Queue {
             let consumer = self.consumer(index, form, position);
-            self.queue_join(key, owner, consumer, now);
+            self.queue_join(key, owner, consumer, now)?;
         }
         Ok(())
     }
@@ -200,7 +200,9 @@ impl Shard {
         while let Some(gone) = self.slots[index as usize].session.pop_subscription() {
             self.leave(index, gone, now);
         }
-        self.slots[index as usize].session.end(&mut self.names);
+        let session = &mut self.slots[index as usize].session;
+        self.transaction_bytes -= session.transaction_bytes();
+        session.end(&mut self.names);
     }
 
     /// Sends a message to the owner of its place, which may be this shard: then it waits in the shard's own

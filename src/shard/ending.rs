@@ -178,7 +178,6 @@ impl Shard {
         self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
         match fault {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
-            Fault::QueueFull { .. } => self.counters.queue_messages_refused_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
             Fault::ConnectTimeout { .. } => self.counters.handshake_timeouts_total += 1,

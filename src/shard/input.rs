@@ -344,9 +344,19 @@ impl Shard {
 
     fn stomp_frame(&mut self, index: u32, stomp_frame: &StompFrame<'_>, now: Tick) {
         self.counters.stomp_frames_received_total += 1;
-        let Shard { limits, forms, names, commands, slots, .. } = self;
+        let Shard { limits, forms, names, commands, slots, transaction_bytes, .. } = self;
         let mut context = Context { limits: &limits.stomp, forms, names, commands };
-        match slots[index as usize].session.handle(stomp_frame, &mut context) {
+        let session = &mut slots[index as usize].session;
+        let before = session.transaction_bytes();
+        let handled = session.handle(stomp_frame, &mut context);
+        let after = session.transaction_bytes();
+        *transaction_bytes = *transaction_bytes - before + after;
+        let max = limits.stomp.reactor_transaction_bytes_max;
+        let handled = match handled {
+            Ok(()) if after > before && *transaction_bytes > max => Err(Fault::TransactionsExhausted { max }),
+            handled => handled,
+        };
+        match handled {
             Ok(()) => self.apply(index, now),
             Err(fault) => {
                 self.commands.clear();

@@ -113,6 +113,8 @@ pub enum Mail {
     Rejected {
         /// Who asked.
         connection: ConnKey,
+        /// The serial number of the publication, if its RECEIPT is waited for.
+        serial: Option<u32>,
         /// Why.
         fault: Fault,
     },

@@ -73,7 +73,12 @@ impl Shard {
     /// Queues bytes that end at a message's end.
     pub(super) fn push(&mut self, index: u32, bytes: Bytes) {
         self.outbound_bytes += bytes.len() as u64;
-        self.slots[index as usize].connection.outbound.push(bytes);
+        let connection = &mut self.slots[index as usize].connection;
+        connection.outbound.push(bytes);
+        // Already here, and not only when the turn is flushed: one read may hold thousands of frames, each of which
+        // is answered with much more than it takes.
+        connection.is_paused |=
+            connection.phase.is_open() && connection.outbound.bytes() > self.limits.outbound.high_water_bytes;
         self.mark_dirty(index);
     }
 
@@ -247,6 +252,7 @@ impl Shard {
         counters.outbound_bytes = self.outbound_bytes;
         counters.inbound_leased_bytes = self.pool.stats().leased_bytes;
         counters.subscriptions = self.subscriptions;
+        counters.transaction_bytes = self.transaction_bytes;
         counters.rooms = self.rooms.len() as u64;
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;

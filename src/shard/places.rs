@@ -87,13 +87,20 @@ impl Shard {
                     self.confirmed(connection.index, serial, now);
                 }
             }
-            Mail::Rejected { connection, fault } => {
+            Mail::Rejected { connection, serial, fault } => {
                 if self.is_current(connection) {
-                    self.fault(connection.index, fault, None, now);
+                    let index = connection.index;
+                    let session = &mut self.slots[index as usize].session;
+                    let receipt = serial.and_then(|serial| session.take_awaited(serial));
+                    self.fault(index, fault, receipt.as_deref(), now);
                 }
             }
             Mail::Handled { owner, credit } => self.under_way[owner as usize].subtract(credit),
-            Mail::QueueJoin { key, consumer } => self.queue_join(&key, self.id, consumer, now),
+            Mail::QueueJoin { key, consumer } => {
+                if let Err(fault) = self.queue_join(&key, self.id, consumer, now) {
+                    unreachable!("{fault}: a refusal of another shard's consumer is a letter");
+                }
+            }
             Mail::QueueLeave { key, consumer } => self.queue_leave(key, consumer, now),
             Mail::QueueSettle { key, consumer, sequence, settlement } => {
                 self.queue_settle(key, consumer, sequence, settlement, now);
@@ -108,7 +115,7 @@ impl Shard {
     fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
         self.handled[origin.shard as usize].add(message.weight());
         let answer = match (self.publish_here(message, now), origin.serial) {
-            (Err(fault), _) => Mail::Rejected { connection: origin.connection, fault },
+            (Err(fault), serial) => Mail::Rejected { connection: origin.connection, serial, fault },
             (Ok(()), Some(serial)) => Mail::Confirmed { connection: origin.connection, serial },
             (Ok(()), None) => return,
         };
@@ -140,7 +147,10 @@ impl Shard {
             let mut offers = Vec::new();
             let taken = self.queues.publish(message, now, &mut offers);
             self.hand_out(offers);
-            return taken.map_err(|full| Fault::QueueFull { bound: full.bound, max: full.max });
+            return taken.map_err(|full| {
+                self.counters.queue_messages_refused_total += 1;
+                Fault::QueueFull { bound: full.bound, max: full.max }
+            });
         }
         // Nobody in the room: there is no order to have a place in.
         let Some(id) = self.rooms.sequence(message.key()) else { return Ok(()) };
@@ -222,20 +232,31 @@ impl Shard {
 
     // ---- queues ----
 
-    pub(super) fn queue_join(&mut self, key: &str, owner: u16, consumer: Consumer, now: Tick) {
+    pub(super) fn queue_join(
+        &mut self,
+        key: &str,
+        owner: u16,
+        consumer: Consumer,
+        now: Tick,
+    ) -> Result<(), Fault> {
         if owner != self.id {
             self.outboxes[owner as usize].push(Mail::QueueJoin { key: key.into(), consumer });
-            return;
+            return Ok(());
         }
         let max = self.limits.rooms.rooms_max;
         if self.queues.len() >= max as usize && !self.queues.contains(key) {
-            let rejected =
-                Mail::Rejected { connection: consumer.connection, fault: Fault::TooManyRooms { max } };
-            return self.outboxes[consumer.shard as usize].push(rejected);
+            let fault = Fault::TooManyRooms { max };
+            if consumer.shard == self.id {
+                return Err(fault);
+            }
+            let rejected = Mail::Rejected { connection: consumer.connection, serial: None, fault };
+            self.outboxes[consumer.shard as usize].push(rejected);
+            return Ok(());
         }
         let mut offers = Vec::new();
         self.queues.join(key, consumer, now, &mut offers);
         self.hand_out(offers);
+        Ok(())
     }
 
     pub(super) fn queue_leave(&mut self, key: Box<str>, consumer: Consumer, now: Tick) {

@@ -32,7 +32,7 @@ impl Shard {
         self.fired = fired;
         if now >= self.next_sweep() {
             self.swept = now;
-            self.queues.expire(now);
+            self.counters.queue_messages_expired_total += self.queues.expire(now) as u64;
             self.tcbs.expire_time_wait(now);
         }
         has_more

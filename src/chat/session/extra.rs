@@ -53,6 +53,11 @@ impl Extra {
             && !self.is_finishing
     }
 
+    /// Bytes that the open transactions hold.
+    pub(super) fn transaction_bytes(&self) -> u64 {
+        self.transactions.iter().map(|transaction| transaction.bytes).sum()
+    }
+
     /// BEGIN.
     pub(super) fn begin(&mut self, id: Box<str>, limits: &limits::Stomp) -> Result<(), Fault> {
         if self.transactions.iter().any(|transaction| transaction.id == id) {
@@ -75,7 +80,7 @@ impl Extra {
         limits: &limits::Stomp,
     ) -> Result<(), Fault> {
         let frames: usize = self.transactions.iter().map(|transaction| transaction.commands.len()).sum();
-        let bytes: u64 = self.transactions.iter().map(|transaction| transaction.bytes).sum();
+        let bytes = self.transaction_bytes();
         let transaction = self
             .transactions
             .iter_mut()

@@ -54,6 +54,8 @@ impl Memory {
             line(false, "outbound queues", reactors * config.outbound.reactor_bytes_max),
             // Messages that wait for a subscriber.
             line(false, "queues", reactors * config.rooms.queues_bytes_max),
+            // What sessions hold until they commit.
+            line(false, "transactions", reactors * config.stomp.reactor_transaction_bytes_max),
             // Mail from each reactor to each other one.
             line(false, "mailboxes", reactors * (reactors - 1) * config.mesh.bytes_max),
         ];
