@@ -84,6 +84,7 @@ impl Rooms {
         parse::message(
             &[
                 b"MESSAGE\nsubscription:0\nmessage-id:",
+                parse::LIFE,
                 id,
                 b"\ndestination:",
                 name,
@@ -163,7 +164,7 @@ mod tests {
         rooms.publish(b"/topic/nobody", 11, b"z");
         let bytes = rooms.busy().next().unwrap().bytes.to_vec();
         let count = |text: &[u8]| memchr::memmem::find_iter(&bytes, text).count();
-        assert_eq!((rooms.busy().count(), count(b"MESSAGE\n"), count(b"message-id:10\n")), (1, 2, 1));
+        assert_eq!((rooms.busy().count(), count(b"MESSAGE\n"), count(b"-10\n")), (1, 2, 1));
         rooms.settle();
         assert_eq!(rooms.busy().count(), 0);
         assert_eq!(decimal(u64::MAX, &mut [0; 20]), b"18446744073709551615");
