@@ -405,3 +405,34 @@ impl Floor {
         self.conns[fd as usize] = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_serves_a_client_that_is_not_ours() {
+        let floor = Floor::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = floor.listener.local_addr().unwrap();
+        // It ends with the tests' process: there is no other way to stop it than SIGTERM.
+        std::thread::spawn(move || floor.serve());
+        crate::visit::pay(address);
+    }
+
+    #[test]
+    fn a_subscriber_who_does_not_read_gets_everything_later() {
+        let floor = Floor::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = floor.listener.local_addr().unwrap();
+        std::thread::spawn(move || floor.serve());
+        let mut visitor = crate::visit::Visitor::new(address);
+        // More than the buffers of both sockets hold, said before anything is read.
+        let body = "x".repeat(60_000);
+        for _ in 0..400 {
+            visitor.say(&format!("SEND\ndestination:/topic/a\n\n{body}\0"));
+        }
+        for number in 1..=400 {
+            let text = visitor.hear();
+            assert!(text.contains(&format!("-{number}\n")) && text.len() > body.len());
+        }
+    }
+}

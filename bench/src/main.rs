@@ -7,6 +7,8 @@ mod floor;
 mod footprint;
 mod peers;
 mod process;
+#[cfg(test)]
+mod visit;
 
 use std::process::ExitCode;
 
