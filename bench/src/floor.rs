@@ -97,6 +97,8 @@ struct Floor {
     scratch: Vec<u8>,
     /// Connections with a reply.
     replying: Vec<RawFd>,
+    /// Members whose sockets became full, until their rooms know; not there yet while these are lent out.
+    blocked: Vec<Place>,
     message_id: u64,
 }
 
@@ -122,6 +124,7 @@ impl Floor {
             rooms: Rooms::default(),
             scratch: vec![0; READ_BYTES],
             replying: Vec::new(),
+            blocked: Vec::new(),
             message_id: 0,
         })
     }
@@ -354,12 +357,15 @@ impl Floor {
         conn.extra.get_or_insert_default().unsent.extend_from_slice(&bytes[sent..]);
         self.watch(fd, epoll::EventFlags::IN | epoll::EventFlags::OUT);
         if let Some(place) = self.conns[fd as usize].as_ref().and_then(|conn| conn.place) {
-            self.rooms.newly_blocked.push(place);
+            self.blocked.push(place);
         }
     }
 
+    /// Rooms pass those by whose sockets became full.
     fn note_blocked(&mut self) {
-        self.rooms.note_blocked();
+        for place in self.blocked.drain(..) {
+            self.rooms.block(place);
+        }
     }
 
     fn send_rest(&mut self, fd: RawFd) {

@@ -206,7 +206,7 @@ fn equal_bytes_are_told_again_and_unequal_ones_are_read() {
     let (mut kit, mut seen) = (Kit::new(), Seen::default());
     let mut peers = [ready(&mut kit, &mut seen), ready(&mut kit, &mut seen), ready(&mut kit, &mut seen)];
     seen.bodies.clear();
-    let two = [message("one"), message("two")].concat();
+    let two = [ws(&message("one")), ws(&message("two"))].concat();
     feed(&mut peers[0], &mut kit, &mut seen, &two).unwrap();
     feed(&mut peers[1], &mut kit, &mut seen, &two).unwrap();
     assert_eq!(seen.bodies, [&b"one"[..], b"two", b"one", b"two"]);
@@ -222,7 +222,7 @@ fn equal_bytes_are_told_again_and_unequal_ones_are_read() {
 fn bytes_of_another_room_are_no_twins() {
     let (mut kit, mut seen) = (Kit::new(), Seen::default());
     let mut peers = [ready(&mut kit, &mut seen), ready(&mut kit, &mut seen)];
-    let bytes = message("here");
+    let bytes = ws(&message("here"));
     feed(&mut peers[0], &mut kit, &mut seen, &bytes).unwrap();
     let elsewhere = Identity { client: 10, room: ME.room + 1 };
     let failure = peers[1].receive(elsewhere, &bytes, &script(), &mut kit, &mut seen).unwrap_err();
