@@ -97,6 +97,8 @@ struct Floor {
     scratch: Vec<u8>,
     /// Connections with a reply.
     replying: Vec<RawFd>,
+    /// Members whose sockets became full, until their rooms know; not there yet while these are lent out.
+    blocked: Vec<Place>,
     message_id: u64,
 }
 
@@ -122,6 +124,7 @@ impl Floor {
             rooms: Rooms::default(),
             scratch: vec![0; READ_BYTES],
             replying: Vec::new(),
+            blocked: Vec::new(),
             message_id: 0,
         })
     }
@@ -354,12 +357,15 @@ impl Floor {
         conn.extra.get_or_insert_default().unsent.extend_from_slice(&bytes[sent..]);
         self.watch(fd, epoll::EventFlags::IN | epoll::EventFlags::OUT);
         if let Some(place) = self.conns[fd as usize].as_ref().and_then(|conn| conn.place) {
-            self.rooms.newly_blocked.push(place);
+            self.blocked.push(place);
         }
     }
 
+    /// Rooms pass those by whose sockets became full.
     fn note_blocked(&mut self) {
-        self.rooms.note_blocked();
+        for place in self.blocked.drain(..) {
+            self.rooms.block(place);
+        }
     }
 
     fn send_rest(&mut self, fd: RawFd) {
@@ -403,5 +409,36 @@ impl Floor {
     fn close(&mut self, fd: RawFd) {
         self.leave(fd);
         self.conns[fd as usize] = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_serves_a_client_that_is_not_ours() {
+        let floor = Floor::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = floor.listener.local_addr().unwrap();
+        // It ends with the tests' process: there is no other way to stop it than SIGTERM.
+        std::thread::spawn(move || floor.serve());
+        crate::visit::pay(address);
+    }
+
+    #[test]
+    fn a_subscriber_who_does_not_read_gets_everything_later() {
+        let floor = Floor::new("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = floor.listener.local_addr().unwrap();
+        std::thread::spawn(move || floor.serve());
+        let mut visitor = crate::visit::Visitor::new(address);
+        // More than the buffers of both sockets hold, said before anything is read.
+        let body = "x".repeat(60_000);
+        for _ in 0..400 {
+            visitor.say(&format!("SEND\ndestination:/topic/a\n\n{body}\0"));
+        }
+        for number in 1..=400 {
+            let text = visitor.hear();
+            assert!(text.contains(&format!("-{number}\n")) && text.len() > body.len());
+        }
     }
 }

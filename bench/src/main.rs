@@ -11,6 +11,8 @@ mod hash_table;
 mod peers;
 mod process;
 mod thread_walls;
+#[cfg(test)]
+mod visit;
 
 use std::process::ExitCode;
 

@@ -72,3 +72,21 @@ async fn serve(listener: TcpListener, router: Router) -> std::io::Result<()> {
         _ = term.recv() => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_serve_a_client_that_is_not_ours() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for router in [lean::router(), usual::router()] {
+            let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+            let address = listener.local_addr().unwrap();
+            let served = runtime.spawn(serve(listener, router));
+            crate::visit::pay(address);
+            served.abort();
+        }
+        runtime.shutdown_background();
+    }
+}

@@ -3,7 +3,6 @@
 //! Invariant: a room is on the busy list exactly while it has bytes.
 
 use std::collections::HashMap;
-use std::mem;
 use std::os::fd::RawFd;
 
 use super::parse;
@@ -32,8 +31,6 @@ pub struct Rooms {
     names: HashMap<Vec<u8>, u32>,
     rooms: Vec<Room>,
     busy: Vec<u32>,
-    /// Members whose sockets became full in this pass; see [`Rooms::note_blocked`].
-    pub newly_blocked: Vec<Place>,
 }
 
 /// A room with something to say.
@@ -84,6 +81,7 @@ impl Rooms {
         parse::message(
             &[
                 b"MESSAGE\nsubscription:0\nmessage-id:",
+                parse::LIFE,
                 id,
                 b"\ndestination:",
                 name,
@@ -112,11 +110,9 @@ impl Rooms {
         }
     }
 
-    /// Remembers who is to be passed by from now on.
-    pub fn note_blocked(&mut self) {
-        for place in mem::take(&mut self.newly_blocked) {
-            self.rooms[place.room as usize].blocked.push(place.member);
-        }
+    /// A socket is full: its member is to be passed by.
+    pub fn block(&mut self, place: Place) {
+        self.rooms[place.room as usize].blocked.push(place.member);
     }
 
     /// A socket has room again.
@@ -145,8 +141,7 @@ mod tests {
     fn the_last_member_takes_the_place_of_the_one_that_left() {
         let mut rooms = Rooms::default();
         let places: Vec<Place> = (10..13).map(|fd| rooms.join(b"/topic/a", fd)).collect();
-        rooms.newly_blocked.push(places[2]);
-        rooms.note_blocked();
+        rooms.block(places[2]);
         assert_eq!(rooms.leave(places[0]), Some(12));
         rooms.publish(b"/topic/a", 1, b"x");
         let busy: Vec<_> = rooms.busy().collect();
@@ -163,7 +158,7 @@ mod tests {
         rooms.publish(b"/topic/nobody", 11, b"z");
         let bytes = rooms.busy().next().unwrap().bytes.to_vec();
         let count = |text: &[u8]| memchr::memmem::find_iter(&bytes, text).count();
-        assert_eq!((rooms.busy().count(), count(b"MESSAGE\n"), count(b"message-id:10\n")), (1, 2, 1));
+        assert_eq!((rooms.busy().count(), count(b"MESSAGE\n"), count(b"-10\n")), (1, 2, 1));
         rooms.settle();
         assert_eq!(rooms.busy().count(), 0);
         assert_eq!(decimal(u64::MAX, &mut [0; 20]), b"18446744073709551615");

@@ -39,10 +39,10 @@ pub fn receipt(id: &str) -> String {
     format!("RECEIPT\nreceipt-id:{id}\n\n\0")
 }
 
-/// MESSAGE.
+/// MESSAGE; its id is as long as tcbchat's (see [`crate::floor`]).
 pub fn message(destination: &str, id: u64, body: &str) -> String {
     format!(
-        "MESSAGE\nsubscription:0\nmessage-id:{id}\ndestination:{destination}\ncontent-type:text/plain\n\
+        "MESSAGE\nsubscription:0\nmessage-id:00000000f1000000-{id}\ndestination:{destination}\ncontent-type:text/plain\n\
          content-length:{}\n\n{body}\0",
         body.len()
     )

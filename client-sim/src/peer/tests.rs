@@ -201,6 +201,34 @@ fn a_closing_client_still_counts_what_was_under_way() {
 }
 
 /// Everything a server says to a client that becomes ready and gets three messages, in odd packings.
+#[test]
+fn equal_bytes_are_told_again_and_unequal_ones_are_read() {
+    let (mut kit, mut seen) = (Kit::new(), Seen::default());
+    let mut peers = [ready(&mut kit, &mut seen), ready(&mut kit, &mut seen), ready(&mut kit, &mut seen)];
+    seen.bodies.clear();
+    let two = [ws(&message("one")), ws(&message("two"))].concat();
+    feed(&mut peers[0], &mut kit, &mut seen, &two).unwrap();
+    feed(&mut peers[1], &mut kit, &mut seen, &two).unwrap();
+    assert_eq!(seen.bodies, [&b"one"[..], b"two", b"one", b"two"]);
+    // One byte of the second message is another: it is read, and what is wrong in it is found.
+    let mut damaged = two.clone();
+    let at = damaged.windows(7).rposition(|window| window == b"MESSAGE").unwrap();
+    damaged[at] = b'N';
+    let failure = feed(&mut peers[2], &mut kit, &mut seen, &damaged).unwrap_err();
+    assert_eq!(failure.kind, Kind::Protocol);
+}
+
+#[test]
+fn bytes_of_another_room_are_no_twins() {
+    let (mut kit, mut seen) = (Kit::new(), Seen::default());
+    let mut peers = [ready(&mut kit, &mut seen), ready(&mut kit, &mut seen)];
+    let bytes = ws(&message("here"));
+    feed(&mut peers[0], &mut kit, &mut seen, &bytes).unwrap();
+    let elsewhere = Identity { client: 10, room: ME.room + 1 };
+    let failure = peers[1].receive(elsewhere, &bytes, &script(), &mut kit, &mut seen).unwrap_err();
+    assert!(failure.detail.contains("another destination"), "{failure:?}");
+}
+
 fn conversation() -> Vec<u8> {
     let mut bytes = accept();
     bytes.extend(b"\x89\x02hi");

@@ -4,8 +4,8 @@
 //! receipt or from the sender's own copy, long queues would look like speed.
 //!
 //! A member's n-th message is, in a room with one order, the room's n-th. Where a server breaks that order the
-//! run fails by the checks ([`crate::check`]); the window then only has to go on. A member that fails or loses a
-//! message holds its room's window up until the chat is over, which is what a lost message means here.
+//! run fails by the checks ([`crate::check`]); the window then only has to go on. A message that a member loses takes
+//! up a place in its room's window for good, and a member that fails takes up all of them: a run with losses stalls.
 //!
 //! Invariant: a room has at most `width` messages in flight, and is in `open` once for each that it lacks.
 

@@ -107,6 +107,45 @@ fn a_correct_server_passes_the_chat_on_one_thread_and_on_several() {
 }
 
 #[test]
+fn a_window_is_filled_again_only_when_every_member_has_the_message() {
+    let window = [
+        "chat",
+        "--connections",
+        "60",
+        "--room-size",
+        "20",
+        "--duration",
+        "0.5",
+        "--hold",
+        "0",
+        "--drain",
+        "1",
+        "--window",
+        "2",
+    ];
+    let (code, report, output) =
+        simulate(stub::start(Fault::None), &[&window[..], &["--threads", "3", "--receipts"]].concat());
+    assert_eq!(code, 0, "{output:?}");
+    let sent = report["chat"]["messages_sent"].as_u64().unwrap();
+    assert!(sent > 3 * 2, "{sent} messages");
+    assert_eq!(report["chat"]["deliveries_received"], sent * 20);
+    assert_eq!((&report["chat"]["window"], &report["chat"]["rate_asked_per_s"]), (&2.into(), &Value::Null));
+    assert!(report["chat"]["cpu"]["simulator_s"].as_f64().unwrap() > 0.0);
+
+    // The third and the sixth message of each room do not reach one member: then the window is full for good.
+    let (code, report, output) = simulate(stub::start(Fault::Lose(3)), &window);
+    assert_eq!(code, 1, "{output:?}");
+    assert_eq!(
+        (&report["chat"]["messages_sent"], &report["chat"]["lost"]),
+        (&(3 * 6).into(), &(3 * 2).into())
+    );
+
+    let (code, _, output) = simulate(stub::start(Fault::None), &[&window[..], &["--threads", "7"]].concat());
+    assert_eq!(code, 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("on one thread"), "{output:?}");
+}
+
+#[test]
 fn losses_are_counted_exactly() {
     let (code, report) = chat(Fault::Lose(10), &[]);
     assert_eq!(code, 1);
