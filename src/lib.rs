@@ -2,7 +2,7 @@
 //!
 //! This page is the map: the layers, the way of a byte, the threads. `docs/ARCHITECTURE.md` has the reasons,
 //! `docs/PROTOCOL.md` what clients may say, `docs/OPERATIONS.md` every key and metric. The binary (`main.rs`,
-//! `cli.rs`) turns a command line into the values that [`net::server::run`] is given.
+//! `cli.rs`, `doctor.rs`) turns a command line into the values that [`net::server::run`] is given.
 //!
 //! # Layers
 //! From the lowest to the highest. A module sees the layers above its own row here, and not its neighbours in the
@@ -13,6 +13,7 @@
 //! | numbers | [`limits`] | every bound: unit, default, range, reason |
 //! | | [`time`] | ticks that are handed down, the one clock, the timing wheel |
 //! | | [`metrics`] | what a reactor counts, declared once with its description |
+//! | | [`footprint`] | what a structure uses and reserves |
 //! | structures | [`tcb`] | the ledger of all connections: admission, states, lookup by 4-tuple, TIME_WAIT |
 //! | | [`buf`] | leases for incomplete input, queues of unsent output |
 //! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
@@ -22,6 +23,7 @@
 //! | I/O | [`net`] | listeners, sockets, the event loop, descriptor tables; the only module that names mio |
 //! | around it | [`config`] | file, environment and flags to a checked configuration and a plan for this machine |
 //! | | [`ops`] | the pages, `/healthz`, `/metrics` |
+//! | | [`walls`] | every limit of this machine and of the configuration, judged for a number of connections |
 //!
 //! # The way of a byte
 //! ```text
