@@ -13,18 +13,19 @@ pub struct Workload {
 
 /// Name, arguments in full and in a quick run; an empty one is left out of it.
 const ALL: &[(&str, &str, &str)] = &[
-    ("1x1000-w1", "chat --connections 1000 --room-size 1000 --window 1 --duration 1.2", "--duration 0.8"),
-    ("1x1000-w4", "chat --connections 1000 --room-size 1000 --window 4 --duration 1.2", "--duration 0.8"),
-    ("100x100-w1", "chat --connections 10000 --room-size 100 --window 1 --duration 1.2", "--duration 0.8"),
-    ("100x100-w4", "chat --connections 10000 --room-size 100 --window 4 --duration 1.2", ""),
-    ("1000x10-w1", "chat --connections 10000 --room-size 10 --window 1 --duration 1.2", ""),
-    ("1000x10-w4", "chat --connections 10000 --room-size 10 --window 4 --duration 1.2", ""),
+    ("1x1000-w1", "chat --connections 1000 --room-size 1000 --window 1 --duration 1", "--duration 0.7"),
+    ("1x1000-w4", "chat --connections 1000 --room-size 1000 --window 4 --duration 1", "--duration 0.7"),
+    ("100x100-w1", "chat --connections 10000 --room-size 100 --window 1 --duration 1", "--duration 0.7"),
+    ("100x100-w4", "chat --connections 10000 --room-size 100 --window 4 --duration 1", ""),
+    ("1000x10-w1", "chat --connections 10000 --room-size 10 --window 1 --duration 1", ""),
+    ("1000x10-w4", "chat --connections 10000 --room-size 10 --window 4 --duration 1", ""),
     ("1x5000-10/s", "chat --connections 5000 --room-size 5000 --rate 10 --duration 3", "--duration 1.5"),
-    ("churn", "churn --rate 3000 --population 500 --duration 1.2", "--duration 0.8"),
+    ("churn", "churn --rate 3000 --population 500 --duration 1", "--duration 0.7"),
 ];
 
-/// Of the chats: receipts, no wait before the first message, a quick end.
-const CHAT: &str = "--receipts --hold 0.3 --connect-rate 20000 --no-goodbye --drain 2 --room-prefix compare-";
+/// Of the chats: receipts, no wait before the first message, a quick end. No heart-beats: the floor has none.
+const CHAT: &str = "--receipts --hold 0.3 --connect-rate 20000 --no-goodbye --drain 2 --heart-beat 0,0 \
+    --room-prefix compare-";
 
 /// The workloads of these names, or all.
 ///
