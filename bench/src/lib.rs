@@ -40,6 +40,18 @@ pub fn tuple(n: u32) -> FourTuple {
     FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
 }
 
+/// The middle one, or the mean of the two in the middle; `None` of nothing.
+pub fn median(numbers: &[f64]) -> Option<f64> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(numbers[middle]),
+        _ => Some((numbers[middle - 1] + numbers[middle]) / 2.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde_json::Value;
+use tcbchat_bench::median;
 
 use super::FLOOR;
 
@@ -220,17 +221,6 @@ impl Report {
             text += " with faults";
         }
         text
-    }
-}
-
-fn median(numbers: &[f64]) -> Option<f64> {
-    let mut numbers = numbers.to_vec();
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(numbers[middle]),
-        _ => Some((numbers[middle - 1] + numbers[middle]) / 2.0),
     }
 }
 

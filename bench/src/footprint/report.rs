@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
+use tcbchat_bench::median;
 
 use super::parts::Row;
 
@@ -29,7 +30,9 @@ pub struct Measured {
 impl Measured {
     /// The median of each number.
     pub fn median(runs: &[Measured]) -> Measured {
-        let of = |number: fn(&Measured) -> Option<f64>| median(runs.iter().filter_map(number).collect());
+        let of = |number: fn(&Measured) -> Option<f64>| {
+            median(&runs.iter().filter_map(number).collect::<Vec<_>>())
+        };
         Measured {
             user_bytes: of(|run| Some(run.user_bytes)).unwrap_or(f64::NAN),
             kernel_slab_bytes: of(|run| run.kernel_slab_bytes),
@@ -48,20 +51,10 @@ fn median_caches(runs: &[Measured]) -> Vec<(String, f64)> {
     let mut caches: Vec<_> = by_name
         .into_iter()
         .filter(|(_, grown)| grown.len() * 2 > runs.len())
-        .filter_map(|(name, grown)| Some((name.to_owned(), median(grown)?)))
+        .filter_map(|(name, grown)| Some((name.to_owned(), median(&grown)?)))
         .collect();
     caches.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     caches
-}
-
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(numbers[middle]),
-        _ => Some((numbers[middle - 1] + numbers[middle]) / 2.0),
-    }
 }
 
 /// So many sessions.
