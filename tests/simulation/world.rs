@@ -492,7 +492,7 @@ impl World {
         }
         self.settle();
         // Whoever does not answer is reset when its time is up: the connection's, or the server's.
-        if self.seats.len() % 2 == 0 {
+        if self.seats.len().is_multiple_of(2) {
             self.now = Tick(self.now.0 + 10_000);
         } else {
             self.shards.iter_mut().for_each(Shard::begin_reset);
