@@ -10,6 +10,9 @@ use super::plot::{self, Series, escape};
 use super::{Latency, PerConnection, Report, table};
 use crate::progress::Point;
 
+/// A count of the series.
+type Count = fn(&Point) -> u64;
+
 /// Points of the series over which a rate is taken.
 const RATE_POINTS: usize = 5;
 
@@ -121,13 +124,8 @@ fn connections(report: &Report) -> String {
 }
 
 /// How fast a count grew, smoothed over a few points; nothing when it did not.
-fn rate_section(
-    report: &Report,
-    title: &str,
-    unit: &str,
-    counts: &[(&'static str, fn(&Point) -> u64)],
-) -> String {
-    let rates = |count: fn(&Point) -> u64| -> Vec<(f64, f64)> {
+fn rate_section(report: &Report, title: &str, unit: &str, counts: &[(&'static str, Count)]) -> String {
+    let rates = |count: Count| -> Vec<(f64, f64)> {
         let grown = report.series.windows(RATE_POINTS).filter_map(|points| {
             let (first, last) = (points.first()?, points.last()?);
             let seconds = last.at_s - first.at_s;
