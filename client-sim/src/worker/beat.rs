@@ -140,14 +140,15 @@ mod tests {
 
     #[test]
     fn what_a_turn_has_no_time_for_is_still_due_in_the_next() {
-        let mut beating = beating(1_000_000);
         let slots = VISITS_PER_TURN * 3;
-        assert_eq!(beating.advance(1_000_000, slots), VISITS_PER_TURN);
-        assert!(beating.is_behind(1_000_000, slots));
-        assert!(beating.next_us(slots).unwrap() < 1_000_000, "at once");
-        assert_eq!(beating.advance(1_000_000, slots), VISITS_PER_TURN);
-        assert_eq!(beating.advance(1_000_000, slots), VISITS_PER_TURN);
-        assert!(!beating.is_behind(1_000_000, slots));
+        let now_us = slots as u64 * 1000;
+        let mut beating = beating(now_us);
+        assert_eq!(beating.advance(now_us, slots), VISITS_PER_TURN);
+        assert!(beating.is_behind(now_us, slots));
+        assert!(beating.next_us(slots).unwrap() < now_us, "at once");
+        assert_eq!(beating.advance(now_us, slots), VISITS_PER_TURN);
+        assert_eq!(beating.advance(now_us, slots), VISITS_PER_TURN);
+        assert!(!beating.is_behind(now_us, slots));
     }
 
     #[test]
