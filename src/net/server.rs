@@ -13,7 +13,7 @@
 //! # The ends
 //! - SIGTERM or SIGINT: every reactor stops accepting, closes its connections with 1001, resets those that are
 //!   left when their time is up, and ends. The result is `Ok`, however long the kernel takes for it: closing a
-//!   million sockets takes it many seconds, and [`Patience`] lasts as long as connections go on ending.
+//!   million sockets takes it many seconds, and the wait (`patience`) lasts as long as connections go on ending.
 //! - A second signal: the process exits at once, with 1, from the signal handler.
 //! - A reactor fails or panics: the others are ended the same orderly way, and the result is an error. A server
 //!   of which a part is dead would go on accepting connections that nobody serves.
