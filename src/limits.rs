@@ -298,6 +298,8 @@ section! {
         read_bytes_max: u32 = 64 * 1024, 4096..=16_777_216;
         /// Timers fired in one turn.
         timers_max: u32 = 4_096, 16..=16_777_216;
+        /// Connections that are told goodbye, or reset, while the server ends.
+        farewells_max: u32 = 1_024, 16..=16_777_216;
     }
 }
 

@@ -4,6 +4,7 @@
 //! bytes between the kernel and those machines and decides nothing about their meaning.
 //!
 //! - [`server`] starts the reactors, waits for signals, and ends the process in order.
+//! - `patience` is how long it waits for their end.
 //! - [`reactor`] is one thread's event loop.
 //! - [`acceptor`] takes connections from the listeners and survives running out of descriptors.
 //! - [`socket`] holds a reactor's sockets, parallel to its shard's connections.
@@ -14,6 +15,7 @@
 
 pub mod acceptor;
 pub mod fd_table;
+mod patience;
 pub mod reactor;
 pub mod server;
 pub mod socket;

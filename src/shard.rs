@@ -5,8 +5,8 @@
 //! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
-//! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
-//! (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
+//! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends),
+//! `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -14,6 +14,7 @@
 
 mod apply;
 mod ending;
+mod farewell;
 mod input;
 pub mod memory;
 pub mod mesh;
@@ -220,7 +221,8 @@ pub struct Shard {
     outbound_bytes: u64,
     transaction_bytes: u64,
     subscriptions: u64,
-    is_shutting_down: bool,
+    /// The server is ending.
+    farewell: Option<farewell::Farewell>,
 
     pool: Pool,
     wheel: Wheel,
@@ -285,7 +287,7 @@ impl Shard {
             outbound_bytes: 0,
             transaction_bytes: 0,
             subscriptions: 0,
-            is_shutting_down: false,
+            farewell: None,
             pool: Pool::new(&setup.limits.buffers),
             wheel: Wheel::new(setup.now),
             rooms: Rooms::new(setup.seed, lives(0)),
@@ -325,7 +327,7 @@ impl Shard {
     /// The socket must be closed at once; the refusal is counted.
     pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
         self.counters.connections_accepted_total += 1;
-        if self.is_shutting_down {
+        if self.farewell.is_some() {
             self.counters.refused_limit_total += 1;
             return Err(Refusal::ShuttingDown);
         }
@@ -447,6 +449,7 @@ impl Shard {
             || !self.resumable.is_empty()
             || !self.resumed.is_empty()
             || !self.closed.is_empty()
+            || self.farewell.as_ref().is_some_and(farewell::Farewell::has_work)
     }
 
     /// Connections, in all phases.

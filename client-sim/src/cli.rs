@@ -68,10 +68,10 @@ pub struct Common {
     /// Rooms are /topic/PREFIX0, /topic/PREFIX1, ...; default: a prefix of this run alone
     #[arg(long, value_name = "PREFIX")]
     pub room_prefix: Option<String>,
-    /// Connects per second
+    /// Connects per second, at most
     #[arg(long, value_name = "PER_S", default_value_t = 5000.0)]
     pub connect_rate: f64,
-    /// Connections that are not subscribed yet, at most
+    /// Connections that are not subscribed yet, at most; fewer while the machine is slow to answer
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_half_open: u32,
     /// Seconds that a client may take to get ready, and to leave
@@ -141,6 +141,9 @@ pub struct Held {
     /// Close the sockets at the end without DISCONNECT and close handshake
     #[arg(long)]
     pub no_goodbye: bool,
+    /// At the end stop the started server while all are connected, and see how everybody is let go
+    #[arg(long, requires = "spawn_server", conflicts_with = "no_goodbye")]
+    pub stop_server: bool,
 }
 
 /// Options of messages.

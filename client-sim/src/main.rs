@@ -5,7 +5,7 @@
 //!
 //! - [`cli`] is what a user types, [`scenario`] plays it, [`report`] says what came of it;
 //! - [`plan`] checks before the first connect that ports, descriptors and memory suffice;
-//! - [`spawn`] starts and stops the server, [`memory`] measures it, [`progress`] shows the run;
+//! - [`spawn`] starts and stops the server, [`memory`] and [`scrape`] measure it, [`progress`] shows the run;
 //! - [`crew`] runs [`worker`]s, event loops with thousands of sockets each;
 //! - [`wall`] plays every limit of the documentation on a stage of its own;
 //! - [`peer`] is one client without its socket, [`pacer`] its time-table, [`check`] its conscience.
@@ -24,6 +24,7 @@ mod plan;
 mod progress;
 mod report;
 mod scenario;
+mod scrape;
 mod spawn;
 mod stomp;
 mod target;

@@ -76,6 +76,8 @@ pub trait Listener {
     fn ready(&mut self);
     /// A MESSAGE with all its mandatory headers.
     fn message(&mut self, body: &[u8]);
+    /// A line end between frames.
+    fn heart_beat(&mut self);
     /// The receipt of a SEND.
     fn receipt(&mut self);
 }
@@ -86,6 +88,8 @@ pub struct Kit {
     websocket: Shared,
     stomp: Vec<u8>,
     twin: Twin,
+    /// The server is about to end: being closed with 1001 is no failure.
+    pub expects_farewell: bool,
     /// Bytes for the socket; the caller empties it after each call.
     pub out: Vec<u8>,
 }
@@ -93,7 +97,13 @@ pub struct Kit {
 impl Kit {
     /// An empty kit.
     pub fn new() -> Self {
-        Self { websocket: Shared::new(), stomp: Vec::new(), twin: Twin::default(), out: Vec::new() }
+        Self {
+            websocket: Shared::new(),
+            stomp: Vec::new(),
+            twin: Twin::default(),
+            expects_farewell: false,
+            out: Vec::new(),
+        }
     }
 
     fn send(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<(), Failure> {
@@ -353,7 +363,8 @@ impl Peer {
             }
             return Ok(());
         }
-        let Kit { websocket, out, .. } = kit;
+        let Kit { websocket, out, expects_farewell, .. } = kit;
+        let expects_farewell = *expects_farewell;
         let mut next = Next::Nothing;
         websocket.read(whole, out, &mut |item, _| match item {
             Item::Data(data) => {
@@ -366,6 +377,11 @@ impl Peer {
             // Once it has sent the receipt of DISCONNECT, the server may be the first to close. Its close frame
             // is answered already.
             Item::Close { code: 1000, .. } if self.phase == Phase::Closing => {
+                self.phase = Phase::Closed;
+                next = Next::Nothing;
+                Ok(())
+            }
+            Item::Close { code: 1001, .. } if expects_farewell => {
                 self.phase = Phase::Closed;
                 next = Next::Nothing;
                 Ok(())
@@ -409,7 +425,10 @@ impl Peer {
         loop {
             match stomp::decode(rest).map_err(|error| Failure::new(Kind::Protocol, error.to_string()))? {
                 Step::Need => break,
-                Step::HeartBeat { consumed } => rest = &rest[consumed..],
+                Step::HeartBeat { consumed } => {
+                    listener.heart_beat();
+                    rest = &rest[consumed..];
+                }
                 Step::Frame { stomp_frame, consumed } => {
                     let wanted = self.take_frame(room, &stomp_frame, script, listener)?;
                     if !matches!(wanted, Next::Nothing) {

@@ -10,6 +10,7 @@
 //! Invariant: a plan without shortages gives every client exactly one thread and one source address.
 
 pub mod fds;
+mod groups;
 pub mod machine;
 pub mod ports;
 
@@ -28,8 +29,11 @@ pub const KERNEL_BYTES_PER_END: u64 = 4_300;
 /// User memory of the simulator per connection, with slack over what was measured.
 pub const SIMULATOR_BYTES: u64 = 256;
 
-/// User memory assumed for the server per connection when it is on this machine.
-pub const SERVER_BYTES: u64 = 1024;
+/// User memory of the server per connection when it is on this machine: what its own plan counts with.
+pub const SERVER_BYTES: u64 = 512;
+
+/// User memory of a thread of either process: its stack and what it reads into.
+pub const THREAD_BYTES: u64 = 1 << 20;
 
 /// What the run wants.
 #[derive(Debug, Clone)]
@@ -63,10 +67,40 @@ pub struct Plan {
     pub ports_per_address: u32,
     /// Source addresses; empty when the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Memory at the height of the run.
+    pub memory: Memory,
     /// What is missing.
     pub shortages: Vec<Shortage>,
     #[serde(skip)]
     shares: Vec<Range<u32>>,
+}
+
+/// Memory of a run in bytes, by who has it; on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Of the simulator's process.
+    pub simulator_user_bytes: u64,
+    /// Of the server's process; 0 when it is elsewhere.
+    pub server_user_bytes: u64,
+    /// Of the kernel, for all ends here.
+    pub kernel_bytes: u64,
+}
+
+impl Memory {
+    fn plan(wish: &Wish, threads: u32) -> Self {
+        let (connections, threads) = (u64::from(wish.connections), u64::from(threads) * THREAD_BYTES);
+        let here = u64::from(wish.server_here);
+        Self {
+            simulator_user_bytes: connections * SIMULATOR_BYTES + threads,
+            // The server needs about as many threads, for the same reason.
+            server_user_bytes: here * (connections * SERVER_BYTES + threads),
+            kernel_bytes: (1 + here) * connections * KERNEL_BYTES_PER_END,
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.simulator_user_bytes + self.server_user_bytes + self.kernel_bytes
+    }
 }
 
 /// One thing that the machine does not have enough of.
@@ -93,8 +127,9 @@ impl Plan {
     pub fn new(wish: &Wish, machine: &Machine) -> Self {
         let ports = ports::Ports::plan(wish, machine);
         let fds = fds::Fds::plan(wish, machine);
-        let mut shortages: Vec<_> =
-            ports.shortage.into_iter().chain(fds.shortages).chain(memory_shortage(wish, machine)).collect();
+        let memory = Memory::plan(wish, fds.threads);
+        let short = memory_shortage(wish, &memory, machine);
+        let mut shortages: Vec<_> = ports.shortage.into_iter().chain(fds.shortages).chain(short).collect();
         if let Some((count, max)) = machine.conntrack {
             let needed = count + u64::from(wish.connections);
             if needed > max {
@@ -113,6 +148,7 @@ impl Plan {
             descriptors_per_table: machine.descriptors_per_table,
             ports_per_address: ports.per_address,
             source_addresses: ports.sources,
+            memory,
             shortages,
             shares: shares(wish.connections, fds.threads, wish.room_size),
         }
@@ -143,17 +179,17 @@ fn shares(connections: u32, threads: u32, room_size: u32) -> Vec<Range<u32>> {
     (0..threads).map(|n| border(n)..border(n + 1)).collect()
 }
 
-fn memory_shortage(wish: &Wish, machine: &Machine) -> Option<Shortage> {
-    let ends = if wish.server_here { 2 } else { 1 };
-    let user = SIMULATOR_BYTES + if wish.server_here { SERVER_BYTES } else { 0 };
-    let needed = u64::from(wish.connections) * (ends * KERNEL_BYTES_PER_END + user);
+fn memory_shortage(wish: &Wish, memory: &Memory, machine: &Machine) -> Option<Shortage> {
+    let needed = memory.sum();
     (needed > machine.memory_available_bytes).then(|| Shortage {
         what: "memory in bytes (kernel and user, all ends on this machine)",
         needed,
         available: machine.memory_available_bytes,
+        // Half a percent less, for the threads.
         remedy: format!(
             "--connections {}",
-            machine.memory_available_bytes / (ends * KERNEL_BYTES_PER_END + user)
+            (u128::from(machine.memory_available_bytes) * u128::from(wish.connections) * 199
+                / (200 * u128::from(needed))) as u64
         ),
     })
 }
@@ -171,7 +207,13 @@ impl fmt::Display for Plan {
                 ", {n} source address(es) from {} x {} ports",
                 self.source_addresses[0], self.ports_per_address
             ),
+        }?;
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        write!(f, ", memory: kernel {:.2} GiB", gib(self.memory.kernel_bytes))?;
+        if self.memory.server_user_bytes > 0 {
+            write!(f, ", server {:.2} GiB", gib(self.memory.server_user_bytes))?;
         }
+        write!(f, ", simulator {:.2} GiB", gib(self.memory.simulator_user_bytes))
     }
 }
 
@@ -191,7 +233,9 @@ mod tests {
             epoll_watches_max: Some(5_000_000),
             port_range: 32_768..=60_999,
             reserved_ports: Vec::new(),
+            exceeds_files_max: false,
             memory_available_bytes: 22 << 30,
+            threads: None,
             conntrack: None,
         }
     }
@@ -212,7 +256,7 @@ mod tests {
         let plan = Plan::new(&wish(50_000), &machine());
         assert_eq!(plan.shortages, []);
         assert_eq!((plan.threads, plan.private_fd_tables), (3, true));
-        assert_eq!(plan.source_addresses.len(), 4);
+        assert_eq!(plan.source_addresses.len(), 8);
     }
 
     #[test]
@@ -222,6 +266,26 @@ mod tests {
             Plan::new(&wish(3_000_000), &machine()).shortages.iter().map(|short| short.what).collect();
         assert_eq!(names.len(), 3, "{names:?}");
         assert!(names[0].starts_with("open files") && names[2].starts_with("memory"), "{names:?}");
+    }
+
+    #[test]
+    fn two_millions_lack_only_files() {
+        let plan = Plan::new(&wish(2_000_000), &machine());
+        let names: Vec<_> = plan.shortages.iter().map(|short| short.what).collect();
+        assert!(names.len() == 1 && names[0].contains("fs.file-max"), "{names:?}");
+        let machine = Machine { files_max: 5_000_000, ..machine() };
+        let plan = Plan::new(&wish(2_000_000), &machine);
+        assert_eq!(plan.shortages, []);
+        assert_eq!((plan.threads, plan.source_addresses.len()), (107, 284));
+    }
+
+    #[test]
+    fn fewer_connections_are_named_that_the_memory_holds() {
+        let machine = Machine { memory_available_bytes: 1 << 30, ..machine() };
+        let remedy = Plan::new(&wish(500_000), &machine).shortages[0].remedy.clone();
+        let fewer: u32 = remedy.strip_prefix("--connections ").unwrap().parse().unwrap();
+        assert_eq!(Plan::new(&wish(fewer), &machine).shortages, []);
+        assert!(!Plan::new(&wish(fewer + fewer / 50), &machine).shortages.is_empty());
     }
 
     #[test]

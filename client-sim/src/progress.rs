@@ -34,12 +34,18 @@ pub struct Point {
     pub at_s: f64,
     /// Clients that are ready.
     pub open: u64,
+    /// Clients that became ready so far.
+    pub ready: u64,
     /// Clients that have failed so far.
     pub failed: u64,
     /// Messages sent so far.
     pub sent: u64,
     /// Messages received so far.
     pub delivered: u64,
+    /// Heart-beats that the clients have sent so far.
+    pub beats_sent: u64,
+    /// Heart-beats that the clients have received so far.
+    pub beats_received: u64,
     /// Resident bytes of the server, when it is known.
     pub server_rss_bytes: Option<u64>,
 }
@@ -139,9 +145,12 @@ impl Watch {
         self.series.push(Point {
             at_s: self.elapsed_s(),
             open: counts.open,
+            ready: counts.ready,
             failed: counts.failed,
             sent: counts.sent,
             delivered: counts.delivered,
+            beats_sent: counts.beats_sent,
+            beats_received: counts.beats_received,
             server_rss_bytes: self.server_pid.and_then(memory::rss_bytes),
         });
     }

@@ -10,6 +10,8 @@ pub mod json;
 pub mod plot;
 pub mod table;
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -17,6 +19,8 @@ use crate::failure::Row;
 use crate::memory::{Cache, Sample};
 use crate::plan::Plan;
 use crate::progress::Point;
+use crate::scrape::Counted;
+use crate::worker::desk::Counts;
 
 /// Name and version of the JSON.
 pub const SCHEMA: &str = "tcbchat.client-sim/1";
@@ -38,8 +42,10 @@ pub struct Report {
     pub plan: Plan,
     pub connections: Connections,
     pub memory: Memory,
+    pub idle: Option<Idle>,
     pub chat: Option<Chat>,
     pub churn: Option<Churn>,
+    pub leaving: Option<Leaving>,
     pub failures: Vec<Row>,
     pub series: Vec<Point>,
     pub verdict: Verdict,
@@ -229,6 +235,87 @@ impl Cpu {
             simulator_s: growth(|sample| sample.simulator_cpu_s),
             simulator_user_s: growth(|sample| sample.simulator_user_cpu_s),
         })
+    }
+}
+
+/// What being connected costs while nothing is said: heart-beats.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "the README documents each field of the JSON")]
+pub struct Idle {
+    pub seconds: f64,
+    pub connections: u64,
+    pub heart_beats_sent_per_s: f64,
+    pub heart_beats_received_per_s: f64,
+    pub server_us_per_heart_beat: Option<f64>,
+    pub simulator_us_per_heart_beat: Option<f64>,
+    pub server_turns_per_s: Option<f64>,
+    pub server_timers_per_s: Option<f64>,
+    pub server_timers_per_tick: Option<f64>,
+    pub cpu: Option<Cpu>,
+}
+
+/// Ticks of the server's clock in a second.
+const SERVER_TICKS_PER_S: f64 = 10.0;
+
+impl Idle {
+    /// Of the time between the samples `ready` and `held`, with what the clients and the server had counted at both.
+    pub fn between(
+        samples: &[Sample],
+        (before, after): (&Counts, &Counts),
+        counted: Option<(Counted, Counted)>,
+    ) -> Option<Self> {
+        let at = |label: &str| samples.iter().find(|sample| sample.label == label).map(|sample| sample.at_s);
+        let seconds = at("held")? - at("ready")?;
+        if seconds <= 0.0 {
+            return None;
+        }
+        let (sent, received) =
+            (after.beats_sent - before.beats_sent, after.beats_received - before.beats_received);
+        let cpu = Cpu::between(samples, "ready", "held");
+        let each = |of: fn(&Cpu) -> Option<f64>| {
+            let cpu_s = cpu.as_ref().and_then(of)?;
+            (sent + received > 0).then(|| cpu_s * 1e6 / (sent + received) as f64)
+        };
+        let per_s = |of: fn(&Counted) -> Option<u64>| {
+            let (before, after) = counted?;
+            Some(of(&after)?.saturating_sub(of(&before)?) as f64 / seconds)
+        };
+        let timers = per_s(|counted| counted.timers_fired);
+        Some(Self {
+            seconds,
+            connections: after.open,
+            heart_beats_sent_per_s: sent as f64 / seconds,
+            heart_beats_received_per_s: received as f64 / seconds,
+            server_us_per_heart_beat: each(|cpu| cpu.server_s),
+            simulator_us_per_heart_beat: each(|cpu| cpu.simulator_s),
+            server_turns_per_s: per_s(|counted| counted.turns),
+            server_timers_per_s: timers,
+            server_timers_per_tick: timers.map(|timers| timers / SERVER_TICKS_PER_S),
+            cpu,
+        })
+    }
+}
+
+/// How everybody was let go.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "the README documents each field of the JSON")]
+pub struct Leaving {
+    pub how: &'static str,
+    pub connections: u64,
+    pub seconds: f64,
+    pub per_s: f64,
+    pub in_order: u64,
+    pub cut_off: u64,
+    pub server_ended_s: Option<f64>,
+    pub server_said: Option<String>,
+}
+
+impl Leaving {
+    /// So many connections, gone after this time.
+    pub fn of(how: &'static str, connections: u64, took: Duration) -> Self {
+        let seconds = took.as_secs_f64();
+        let per_s = if seconds > 0.0 { connections as f64 / seconds } else { 0.0 };
+        Self { how, connections, seconds, per_s, ..Self::default() }
     }
 }
 

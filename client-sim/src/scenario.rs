@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::cli::Common;
+use crate::cli::{Common, Held};
 use crate::crew::{Broken, Crew};
 use crate::failure::Tally;
 use crate::memory::Sample;
@@ -22,7 +22,8 @@ use crate::peer::script::{HeartBeats, Script};
 use crate::peer::upgrade::Upgrade;
 use crate::plan::{Machine, Plan, Wish};
 use crate::progress::Watch;
-use crate::report::{self, Report};
+use crate::report::{self, Idle, Leaving, Report};
+use crate::scrape::Counted;
 use crate::spawn::{self, Server};
 use crate::target::Target;
 use crate::worker::desk::{Tallies, histogram};
@@ -76,6 +77,8 @@ pub struct Stage {
     set_up_s: f64,
     chat: Option<report::Chat>,
     churn: Option<report::Churn>,
+    idle: Option<Idle>,
+    leaving: Option<Leaving>,
     broken: Option<Broken>,
     /// Failures that no worker can see: receipts that never came.
     failures: Tally,
@@ -152,6 +155,8 @@ impl Stage {
             set_up_s: 0.0,
             chat: None,
             churn: None,
+            idle: None,
+            leaving: None,
             broken: None,
             failures: Tally::default(),
         };
@@ -181,23 +186,71 @@ impl Stage {
         Ok(())
     }
 
-    /// Act: nothing happens but heart-beats; then the memory is measured.
+    /// Act: nothing happens but heart-beats; what they cost, and then the memory, is measured.
     pub fn hold(&mut self, seconds: f64) -> Result<(), Broken> {
         self.watch.begin("hold", u64::from(self.setup.plan.connections));
+        self.sample("ready");
+        let (before, counted) = (self.crew.counts(), self.counted());
         self.crew.wait_until(&mut self.watch, duration(seconds), |_| false)?;
+        let (after, counted) = (self.crew.counts(), counted.zip(self.counted()));
         self.sample("held");
+        self.idle = Idle::between(&self.samples, (&before, &after), counted);
         Ok(())
     }
 
-    /// Act: all clients leave.
-    pub fn leave(&mut self, rate: f64, goodbye: bool) -> Result<(), Broken> {
+    /// Act: all clients leave, as fast as the server lets them go.
+    pub fn leave(&mut self, under_way_max: u32, goodbye: bool) -> Result<(), Broken> {
         self.watch.begin("leave", u64::from(self.setup.plan.connections));
-        let start_us = self.setup.now_us() + START_AHEAD_US;
-        self.crew.order(&Order::Leave(LeaveOrder { start_us, rate, goodbye }));
+        let before = self.crew.counts();
+        let start = Instant::now();
+        let under_way_max = under_way_max.div_ceil(self.setup.plan.threads);
+        self.crew.order(&Order::Leave(LeaveOrder { under_way_max, goodbye }));
         self.crew.wait_all(&mut self.watch)?;
+        let how = if goodbye { "goodbye" } else { "close" };
+        self.leaving = Some(Leaving::of(how, before.open, start.elapsed()));
         self.crew.wait_until(&mut self.watch, SETTLE, |_| false)?;
         self.sample("left");
         Ok(())
+    }
+
+    /// Act: the server is stopped while all are connected, and says goodbye to them.
+    pub fn stop_server(&mut self, patience_s: f64) -> Result<(), Broken> {
+        self.crew.order(&Order::Farewell);
+        self.crew.wait_all(&mut self.watch)?;
+        self.watch.begin("leave", u64::from(self.setup.plan.connections));
+        let before = self.crew.counts();
+        let start = Instant::now();
+        let Some(server) = &mut self.server else { return Ok(()) };
+        server.ask_to_stop();
+        let mut last = (u64::MAX, start);
+        let mut ended = None;
+        self.crew.wait_until(&mut self.watch, Duration::MAX, |counts| {
+            if counts.open < last.0 {
+                last = (counts.open, Instant::now());
+            }
+            ended = ended.or_else(|| server.has_ended().then(|| start.elapsed()));
+            (counts.open == 0 && ended.is_some()) || last.1.elapsed() >= duration(patience_s)
+        })?;
+        let mut leaving = Leaving::of("server-stop", before.open, last.1 - start);
+        leaving.server_ended_s = ended.map(|ended| ended.as_secs_f64());
+        leaving.server_said = server.logged("reset=");
+        self.leaving = Some(leaving);
+        self.sample("left");
+        Ok(())
+    }
+
+    /// Act: everybody goes, as the user has asked.
+    pub fn end(&mut self, common: &Common, held: &Held) -> Result<(), Broken> {
+        if held.stop_server {
+            self.stop_server(common.timeout)
+        } else {
+            self.leave(common.max_half_open, !held.no_goodbye)
+        }
+    }
+
+    /// What the started server has counted.
+    fn counted(&self) -> Option<Counted> {
+        self.server.as_ref().and_then(|server| Counted::ask(server.address()))
     }
 
     fn sample(&mut self, label: &'static str) {
@@ -231,6 +284,11 @@ impl Stage {
             closed_by_server_first: all.closed_by_server_first,
             closed_by_client_first: all.closed_by_client_first,
         };
+        let mut leaving = self.leaving;
+        if let Some(leaving) = &mut leaving {
+            leaving.in_order = all.closed_by_server_first + all.closed_by_client_first;
+            leaving.cut_off = all.cut_off;
+        }
         let mut chat = self.chat;
         if let Some(chat) = &mut chat {
             chat.latency_ms = report::Latency::of(&all.delivery);
@@ -256,8 +314,10 @@ impl Stage {
             plan: self.setup.plan.clone(),
             connections,
             memory,
+            idle: self.idle,
             chat,
             churn,
+            leaving,
             failures: all.failures.rows(),
             series,
             verdict: report::Verdict::default(),
@@ -309,6 +369,7 @@ fn merge(tallies: Vec<Tallies>) -> Tallies {
         delivery: histogram(),
         closed_by_server_first: 0,
         closed_by_client_first: 0,
+        cut_off: 0,
         cycles_late: 0,
     };
     for one in tallies {
@@ -324,6 +385,7 @@ fn merge(tallies: Vec<Tallies>) -> Tallies {
         }
         all.closed_by_server_first += one.closed_by_server_first;
         all.closed_by_client_first += one.closed_by_client_first;
+        all.cut_off += one.cut_off;
         all.cycles_late += one.cycles_late;
     }
     all

@@ -6,6 +6,7 @@
 //!
 //! Invariant: when a [`Server`] is gone, so is its process.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ pub struct Server {
     address: SocketAddr,
     ready_line: String,
     log: Log,
+    /// It has been sent SIGTERM.
+    told: Cell<bool>,
 }
 
 type Log = Arc<Mutex<VecDeque<String>>>;
@@ -83,8 +86,8 @@ impl Server {
                 }
             });
         }
-        let mut server =
-            Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), ready_line: String::new(), log };
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut server = Self { child, address, ready_line: String::new(), log, told: Cell::new(false) };
         server.wait_ready(&said)?;
         Ok(server)
     }
@@ -136,6 +139,19 @@ impl Server {
         kept.iter().rev().find(|line| line.contains(words)).cloned()
     }
 
+    /// Tells it to stop, by SIGTERM, and does not wait for it.
+    pub fn ask_to_stop(&self) {
+        // An error means that it has ended since; then there is nobody to tell.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        // A second signal would end it at once.
+        self.told.set(true);
+    }
+
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Stops it by SIGTERM and waits for it.
     ///
     /// # Errors
@@ -154,8 +170,9 @@ impl Server {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Some(status);
         }
-        // An error means that it has ended since; then there is nobody to tell.
-        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
+        if !self.told.get() {
+            self.ask_to_stop();
+        }
         let deadline = Instant::now() + STOPPED_WITHIN;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {

@@ -1,7 +1,7 @@
 //! One thread of simulated clients: a mio event loop over thousands of sockets.
 //!
 //! A turn: wait for events or the next time something is due; take the orders of the crew; read and write
-//! what is ready; do what is due (connect, send, leave, beat, give up); free what has closed. The tasks live
+//! what is ready; do what is due (beat, connect, send, leave, give up); free what has closed. The tasks live
 //! in child modules, what is counted in [`desk`], what a client says in [`crate::peer`]. A worker shares
 //! nothing with the others but the counters of live progress.
 //!
@@ -16,11 +16,13 @@ mod chat;
 mod churn;
 mod connect;
 pub mod desk;
+mod farewell;
 mod leave;
 pub mod orders;
 mod patience;
 mod seat;
 pub mod setup;
+mod throttle;
 mod window;
 
 use std::collections::VecDeque;
@@ -151,11 +153,11 @@ impl Worker {
             for event in &events {
                 self.handle(event);
             }
+            self.beat_due();
             self.connect_due();
             self.chat_due();
             self.churn_due();
             self.leave_due();
-            self.beat_due();
             self.give_up_due();
             self.reap();
             self.report_done();
@@ -172,7 +174,7 @@ impl Worker {
             self.chat_next_us(),
             self.churn_next_us(),
             self.leave_next_us(),
-            self.beating.next_us(self.conns.len()),
+            self.beating.next_us(self.beat_slots()),
             self.deadlines.front().map(|deadline| deadline.at_us),
         ];
         let Some(next_us) = due.into_iter().flatten().min() else { return Ok(None) };
@@ -197,6 +199,7 @@ impl Worker {
                 }
                 Ok(Order::Leave(order)) => self.start_leaving(&order),
                 Ok(Order::Churn(order)) => self.start_churning(&order),
+                Ok(Order::Farewell) => self.expect_farewell(),
                 Ok(Order::Exit) | Err(TryRecvError::Disconnected) => return Duty::Exit,
                 Err(TryRecvError::Empty) => return Duty::Stay,
             }
@@ -261,6 +264,9 @@ impl Worker {
         let ready = peer.phase() == Phase::Ready;
         if ready && before.is_set_up() {
             self.half_open -= 1;
+            if let Some((task, start)) = self.connecting.as_mut().zip(seat.start.as_ref()) {
+                task.throttle.ended(start.started_us, self.desk.now_us);
+            }
             self.desk.became_ready(seat);
         }
         self.flush(slot);
@@ -328,6 +334,10 @@ impl Worker {
             drop(conn.stream.write(&self.kit.out));
             self.kit.out.clear();
         }
+        if self.is_cut_off(&failure) {
+            return self.bury(slot);
+        }
+        let conn = &self.conns[slot];
         if self.setup.is_deaf(conn.seat.client) && conn.seat.start.is_none() {
             self.desk.deaf_failures.add(failure);
         } else {
@@ -349,6 +359,7 @@ impl Worker {
         }
         self.desk.left(seat);
         self.dead.push(slot);
+        self.left(slot);
     }
 
     fn reap(&mut self) {

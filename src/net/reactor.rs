@@ -19,7 +19,7 @@ use std::mem;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -67,6 +67,8 @@ impl Target {
 pub struct Handle {
     waker: Waker,
     stop: AtomicBool,
+    /// Connections that have ended since the order to stop; stored once per turn.
+    ended: AtomicU64,
 }
 
 impl Handle {
@@ -77,7 +79,7 @@ impl Handle {
     pub fn new() -> io::Result<(Poll, Arc<Handle>)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE_UP)?;
-        Ok((poll, Arc::new(Handle { waker, stop: AtomicBool::new(false) })))
+        Ok((poll, Arc::new(Handle { waker, stop: AtomicBool::new(false), ended: AtomicU64::new(0) })))
     }
 
     /// Ends the reactor's wait, or its next one.
@@ -96,6 +98,11 @@ impl Handle {
         self.wake();
     }
 
+    /// Connections that have ended since the order to stop: whoever waits for the end sees that it comes nearer.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -110,6 +117,28 @@ pub struct Options {
     pub shutdown_timeout_ms: u32,
     /// Connections to have room for without reallocation.
     pub connections: usize,
+}
+
+/// How the connections ended that were open when the reactor was told to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// In order.
+    pub closed: u64,
+    /// By a reset: of the peer, or because the time was up.
+    pub reset: u64,
+}
+
+/// A reactor that was told to stop.
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    /// When connections that are left are reset.
+    at: Tick,
+    /// They are being reset.
+    is_up: bool,
+    /// Connections that were open.
+    open: u64,
+    /// Resets before.
+    resets: u64,
 }
 
 /// One event loop with its listeners, its sockets and its shard.
@@ -139,8 +168,8 @@ pub struct Reactor {
     closed: Vec<Closed>,
     /// Timers are due that did not fit into the last turn.
     timers_due: bool,
-    /// When connections that are left are reset; set by the order to stop.
-    stop_at: Option<Tick>,
+    /// Set by the order to stop.
+    stopping: Option<Stopping>,
 }
 
 impl Reactor {
@@ -175,23 +204,26 @@ impl Reactor {
             resumed: Vec::new(),
             closed: Vec::new(),
             timers_due: false,
-            stop_at: None,
+            stopping: None,
         })
     }
 
-    /// Runs until it was told to stop and its connections have ended, or their time is up.
+    /// Runs until it was told to stop and its connections have ended: in order, or by a reset when their time is
+    /// up.
     ///
     /// # Errors
     /// When polling fails, which only a bug can cause.
-    pub fn run(&mut self) -> io::Result<()> {
-        while !self.finished() {
+    pub fn run(&mut self) -> io::Result<Ends> {
+        loop {
             self.turn()?;
+            let Some(stopping) = self.stopping else { continue };
+            let open = self.shard.connections() as u64;
+            self.handle.ended.store(stopping.open - open, Ordering::Relaxed);
+            if open == 0 {
+                let reset = self.shard.counters().resets_total - stopping.resets;
+                return Ok(Ends { closed: stopping.open - reset, reset });
+            }
         }
-        let reset = self.sockets.reset_all();
-        if reset > 0 {
-            tracing::warn!(connections = reset, "shutdown timed out; reset what was left");
-        }
-        Ok(())
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -201,6 +233,7 @@ impl Reactor {
         self.note_events(now);
         self.accept(now);
         self.read(now);
+        self.shard.continue_farewell(now);
         self.shard.drain_mailbox(now);
         self.timers_due = self.shard.expire(now);
         self.shard.flush(&mut self.sockets, now);
@@ -232,22 +265,32 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let retry_at = acceptor.and_then(Acceptor::retry_at);
-        let next = [self.shard.next_deadline(), retry_at, self.stop_at].into_iter().flatten().min();
+        let reset_at = self.stopping.filter(|stopping| !stopping.is_up).map(|stopping| stopping.at);
+        let next = [self.shard.next_deadline(), retry_at, reset_at].into_iter().flatten().min();
         next.map(|deadline| self.clock.until(deadline))
     }
 
-    /// Begins to stop when told to: no more connections, and those that are open are closed with 1001.
+    /// Begins to stop when told to: no more connections, and those that are open are closed with 1001; when their
+    /// time is up, they are reset.
     fn obey(&mut self, now: Tick) {
-        if self.stop_at.is_none() && self.handle.stopped() {
-            self.stop_at = Some(now.after_ms(u64::from(self.shutdown_timeout_ms)));
-            // Closes the listeners. Connections in their queues are reset by the kernel.
-            self.acceptor = None;
-            self.shard.begin_shutdown(now);
+        match &mut self.stopping {
+            None if self.handle.stopped() => {
+                self.stopping = Some(Stopping {
+                    at: now.after_ms(u64::from(self.shutdown_timeout_ms)),
+                    is_up: false,
+                    open: self.shard.connections() as u64,
+                    resets: self.shard.counters().resets_total,
+                });
+                // Closes the listeners. Connections in their queues are reset by the kernel.
+                self.acceptor = None;
+                self.shard.begin_shutdown();
+            }
+            Some(stopping) if !stopping.is_up && now >= stopping.at => {
+                stopping.is_up = true;
+                self.shard.begin_reset();
+            }
+            _ => {}
         }
-    }
-
-    fn finished(&self) -> bool {
-        self.stop_at.is_some_and(|stop_at| self.shard.connections() == 0 || self.clock.now() >= stop_at)
     }
 
     /// Turns events into readiness bits and list entries; reads and writes nothing.

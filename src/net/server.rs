@@ -11,8 +11,9 @@
 //! are in [`fd_table`].
 //!
 //! # The ends
-//! - SIGTERM or SIGINT: every reactor stops accepting, closes its connections with 1001, and ends when they
-//!   have ended or their time is up. The result is `Ok`.
+//! - SIGTERM or SIGINT: every reactor stops accepting, closes its connections with 1001, resets those that are
+//!   left when their time is up, and ends. The result is `Ok`, however long the kernel takes for it: closing a
+//!   million sockets takes it many seconds, and the wait (`patience`) lasts as long as connections go on ending.
 //! - A second signal: the process exits at once, with 1, from the signal handler.
 //! - A reactor fails or panics: the others are ended the same orderly way, and the result is an error. A server
 //!   of which a part is dead would go on accepting connections that nobody serves.
@@ -25,7 +26,7 @@ use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -36,13 +37,11 @@ use signal_hook::iterator::Signals;
 
 use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Reservation};
 use crate::net::fd_table;
-use crate::net::reactor::{Handle, Options, Reactor};
+use crate::net::patience::Patience;
+use crate::net::reactor::{Ends, Handle, Options, Reactor};
 use crate::shard::Shard;
 use crate::shard::mesh::Mesh;
 use crate::time::Clock;
-
-/// What a reactor may take beyond `shutdown_timeout_ms` to end: one turn that is under way.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// What the server is told about its threads and sockets.
 #[derive(Debug, Clone)]
@@ -139,7 +138,7 @@ fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 enum Notice {
     Signal(i32),
     Listening,
-    Ended(u16, Result<(), ReactorError>),
+    Ended(u16, Result<Ends, ReactorError>),
 }
 
 /// Serves until a signal, and returns when all reactors have ended.
@@ -181,7 +180,8 @@ pub fn run(
         handles: handles.clone(),
         threads: Vec::new(),
         shutdown_timeout: Duration::from_millis(u64::from(settings.reactor.shutdown_timeout_ms)),
-        deadline: None,
+        patience: None,
+        ends: Ends::default(),
         result: Ok(()),
     };
     for (id, (poll, handle)) in (0..).zip(polls.into_iter().zip(handles)) {
@@ -219,7 +219,7 @@ fn tell(notify: &Sender<Notice>, notice: Notice) {
 ///
 /// Everything the reactor owns is dropped before this returns, on its own thread, so its state being
 /// half-changed by the panic is seen by nobody.
-fn guarded(life: impl FnOnce() -> Result<(), ReactorError>) -> Result<(), ReactorError> {
+fn guarded(life: impl FnOnce() -> Result<Ends, ReactorError>) -> Result<Ends, ReactorError> {
     panic::catch_unwind(AssertUnwindSafe(life)).unwrap_or_else(|payload| {
         let message = match payload.downcast::<String>() {
             Ok(message) => *message,
@@ -243,7 +243,7 @@ struct Seed {
 impl Seed {
     /// Makes the reactor in the calling thread, runs it, and drops it: it never leaves its thread, because its
     /// descriptors mean nothing in another.
-    fn grow(self, shard: impl FnOnce() -> Shard, listening: impl FnOnce()) -> Result<(), ReactorError> {
+    fn grow(self, shard: impl FnOnce() -> Shard, listening: impl FnOnce()) -> Result<Ends, ReactorError> {
         if self.private_table {
             fd_table::unshare().map_err(ReactorError::Io)?;
         }
@@ -301,8 +301,10 @@ struct Supervisor {
     handles: Vec<Arc<Handle>>,
     threads: Vec<JoinHandle<()>>,
     shutdown_timeout: Duration,
-    /// By when the reactors must have ended; set by the order to stop.
-    deadline: Option<Instant>,
+    /// How long the reactors' end is waited for; set by the order to stop.
+    patience: Option<Patience>,
+    /// How the connections have ended of the reactors that have.
+    ends: Ends,
     /// The first error is the cause of the others.
     result: Result<(), ServeError>,
 }
@@ -310,8 +312,8 @@ struct Supervisor {
 impl Supervisor {
     /// Tells the reactors to stop, if they have not been told yet.
     fn stop(&mut self) {
-        if self.deadline.is_none() {
-            self.deadline = Some(Instant::now() + self.shutdown_timeout + SHUTDOWN_GRACE);
+        if self.patience.is_none() {
+            self.patience = Some(Patience::new(Instant::now(), self.shutdown_timeout));
             self.handles.iter().for_each(|handle| handle.stop());
         }
     }
@@ -335,7 +337,7 @@ impl Supervisor {
                 Some(Notice::Listening) => {
                     silent -= 1;
                     if silent == 0
-                        && self.deadline.is_none()
+                        && self.patience.is_none()
                         && let Some(ready) = ready.take()
                     {
                         ready();
@@ -347,8 +349,12 @@ impl Supervisor {
                 }
                 Some(Notice::Ended(id, outcome)) => {
                     running -= 1;
-                    if let Err(cause) = outcome {
-                        self.fail(ServeError::Reactor { id, cause });
+                    match outcome {
+                        Ok(ends) => {
+                            self.ends.closed += ends.closed;
+                            self.ends.reset += ends.reset;
+                        }
+                        Err(cause) => self.fail(ServeError::Reactor { id, cause }),
                     }
                     self.stop();
                 }
@@ -362,16 +368,24 @@ impl Supervisor {
             // Its panic was caught and reported in its last notice; what remains of it is a return.
             drop(thread.join());
         }
+        let Ends { closed, reset } = self.ends;
+        tracing::info!(closed, reset, "stopped; every connection has ended");
         self.result
     }
 
-    /// The next notice; None when there is none before the deadline.
-    fn next(&self) -> Option<Notice> {
-        let received = match self.deadline {
-            Some(deadline) => self.notices.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-            None => self.notices.recv().map_err(RecvTimeoutError::from),
-        };
+    /// The next notice; None when patience is at an end.
+    fn next(&mut self) -> Option<Notice> {
         // The signal thread holds a sender as long as this runs, so "disconnected" cannot come.
-        received.ok()
+        loop {
+            let Some(patience) = &mut self.patience else { return self.notices.recv().ok() };
+            // A reactor that has ended has got on, too: its last steps are not of a connection.
+            let running = self.threads.iter().filter(|thread| !thread.is_finished()).count();
+            let ended: u64 = self.handles.iter().map(|handle| handle.ended()).sum();
+            let done = ended + (self.threads.len() - running) as u64;
+            let wait = patience.look(Instant::now(), done)?;
+            if let Ok(notice) = self.notices.recv_timeout(wait) {
+                return Some(notice);
+            }
+        }
     }
 }

@@ -92,17 +92,6 @@ impl Sockets {
         }
     }
 
-    /// Resets all sockets that are left and returns how many there were.
-    pub fn reset_all(&mut self) -> usize {
-        let mut left = 0;
-        for stream in self.streams.drain(..).flatten() {
-            reset_on_close(&stream);
-            left += 1;
-        }
-        self.readiness.clear();
-        left
-    }
-
     /// The readiness bits of a connection; 0 when it has no socket.
     pub fn readiness(&self, index: u32) -> u8 {
         self.readiness.get(index as usize).copied().unwrap_or(0)
@@ -401,7 +390,7 @@ mod tests {
             sockets.shutdown_write(index);
         }
         sockets.check();
-        assert_eq!(sockets.reset_all(), 1);
+        sockets.close(3, true);
         assert_eq!(sockets.open(), 0);
         drop(peer);
     }

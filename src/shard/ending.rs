@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | peer | WebSocket close frame | it is answered, what is queued is sent, the socket is closed |
 //! | peer | end of its stream without a close frame | what is queued is sent, the socket is closed |
-//! | server | DISCONNECT, ERROR, shutdown: a close frame | waits for the peer's close frame or end of stream |
+//! | server | DISCONNECT, ERROR, shutdown ([`super::farewell`]): a close frame | waits for the peer's close frame or end of stream |
 //! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
 //! | peer | vanishes, and the kernel or a ping or a missing heart-beat finds it | reset, or as by the server |
-//! | either | reset, or no end within `websocket.close_timeout_ms` | the socket is reset |
+//! | either | reset, or no end within `websocket.close_timeout_ms` or `shutdown.timeout_ms` | the socket is reset |
 //!
 //! Who ends its stream first has the TIME_WAIT (RFC 9293 section 3.6), so that is noted where it happens: when
 //! the peer's end is read, and, by asking the kernel for an end that has not been read yet, when this side
@@ -34,8 +34,6 @@ use crate::wire::ws::{self, WsError};
 
 /// RFC 6455 section 7.4.1: the purpose has been fulfilled.
 const NORMAL: u16 = 1000;
-/// RFC 6455 section 7.4.1: the server is going down.
-const GOING_AWAY: u16 = 1001;
 
 /// Handshakes for which a shard keeps its memory when there are none.
 const HANDSHAKES_KEPT_MAX: usize = 256;
@@ -95,21 +93,6 @@ impl Shard {
             Mechanism::WsPing => &mut counters.dead_peers_ws_ping_total,
             Mechanism::StompHeartBeat => &mut counters.dead_peers_stomp_heart_beat_total,
         } += 1;
-    }
-
-    /// Closes all connections with 1001 and takes no more.
-    pub fn begin_shutdown(&mut self, now: Tick) {
-        self.is_shutting_down = true;
-        let all: Vec<u32> = self.slots.iter().map(|(index, _)| index as u32).collect();
-        for index in all {
-            match self.phase(index) {
-                Phase::Http | Phase::Refused => self.close(index, false, now),
-                Phase::Stomp | Phase::Echo => {
-                    self.begin_close(index, GOING_AWAY, "the server is shutting down", now);
-                }
-                _ => {}
-            }
-        }
     }
 
     /// The session said DISCONNECT and has its receipt.

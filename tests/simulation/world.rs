@@ -413,6 +413,7 @@ impl World {
 
     fn turn(&mut self, at: usize) {
         let shard = &mut self.shards[at];
+        shard.continue_farewell(self.now);
         shard.drain_mailbox(self.now);
         shard.expire(self.now);
         shard.flush(&mut self.wires[at], self.now);
@@ -487,11 +488,15 @@ impl World {
         }
         self.settle();
         for shard in &mut self.shards {
-            shard.begin_shutdown(self.now);
+            shard.begin_shutdown();
         }
         self.settle();
-        // Whoever does not answer is reset when its time is up.
-        self.now = Tick(self.now.0 + 10_000);
+        // Whoever does not answer is reset when its time is up: the connection's, or the server's.
+        if self.seats.len().is_multiple_of(2) {
+            self.now = Tick(self.now.0 + 10_000);
+        } else {
+            self.shards.iter_mut().for_each(Shard::begin_reset);
+        }
         self.settle();
         assert!(self.seats.is_empty(), "somebody is left");
         self.shards.iter().for_each(Shard::check_empty);

@@ -9,7 +9,12 @@ use rustix::process::Signal;
 use crate::support::Client;
 use crate::{Setup, members};
 
-on_one_and_three_reactors!(sigterm_says_goodbye, sigint_says_goodbye, nobody_holds_it_up);
+on_one_and_three_reactors!(
+    sigterm_says_goodbye,
+    sigint_says_goodbye,
+    nobody_holds_it_up,
+    a_crowd_ends_in_slices
+);
 
 /// Time for the listeners to be gone.
 const REFUSAL_MAX: Duration = Duration::from_secs(10);
@@ -43,6 +48,7 @@ fn says_goodbye(setup: Setup, signal: Signal) {
         assert_eq!(client.expect_close(), (1001, "the server is shutting down".into()));
     }
     assert_eq!(server.wait().code(), Some(0));
+    assert!(server.await_output("reset=").contains("reset=0"));
 }
 
 fn nobody_holds_it_up(setup: Setup) {
@@ -52,5 +58,27 @@ fn nobody_holds_it_up(setup: Setup) {
     let half_open = server.dial();
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
+    assert!(server.await_output("reset=").contains("reset=3"), "who has not upgraded is owed no answer");
     drop((clients, half_open));
+}
+
+/// More than a turn may end, of whom nobody answers, and no time: all are reset, and that is an orderly end.
+fn a_crowd_ends_in_slices(setup: Setup) {
+    const CROWD: usize = 200;
+    let configuration = "[shutdown]\ntimeout_ms = 0\n[turn]\nfarewells_max = 16";
+    let mut server = setup.server_with(configuration, &[]);
+    let mut clients: Vec<Client> = (0..CROWD).map(|_| Client::open(&server)).collect();
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    let said = server.await_output("reset=");
+    assert!(said.contains(&format!("closed=0 reset={CROWD}")), "{said}");
+    for client in &mut clients {
+        // Who was told before the time was up has a close frame; nobody has anything else.
+        match client.socket().read() {
+            Ok(message) => assert!(message.is_close(), "{message:?}"),
+            Err(error) => {
+                assert!(!matches!(&error, tungstenite::Error::Io(io) if io.kind() == ErrorKind::WouldBlock))
+            }
+        }
+    }
 }

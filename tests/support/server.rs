@@ -138,6 +138,22 @@ impl Server {
         text_of(&self.output)
     }
 
+    /// The last line that it wrote with these words in it; waits for one.
+    ///
+    /// # Panics
+    /// When none comes for too long.
+    pub fn await_output(&self, words: &str) -> String {
+        let deadline = Instant::now() + IO_MAX;
+        loop {
+            let output = self.output();
+            if let Some(line) = output.lines().rev().find(|line| line.contains(words)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no line with {words:?} in\n{output}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Ends it as a crash does (SIGKILL): its peers get no close frame.
     pub fn kill(mut self) {
         self.child.kill().expect("our own child can be killed");

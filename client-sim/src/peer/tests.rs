@@ -15,6 +15,7 @@ struct Seen {
     ready: u32,
     bodies: Vec<Vec<u8>>,
     receipts: u32,
+    heart_beats_heard: u32,
 }
 
 impl Listener for Seen {
@@ -26,6 +27,9 @@ impl Listener for Seen {
     }
     fn message(&mut self, body: &[u8]) {
         self.bodies.push(body.to_vec());
+    }
+    fn heart_beat(&mut self) {
+        self.heart_beats_heard += 1;
     }
     fn receipt(&mut self) {
         self.receipts += 1;

@@ -87,6 +87,11 @@ impl<L: Listener> Listener for Noting<'_, L> {
         self.listener.message(body);
     }
 
+    fn heart_beat(&mut self) {
+        self.heard.is_plain = false;
+        self.listener.heart_beat();
+    }
+
     fn receipt(&mut self) {
         self.heard.is_plain = false;
         self.listener.receipt();

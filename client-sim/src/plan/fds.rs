@@ -13,6 +13,9 @@ use super::{Machine, Shortage, Wish};
 /// pipes, files being read, and what a worker's copy of the first table holds.
 const RESERVE: u64 = 64;
 
+/// Threads of the two processes that are not event loops: main, signals, those that read the server's pipes.
+const THREADS_OF_PROCESSES: u64 = 8;
+
 /// Connections below which another thread is not worth its wake-ups.
 const CONNECTIONS_PER_THREAD_MIN: u32 = 1000;
 
@@ -52,7 +55,25 @@ impl Fds {
                 what: "open files of the whole system (fs.file-max)",
                 needed: files,
                 available: machine.files_max,
-                remedy: format!("sysctl -w fs.file-max={}", files.next_multiple_of(100_000)),
+                remedy: format!(
+                    "sysctl -w fs.file-max={}{}",
+                    files.next_multiple_of(100_000),
+                    // True, and no reason to go on unasked: every other user's programs would get ENFILE.
+                    if machine.exceeds_files_max {
+                        " (or --force: this process may exceed it, others then get no file)"
+                    } else {
+                        ""
+                    }
+                ),
+            });
+        }
+        let all_threads = ends * u64::from(threads) + THREADS_OF_PROCESSES;
+        if let Some(bound) = machine.threads.as_ref().filter(|bound| all_threads > bound.left) {
+            shortages.push(Shortage {
+                what: "threads (of both processes)",
+                needed: all_threads,
+                available: bound.left,
+                remedy: bound.remedy(all_threads - bound.left),
             });
         }
         if let Some(max) = machine.epoll_watches_max.filter(|max| ends * connections > *max) {
@@ -69,6 +90,7 @@ impl Fds {
 
 #[cfg(test)]
 mod tests {
+    use super::super::machine::Threads;
     use super::super::tests::{machine, wish};
     use super::*;
 
@@ -96,6 +118,18 @@ mod tests {
         assert!(shortage.needed > 4_000_000 && shortage.available == 2_465_610);
         let asked: u64 = shortage.remedy.rsplit('=').next().unwrap().parse().unwrap();
         assert!(asked >= shortage.needed);
+        let privileged = Machine { exceeds_files_max: true, ..machine() };
+        let remedy = &Fds::plan(&wish(2_000_000), &privileged).shortages[0].remedy;
+        assert!(remedy.starts_with("sysctl -w fs.file-max=") && remedy.contains("--force"), "{remedy}");
+    }
+
+    #[test]
+    fn a_million_take_a_hundred_threads_and_more() {
+        let machine = Machine { threads: Some(Threads { left: 100, limit: 200, group: None }), ..machine() };
+        let shortage = &Fds::plan(&wish(1_000_000), &machine).shortages[0];
+        assert_eq!((shortage.needed, shortage.available), (116, 100));
+        assert_eq!(shortage.remedy, "sysctl -w kernel.threads-max=216");
+        assert!(Fds::plan(&wish(50_000), &machine).shortages.is_empty());
     }
 
     #[test]

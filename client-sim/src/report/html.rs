@@ -8,6 +8,13 @@ use std::path::Path;
 
 use super::plot::{self, Series, escape};
 use super::{Latency, PerConnection, Report, table};
+use crate::progress::Point;
+
+/// A count of the series.
+type Count = fn(&Point) -> u64;
+
+/// Points of the series over which a rate is taken.
+const RATE_POINTS: usize = 5;
 
 /// Writes the page.
 ///
@@ -34,6 +41,24 @@ pub fn render(report: &Report) -> String {
     );
     page += &cards(report);
     page += &section("Connections over time", &connections(report));
+    page += &rate_section(
+        report,
+        "Connections made per second",
+        "connections/s",
+        &[("made", |point| point.ready)],
+    );
+    page += &rate_section(
+        report,
+        "Heart-beats per second",
+        "heart-beats/s",
+        &[("from the clients", |point| point.beats_sent), ("from the server", |point| point.beats_received)],
+    );
+    page += &rate_section(
+        report,
+        "Deliveries per second",
+        "deliveries/s",
+        &[("delivered", |point| point.delivered)],
+    );
     if let Some(memory) = &report.memory.held {
         page += &section("Memory per connection", &memory_plot(memory, report.memory.after_chat.as_ref()));
     }
@@ -71,6 +96,12 @@ fn cards(report: &Report) -> String {
         cards.push((format!("{faults}"), "lost, duplicated, out of order".to_owned()));
         cards.push((format!("{:.1} ms", chat.latency_ms.p99), "p99 delivery".to_owned()));
     }
+    if let Some(us) = report.idle.as_ref().and_then(|idle| idle.server_us_per_heart_beat) {
+        cards.push((format!("{us:.1} µs"), "server CPU per heart-beat".to_owned()));
+    }
+    if let Some(leaving) = &report.leaving {
+        cards.push((format!("{:.1} s", leaving.seconds), "until all had gone".to_owned()));
+    }
     if let Some(churn) = &report.churn {
         cards.push((format!("{:.0}/s", churn.cycles_per_s), "cycles".to_owned()));
     }
@@ -90,6 +121,24 @@ fn connections(report: &Report) -> String {
         series.push(Series { name: "failed", points: curve(|point| point.failed) });
     }
     plot::lines(&series, "seconds", "connections")
+}
+
+/// How fast a count grew, smoothed over a few points; nothing when it did not.
+fn rate_section(report: &Report, title: &str, unit: &str, counts: &[(&'static str, Count)]) -> String {
+    let rates = |count: Count| -> Vec<(f64, f64)> {
+        let grown = report.series.windows(RATE_POINTS).filter_map(|points| {
+            let (first, last) = (points.first()?, points.last()?);
+            let seconds = last.at_s - first.at_s;
+            let rate = count(last).saturating_sub(count(first)) as f64 / seconds;
+            (seconds > 0.0).then_some((last.at_s, rate))
+        });
+        grown.collect()
+    };
+    let series: Vec<_> = counts.iter().map(|(name, count)| Series { name, points: rates(*count) }).collect();
+    if series.iter().all(|one| one.points.iter().all(|point| point.1 == 0.0)) {
+        return String::new();
+    }
+    section(title, &plot::lines(&series, "seconds", unit))
 }
 
 /// One bar per end: user memory and kernel memory, side by side and never one number.

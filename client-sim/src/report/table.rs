@@ -44,8 +44,10 @@ pub fn render(report: &Report) -> String {
         });
         table.row("server after all left", kept.as_deref().unwrap_or("-"));
     }
+    table.idle(report);
     table.chat(report);
     table.churn(report);
+    table.leaving(report);
     table.cpu(report);
     table.failures(report);
     table.verdict(report);
@@ -93,6 +95,63 @@ impl Table {
                 &format!("  {}", cache.name),
                 &format!("{:.0} B in {:.2} objects, all ends", cache.bytes, cache.objects),
             );
+        }
+    }
+
+    fn idle(&mut self, report: &Report) {
+        let Some(idle) = &report.idle else { return };
+        let number = |value: Option<f64>, unit: &str| {
+            value.map_or("-".to_owned(), |value| format!("{value:.1}{unit}"))
+        };
+        self.title(&format!("idle for {:.1} s, {} connections", idle.seconds, idle.connections));
+        self.row(
+            "heart-beats",
+            &format!(
+                "{:.0}/s from the clients, {:.0}/s from the server",
+                idle.heart_beats_sent_per_s, idle.heart_beats_received_per_s
+            ),
+        );
+        self.row(
+            "CPU of a heart-beat",
+            &format!(
+                "server {}, simulator {}",
+                number(idle.server_us_per_heart_beat, " us"),
+                number(idle.simulator_us_per_heart_beat, " us")
+            ),
+        );
+        let cores = |seconds: Option<f64>| number(seconds.map(|s| s / idle.seconds * 100.0), " %");
+        if let Some(cpu) = &idle.cpu {
+            self.row(
+                "of one core",
+                &format!("server {}, simulator {}", cores(cpu.server_s), cores(cpu.simulator_s)),
+            );
+        }
+        self.row(
+            "server's loops",
+            &format!(
+                "{} turns/s, {} timers/s, {} timers in a tick of 100 ms",
+                number(idle.server_turns_per_s, ""),
+                number(idle.server_timers_per_s, ""),
+                number(idle.server_timers_per_tick, "")
+            ),
+        );
+    }
+
+    fn leaving(&mut self, report: &Report) {
+        let Some(leaving) = &report.leaving else { return };
+        let how = match leaving.how {
+            "goodbye" => "everybody says goodbye",
+            "close" => "everybody closes the socket",
+            _ => "the server is stopped",
+        };
+        self.title(&format!("the end: {how}"));
+        self.row("gone", &format!("after {:.1} s, {:.0} connections/s", leaving.seconds, leaving.per_s));
+        self.row("ended", &format!("{} in order, {} cut off", leaving.in_order, leaving.cut_off));
+        if let Some(seconds) = leaving.server_ended_s {
+            self.row("server ended", &format!("after {seconds:.1} s"));
+        }
+        if let Some(line) = &leaving.server_said {
+            self.row("server's last line", line);
         }
     }
 
@@ -160,7 +219,7 @@ impl Table {
 
     fn cpu(&mut self, report: &Report) {
         let acts = [
-            ("set-up and hold", "start", "held", report.connections.ready, "connection"),
+            ("set-up", "start", "ready", report.connections.ready, "connection"),
             (
                 "chat",
                 "held",

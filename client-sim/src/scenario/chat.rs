@@ -41,7 +41,7 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
         stage.connect(common.connect_rate, common.max_half_open)?;
         stage.hold(args.hold)?;
         stage.chat(&args.messages)?;
-        stage.leave(common.connect_rate, !args.held.no_goodbye)
+        stage.end(common, &args.held)
     });
     stage.close(common)
 }

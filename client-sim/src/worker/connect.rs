@@ -1,6 +1,7 @@
-//! Opens the connections of a worker's share, at a rate and with a bounded number of them half-open.
+//! Opens the connections of a worker's share, at a rate at most, and with only so many of them half-open as the machine
+//! answers in time ([`super::throttle`]). While heart-beats are behind, none is opened.
 //!
-//! A connect that is held up by the bound keeps its intended time: waiting shows in the latency.
+//! A connect that is held up keeps its intended time: waiting shows in the latency.
 //!
 //! Invariant: `half_open` counts the clients between connect and ready, and never exceeds the bound.
 
@@ -16,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::Worker;
 use super::patience::Awaited;
 use super::seat::{Conn, Seat, Start};
+use super::throttle::Throttle;
 use crate::failure::Failure;
 use crate::pacer::Pacer;
 use crate::peer::Peer;
@@ -41,7 +43,7 @@ pub struct ConnectOrder {
 pub(super) struct Connecting {
     pacer: Pacer,
     next_client: u32,
-    half_open_max: u32,
+    pub(super) throttle: Throttle,
 }
 
 impl Connecting {
@@ -57,20 +59,27 @@ impl Worker {
         self.connecting = Some(Connecting {
             pacer: Pacer::new(order.start_us, order.rate * part, share.len() as u64),
             next_client: share.start,
-            half_open_max: order.half_open_max,
+            throttle: Throttle::new(order.half_open_max),
         });
         self.beating.start(self.desk.now_us);
     }
 
     pub(super) fn connect_next_us(&self) -> Option<u64> {
-        let task = self.connecting.as_ref().filter(|task| self.half_open < task.half_open_max)?;
+        if self.beating.is_behind(self.desk.now_us, self.beat_slots()) {
+            // The beats that are due end the wait.
+            return None;
+        }
+        let task = self.connecting.as_ref().filter(|task| task.throttle.admits(self.half_open))?;
         task.pacer.next_us()
     }
 
     pub(super) fn connect_due(&mut self) {
+        if self.beating.is_behind(self.desk.now_us, self.beat_slots()) {
+            return;
+        }
         for _ in 0..CONNECTS_PER_TURN {
             let half_open = self.half_open;
-            let Some(task) = self.connecting.as_mut().filter(|task| half_open < task.half_open_max) else {
+            let Some(task) = self.connecting.as_mut().filter(|task| task.throttle.admits(half_open)) else {
                 return;
             };
             let Some(intended_us) = task.pacer.take_due(self.desk.now_us) else { return };

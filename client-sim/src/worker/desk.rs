@@ -69,6 +69,10 @@ counters! {
     receipts,
     /// Connections that were ended as they should be.
     cycles,
+    /// Heart-beats sent.
+    beats_sent,
+    /// Heart-beats received.
+    beats_received,
 }
 
 impl Counters {
@@ -102,6 +106,8 @@ pub struct Tallies {
     pub closed_by_server_first: u64,
     /// Connections that the client ended first.
     pub closed_by_client_first: u64,
+    /// Connections that the server, when it ended, did not end in order.
+    pub cut_off: u64,
     /// Cycles that could not start in time, because the population was full.
     pub cycles_late: u64,
 }
@@ -142,6 +148,7 @@ pub struct Desk {
     pub(super) heart_beats: HeartBeats,
     pub(super) closed_by_server_first: u64,
     pub(super) closed_by_client_first: u64,
+    pub(super) cut_off: u64,
     pub(super) cycles_late: u64,
     setup_intended: Histogram<u64>,
     setup_service: Histogram<u64>,
@@ -171,6 +178,7 @@ impl Desk {
             heart_beats: HeartBeats::default(),
             closed_by_server_first: 0,
             closed_by_client_first: 0,
+            cut_off: 0,
             cycles_late: 0,
             setup_intended: histogram(),
             setup_service: histogram(),
@@ -277,6 +285,7 @@ impl Desk {
             delivery: self.delivery,
             closed_by_server_first: self.closed_by_server_first,
             closed_by_client_first: self.closed_by_client_first,
+            cut_off: self.cut_off,
             cycles_late: self.cycles_late,
         }
     }

@@ -24,6 +24,8 @@ pub enum Order {
     Leave(LeaveOrder),
     /// Connect, subscribe and leave, over and over.
     Churn(ChurnOrder),
+    /// The server will end: expect to be closed by it.
+    Farewell,
     /// Stop now; sockets that are open are closed with the thread.
     Exit,
 }
@@ -41,4 +43,6 @@ pub enum Notice {
     Left,
     /// Every cycle of the order is over.
     Churned,
+    /// The server may end.
+    Expecting,
 }

@@ -97,6 +97,10 @@ impl Listener for Reception<'_> {
         self.desk.deliver(self.seat, body, self.setup);
     }
 
+    fn heart_beat(&mut self) {
+        self.desk.counters.add(|counters| &counters.beats_received, 1);
+    }
+
     fn receipt(&mut self) {
         self.desk.counters.add(|counters| &counters.receipts, 1);
     }

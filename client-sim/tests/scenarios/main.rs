@@ -50,6 +50,33 @@ fn faults(report: &Value) -> (u64, u64, u64, u64) {
     (count("lost"), count("duplicated"), count("out_of_order"), count("corrupted"))
 }
 
+/// The server is stopped while 600 are connected: with time it ends each in order, without any it resets who is left, and
+/// both are ends that were promised. With 37 in a turn, the farewell takes several turns.
+#[test]
+fn a_server_that_is_stopped_lets_everybody_go() {
+    let dir = tempfile::tempdir().unwrap();
+    for (timeout_ms, everybody_in_order) in [("60000", true), ("0", false)] {
+        let json = dir.path().join(timeout_ms);
+        let output = Command::new(env!("CARGO_BIN_EXE_client-sim"))
+            .args(["hold", "--connections", "600", "--hold", "0.2", "--spawn-server", "--stop-server"])
+            .args(["--server-arg=--reactors=3", "--json"])
+            .arg(&json)
+            .env("TCBCHAT_SHUTDOWN_TIMEOUT_MS", timeout_ms)
+            .env("TCBCHAT_WEBSOCKET_CLOSE_TIMEOUT_MS", "60000")
+            .env("TCBCHAT_TURN_FAREWELLS_MAX", "37")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+        let count = |name: &str| report["leaving"][name].as_u64().unwrap();
+        assert_eq!((report["leaving"]["how"].as_str(), count("connections")), (Some("server-stop"), 600));
+        assert_eq!(count("in_order") + count("cut_off"), 600, "{}", report["leaving"]);
+        assert!(!everybody_in_order || count("cut_off") == 0, "{}", report["leaving"]);
+        assert!(report["leaving"]["server_said"].as_str().unwrap().contains("every connection has ended"));
+        assert_eq!(report["failures"], Value::Array(Vec::new()));
+    }
+}
+
 /// The server itself, started by the simulator, which builds it first: both ends of every promise at once.
 #[test]
 fn the_real_server_passes_every_scenario() {
