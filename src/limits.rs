@@ -298,6 +298,11 @@ section! {
         read_bytes_max: u32 = 64 * 1024, 4096..=16_777_216;
         /// Timers fired in one turn.
         timers_max: u32 = 4_096, 16..=16_777_216;
+        /// Members of one room that its messages are handed to in one turn; the others follow in the next turns, in
+        /// order, so that a large room does not keep small ones waiting. 512 are 2 to 3 ms of writing.
+        room_members_max: u32 = 512, 1..=16_777_216;
+        /// Members of all rooms in one turn; rooms that get nothing in it come first in the next one.
+        members_max: u32 = 4_096, 1..=16_777_216;
     }
 }
 

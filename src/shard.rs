@@ -5,7 +5,7 @@
 //! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
-//! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends), `mesh`
+//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `timers`, `ending` (every way a connection ends), `mesh`
 //! (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
@@ -14,6 +14,7 @@
 
 mod apply;
 mod ending;
+mod fan_out;
 mod input;
 pub mod memory;
 pub mod mesh;
@@ -250,7 +251,12 @@ pub struct Shard {
     metrics: Arc<ShardMetrics>,
     counters: ShardCounters,
 
+    /// Connections to flush in this turn.
     dirty: Vec<u32>,
+    /// Connections to flush in this turn or in later ones.
+    crowd: VecDeque<u32>,
+    /// Rooms whose fan-out goes on in the next turn.
+    waiting: VecDeque<u32>,
     resumable: Vec<ConnKey>,
     resumed: Vec<ConnKey>,
     closed: Vec<Closed>,
@@ -307,6 +313,8 @@ impl Shard {
             metrics: setup.metrics,
             counters: ShardCounters::default(),
             dirty: Vec::new(),
+            crowd: VecDeque::new(),
+            waiting: VecDeque::new(),
             resumable: Vec::new(),
             resumed: Vec::new(),
             closed: Vec::new(),
@@ -442,6 +450,8 @@ impl Shard {
     /// Whether there is more to do without waiting for anything.
     pub fn has_work(&self) -> bool {
         !self.dirty.is_empty()
+            || !self.crowd.is_empty()
+            || !self.waiting.is_empty()
             // What was published after the mailbox had been drained.
             || !self.outboxes[usize::from(self.id)].is_empty()
             || !self.resumable.is_empty()

@@ -23,6 +23,8 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("turn.accepts_max", "puts work off to the next turn"),
     ("turn.read_bytes_max", "puts work off to the next turn"),
     ("turn.timers_max", "puts work off to the next turn"),
+    ("turn.room_members_max", "puts work off to the next turn"),
+    ("turn.members_max", "puts work off to the next turn"),
     ("tcb.time_wait_max", "is counted as tcb_time_wait_total, event overflowed"),
     ("shutdown.timeout_ms", "ends the process"),
 ];
