@@ -14,6 +14,7 @@
 
 pub mod acceptor;
 pub mod fd_table;
+pub mod flush_timer;
 pub mod reactor;
 pub mod server;
 pub mod socket;

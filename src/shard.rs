@@ -31,6 +31,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::buf::Pool;
+use crate::chat::destination::Pattern;
 use crate::chat::fanout::Fanout;
 use crate::chat::form::Form;
 use crate::chat::intern::Interner;
@@ -44,8 +45,7 @@ use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
 use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
-use crate::time::Tick;
-use crate::time::Wheel;
+use crate::time::{Micros, Tick, Wheel};
 use crate::wire::http::Request;
 
 use mesh::{Consumer, Credit, Mail, Mesh, Origin};
@@ -135,6 +135,8 @@ pub struct ShardLimits {
     pub buffers: limits::Buffers,
     /// Rooms and queues.
     pub rooms: limits::Rooms,
+    /// Rooms that `rooms.flush_delay_us` is for.
+    pub flush_delay_destinations: Vec<Pattern>,
     /// Mail.
     pub mesh: limits::Mesh,
     /// Work per turn.
@@ -257,6 +259,8 @@ pub struct Shard {
     crowd: VecDeque<u32>,
     /// Rooms whose fan-out goes on in the next turn.
     waiting: VecDeque<u32>,
+    /// Rooms whose messages wait for more, and until when; the first is due first.
+    delayed: VecDeque<(u32, Micros)>,
     resumable: Vec<ConnKey>,
     resumed: Vec<ConnKey>,
     closed: Vec<Closed>,
@@ -275,6 +279,8 @@ impl Shard {
         let shards = setup.mesh.shards();
         assert!(setup.id < shards);
         let lives = |kind: u16| Lives::new(setup.started_s, setup.id * 2 + kind, shards * 2);
+        let is_delayed = setup.limits.rooms.flush_delay_us > 0;
+        let delayed = if is_delayed { setup.limits.flush_delay_destinations.clone() } else { Vec::new() };
         Shard {
             id: setup.id,
             shards,
@@ -294,7 +300,7 @@ impl Shard {
             is_shutting_down: false,
             pool: Pool::new(&setup.limits.buffers),
             wheel: Wheel::new(setup.now),
-            rooms: Rooms::new(setup.seed, lives(0)),
+            rooms: Rooms::new(setup.seed, lives(0), delayed),
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
@@ -315,6 +321,7 @@ impl Shard {
             dirty: Vec::new(),
             crowd: VecDeque::new(),
             waiting: VecDeque::new(),
+            delayed: VecDeque::new(),
             resumable: Vec::new(),
             resumed: Vec::new(),
             closed: Vec::new(),
@@ -445,6 +452,11 @@ impl Shard {
         let is_swept = self.tcbs.has_time_wait() || !self.queues.is_empty();
         let sweep = is_swept.then(|| self.next_sweep());
         [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
+    }
+
+    /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.
+    pub fn next_flush(&self) -> Option<Micros> {
+        self.delayed.front().map(|(_, due)| *due)
     }
 
     /// Whether there is more to do without waiting for anything.

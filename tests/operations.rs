@@ -19,6 +19,7 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("stomp.heart_beat_max_ms", "is agreed on with the client"),
     ("keepalive.user_timeout_ms", "is counted as dead_peers_total, mechanism tcp_user_timeout"),
     ("buffers.reactor_bytes_kept_max", "gives memory back"),
+    ("rooms.flush_delay_us", "delays, and refuses nothing"),
     ("rooms.prefetch_max", "makes a message wait for an ACK"),
     ("turn.accepts_max", "puts work off to the next turn"),
     ("turn.read_bytes_max", "puts work off to the next turn"),

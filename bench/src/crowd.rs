@@ -16,7 +16,7 @@ use tcbchat::shard::mesh::Mesh;
 use tcbchat::shard::pending::Pending;
 use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
-use tcbchat::time::Tick;
+use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 /// Sessions that come between two turns; below `handshake.pending_max` and as many as a reactor accepts at once.
@@ -205,7 +205,7 @@ impl Crowd {
     pub fn turn(&mut self) {
         for shard in &mut self.shards {
             shard.drain_mailbox(self.now);
-            shard.flush(&mut self.swallow, self.now);
+            shard.flush(&mut self.swallow, self.now, Micros(0));
             shard.take_resumed(&mut Vec::new());
             shard.take_closed(&mut Vec::new());
         }

@@ -18,6 +18,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::chat::destination::Pattern;
 use crate::chat::intern::Symbol;
 use crate::chat::message::{Message, MessageId};
 use crate::footprint::Part;
@@ -77,6 +78,8 @@ pub struct Room {
     stay: u32,
     /// On a list of rooms to fan out.
     is_listed: bool,
+    /// Its messages may wait for more.
+    is_delayed: bool,
     ownership: Option<Ownership>,
     pending: Vec<Sequenced>,
     pending_bytes: u64,
@@ -133,6 +136,8 @@ pub struct Rooms {
     index: HashTable<u32>,
     hasher: FixedState,
     lives: Lives,
+    /// Which rooms are delayed.
+    delayed: Vec<Pattern>,
     dirty: Vec<u32>,
     members: usize,
     stays: u32,
@@ -161,13 +166,15 @@ impl Lives {
 }
 
 impl Rooms {
-    /// An empty table. `seed` must be the same on all shards and not guessable by peers.
-    pub fn new(seed: u64, lives: Lives) -> Self {
+    /// An empty table. `seed` must be the same on all shards and not guessable by peers; what `delayed` names may
+    /// wait for more messages.
+    pub fn new(seed: u64, lives: Lives, delayed: Vec<Pattern>) -> Self {
         Rooms {
             rooms: Slab::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             lives,
+            delayed,
             dirty: Vec::new(),
             members: 0,
             stays: 0,
@@ -212,6 +219,7 @@ impl Rooms {
             members: Vec::new(),
             stay: 0,
             is_listed: false,
+            is_delayed: self.delayed.iter().any(|pattern| pattern.matches(key)),
             ownership: None,
             pending: Vec::new(),
             pending_bytes: 0,
@@ -360,6 +368,13 @@ impl Rooms {
         self.rooms.get(room as usize).is_some_and(Room::has_backlog)
     }
 
+    /// Whether what is pending may wait for more: not while a walk goes on, which is waiting enough. `false` if there
+    /// is no such room.
+    pub fn may_wait(&self, room: u32) -> bool {
+        let room = self.rooms.get(room as usize);
+        room.is_some_and(|room| room.is_delayed && room.walk.is_none() && !room.pending.is_empty())
+    }
+
     /// Bytes that wait for the walk under way to end.
     pub fn pending_bytes(&self, room: u32) -> u64 {
         self.rooms[room as usize].pending_bytes
@@ -424,7 +439,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn rooms() -> Rooms {
-        Rooms::new(3, Lives::new(1, 0, 2))
+        Rooms::new(3, Lives::new(1, 0, 2), Vec::new())
     }
 
     #[test]

@@ -12,14 +12,17 @@
 //! its next walk is walked to the end, and so is the crowd (`output`) when unsent bytes are half of what the reactor may
 //! have. The turn takes as long as that does, and nothing is read meanwhile: whoever published so much waits.
 //!
-//! Invariant: a room with a backlog is on the list of dirty rooms, or on that of waiting ones.
+//! Rooms named by `rooms.flush_delay_destinations` begin their walk `rooms.flush_delay_us` after the first message
+//! that it is for, and carry all that came in between.
+//!
+//! Invariant: a room with a backlog is on the list of dirty rooms, or of waiting ones, or of delayed ones.
 
 use std::io::{self, ErrorKind, IoSlice};
 
 use crate::shard::places::PENDING_BYTES_MAX;
 use crate::shard::{Shard, Silence, Transport};
 use crate::tcb::Closer;
-use crate::time::Tick;
+use crate::time::{Micros, Tick};
 
 /// The transport of a fan-out outside the flush: there is none, everything goes to the queues.
 enum NoTransport {}
@@ -41,12 +44,13 @@ impl Transport for NoTransport {
 
 impl Shard {
     /// Gives every room that has begun, and then every room that waits, its share of this turn.
-    pub(super) fn fan_out_rooms(&mut self, transport: &mut impl Transport, now: Tick) {
+    pub(super) fn fan_out_rooms(&mut self, transport: &mut impl Transport, now: Tick, at: Micros) {
         let share = self.limits.turn.room_members_max;
         let mut left = self.limits.turn.members_max;
         let waiting = self.waiting.len();
         let mut rooms = std::mem::take(&mut self.lists);
         self.rooms.take_dirty(&mut rooms);
+        self.delay(&mut rooms, at);
         for room in rooms.drain(..) {
             left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
         }
@@ -60,6 +64,29 @@ impl Shard {
             if let Some(room) = self.waiting.pop_front() {
                 left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
             }
+        }
+    }
+
+    /// Takes those out of `rooms` whose messages may wait for more, and puts those in that have waited long enough.
+    fn delay(&mut self, rooms: &mut Vec<u32>, at: Micros) {
+        let Shard { rooms: table, delayed, counters, limits, .. } = self;
+        let delay_us = limits.rooms.flush_delay_us;
+        if delay_us == 0 {
+            return;
+        }
+        rooms.retain(|room| {
+            let waits = table.may_wait(*room) && table.pending_bytes(*room) <= PENDING_BYTES_MAX;
+            if waits {
+                delayed.push_back((*room, at.after(delay_us)));
+                counters.fanouts_delayed_total += 1;
+            }
+            !waits
+        });
+        while let Some((room, due)) = delayed.front().copied()
+            && due <= at
+        {
+            delayed.pop_front();
+            rooms.push(room);
         }
     }
 

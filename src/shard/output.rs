@@ -14,7 +14,7 @@ use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
 use crate::shard::{Shard, Slot, Transport};
-use crate::time::Tick;
+use crate::time::{Micros, Tick};
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
@@ -24,11 +24,11 @@ const CROWD_KEPT: usize = 1024;
 
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
-    /// numbers.
-    pub fn flush(&mut self, transport: &mut impl Transport, now: Tick) {
+    /// numbers. `at` is the same moment as `now`, for delays that are shorter than ticks.
+    pub fn flush(&mut self, transport: &mut impl Transport, now: Tick, at: Micros) {
         self.now = now;
         self.post_mail();
-        self.fan_out_rooms(transport, now);
+        self.fan_out_rooms(transport, now, at);
         // What becomes dirty from here on (a queue's next message, say) is for the next turn.
         let spare = std::mem::take(&mut self.lists);
         let mut dirty = std::mem::replace(&mut self.dirty, spare);
