@@ -27,6 +27,7 @@ mod file;
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::chat::destination::Pattern;
 use crate::limits;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};
@@ -57,6 +58,8 @@ pub struct Config {
     pub buffers: limits::Buffers,
     /// `[rooms]`.
     pub rooms: limits::Rooms,
+    /// `rooms.flush_delay_destinations`.
+    pub flush_delay_destinations: Vec<Pattern>,
     /// `[mesh]`.
     pub mesh: limits::Mesh,
     /// `[turn]`.
@@ -126,6 +129,10 @@ impl From<&Settings> for Config {
             outbound: settings.numbers("outbound"),
             buffers: settings.numbers("buffers"),
             rooms: settings.numbers("rooms"),
+            flush_delay_destinations: match &settings.get("rooms.flush_delay_destinations").value {
+                Some(Value::Patterns(patterns)) => patterns.clone(),
+                _ => Vec::new(),
+            },
             mesh: settings.numbers("mesh"),
             turn: settings.numbers("turn"),
             echo: settings.switch("echo.enabled").then(|| settings.numbers("echo")),

@@ -178,6 +178,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             turn: config.turn.clone(),
             shutdown_timeout_ms: config.shutdown.timeout_ms,
             connections: connections_max as usize,
+            has_flush_delay: config.rooms.flush_delay_us > 0,
         },
     };
     server::run(&server, clock, shard, |addresses| announce(addresses, plan))
@@ -193,6 +194,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),
         rooms: config.rooms.clone(),
+        flush_delay_destinations: config.flush_delay_destinations.clone(),
         mesh: config.mesh.clone(),
         turn: config.turn.clone(),
     }

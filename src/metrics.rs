@@ -216,6 +216,12 @@ metrics! {
         messages_published_total: Counter;
         /// Messages put into outbound queues, once for each subscription.
         messages_delivered_total: Counter;
+        /// Times that the rest of a room's members, or a room, was left for the next turn.
+        fanouts_put_off_total: Counter;
+        /// Times that a room's messages were kept for `rooms.flush_delay_us`.
+        fanouts_delayed_total: Counter;
+        /// Rooms with messages that some of their members here have not been handed yet.
+        rooms_waiting: Gauge;
         /// Bytes held by open transactions.
         transaction_bytes: Gauge;
         /// Subscriptions of all sessions.

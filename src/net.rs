@@ -15,6 +15,7 @@
 
 pub mod acceptor;
 pub mod fd_table;
+pub mod flush_timer;
 mod patience;
 pub mod reactor;
 pub mod server;

@@ -5,8 +5,9 @@
 //! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
-//! owners, mail), `output` (queues, fan-out, flush), `timers`, `ending` (every way a connection ends),
-//! `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the bytes are for).
+//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `timers`, `ending` (every way a connection
+//! ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the
+//! bytes are for).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -14,6 +15,7 @@
 
 mod apply;
 mod ending;
+mod fan_out;
 mod farewell;
 mod input;
 pub mod memory;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::buf::Pool;
+use crate::chat::destination::Pattern;
 use crate::chat::fanout::Fanout;
 use crate::chat::form::Form;
 use crate::chat::intern::Interner;
@@ -44,8 +47,7 @@ use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
 use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
-use crate::time::Tick;
-use crate::time::Wheel;
+use crate::time::{Micros, Tick, Wheel};
 use crate::wire::http::Request;
 
 use mesh::{Consumer, Credit, Mail, Mesh, Origin};
@@ -135,6 +137,8 @@ pub struct ShardLimits {
     pub buffers: limits::Buffers,
     /// Rooms and queues.
     pub rooms: limits::Rooms,
+    /// Rooms that `rooms.flush_delay_us` is for.
+    pub flush_delay_destinations: Vec<Pattern>,
     /// Mail.
     pub mesh: limits::Mesh,
     /// Work per turn.
@@ -252,7 +256,14 @@ pub struct Shard {
     metrics: Arc<ShardMetrics>,
     counters: ShardCounters,
 
+    /// Connections to flush in this turn.
     dirty: Vec<u32>,
+    /// Connections to flush in this turn or in later ones.
+    crowd: VecDeque<u32>,
+    /// Rooms whose fan-out goes on in the next turn.
+    waiting: VecDeque<u32>,
+    /// Rooms whose messages wait for more, and until when; the first is due first.
+    delayed: VecDeque<(u32, Micros)>,
     resumable: Vec<ConnKey>,
     resumed: Vec<ConnKey>,
     closed: Vec<Closed>,
@@ -271,6 +282,8 @@ impl Shard {
         let shards = setup.mesh.shards();
         assert!(setup.id < shards);
         let lives = |kind: u16| Lives::new(setup.started_s, setup.id * 2 + kind, shards * 2);
+        let is_delayed = setup.limits.rooms.flush_delay_us > 0;
+        let delayed = if is_delayed { setup.limits.flush_delay_destinations.clone() } else { Vec::new() };
         Shard {
             id: setup.id,
             shards,
@@ -290,7 +303,7 @@ impl Shard {
             farewell: None,
             pool: Pool::new(&setup.limits.buffers),
             wheel: Wheel::new(setup.now),
-            rooms: Rooms::new(setup.seed, lives(0)),
+            rooms: Rooms::new(setup.seed, lives(0), delayed),
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
@@ -309,6 +322,9 @@ impl Shard {
             metrics: setup.metrics,
             counters: ShardCounters::default(),
             dirty: Vec::new(),
+            crowd: VecDeque::new(),
+            waiting: VecDeque::new(),
+            delayed: VecDeque::new(),
             resumable: Vec::new(),
             resumed: Vec::new(),
             closed: Vec::new(),
@@ -441,9 +457,16 @@ impl Shard {
         [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }
 
+    /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.
+    pub fn next_flush(&self) -> Option<Micros> {
+        self.delayed.front().map(|(_, due)| *due)
+    }
+
     /// Whether there is more to do without waiting for anything.
     pub fn has_work(&self) -> bool {
         !self.dirty.is_empty()
+            || !self.crowd.is_empty()
+            || !self.waiting.is_empty()
             // What was published after the mailbox had been drained.
             || !self.outboxes[usize::from(self.id)].is_empty()
             || !self.resumable.is_empty()

@@ -7,5 +7,5 @@
 mod clock;
 mod wheel;
 
-pub use clock::{Clock, Tick};
+pub use clock::{Clock, Micros, Tick};
 pub use wheel::{BYTES_PER_KEY, KEY_MAX, Wheel};

@@ -101,7 +101,9 @@ fn measure(
     name: &str,
     round: u32,
 ) -> Result<Run, String> {
-    let server = on_core(args.server_core, || Server::launch(&mut server_command(programs, name)?))?;
+    let server = on_core(args.server_core, || {
+        Server::launch(&mut server_command(programs, name, workload.is_delayed)?)
+    })?;
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
     let path = directory.path().join("run.json");
     let output = on_core(args.client_core, || {
@@ -133,11 +135,14 @@ fn read(path: &Path) -> Result<Value, String> {
 }
 
 /// How a server is started: on a free port, with one thread for its sockets.
-fn server_command(programs: &Programs, name: &str) -> Result<Command, String> {
+fn server_command(programs: &Programs, name: &str, is_delayed: bool) -> Result<Command, String> {
     const CAPACITY: &str = "12000";
     if name == "tcbchat" {
         let mut command = Command::new(&programs.server);
         command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", CAPACITY, "--reactors", "1"]);
+        if is_delayed {
+            command.args(["--set", workload::FLUSH_DELAY]);
+        }
         command.stderr(Stdio::null());
         return Ok(command);
     }
@@ -145,6 +150,9 @@ fn server_command(programs: &Programs, name: &str) -> Result<Command, String> {
     let mut command = Command::new(own);
     if name == FLOOR {
         command.arg("floor");
+        if is_delayed {
+            command.arg("--write-per-message");
+        }
     } else {
         command.args(["peer", name]);
     }

@@ -16,7 +16,7 @@ use tcbchat::shard::mesh::Mesh;
 use tcbchat::shard::pending::Pending;
 use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
-use tcbchat::time::Tick;
+use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 /// Sessions that come between two turns; below `handshake.pending_max` and as many as a reactor accepts at once.
@@ -205,7 +205,7 @@ impl Crowd {
     pub fn turn(&mut self) {
         for shard in &mut self.shards {
             shard.drain_mailbox(self.now);
-            shard.flush(&mut self.swallow, self.now);
+            shard.flush(&mut self.swallow, self.now, Micros(0));
             shard.take_resumed(&mut Vec::new());
             shard.take_closed(&mut Vec::new());
         }
@@ -244,7 +244,38 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
+    use tcbchat::limits;
+
     use super::*;
+
+    #[test]
+    fn a_large_room_is_served_in_shares_and_a_small_one_in_between() {
+        let share = u64::from(limits::Turn::default().room_members_max);
+        let mut crowd = Crowd::new(1, 3000);
+        crowd.gather(2510, |n| ("s".into(), if n < 2500 { "/topic/large" } else { "/topic/small" }.into()));
+        let (large, small) = (crowd.clients()[0], crowd.clients()[2509]);
+        let mut seen = crowd.writes();
+        let mut turn = |crowd: &mut Crowd| {
+            crowd.turn();
+            let writes = crowd.writes() - seen;
+            seen = crowd.writes();
+            writes
+        };
+        crowd.give(large, &mut send("/topic/large", 100, None));
+        assert_eq!(turn(&mut crowd), share);
+        crowd.give(small, &mut send("/topic/small", 100, None));
+        crowd.give(large, &mut send("/topic/large", 100, None));
+        crowd.give(large, &mut send("/topic/large", 100, None));
+        assert_eq!(turn(&mut crowd), share + 10);
+        assert_eq!(turn(&mut crowd), share);
+        crowd.shards().iter().for_each(Shard::check);
+        // Somebody goes, who was promised all three; so was everybody else.
+        crowd.end(large);
+        crowd.settle();
+        let delivered = crowd.shards()[0].counters().messages_delivered_total;
+        assert_eq!(delivered, 3 * 2500 + 10);
+        crowd.shards().iter().for_each(Shard::check);
+    }
 
     #[test]
     fn a_message_reaches_every_member_and_nobody_else() {

@@ -5,7 +5,8 @@
 //!
 //! It is a fair floor, not a straw man: a room's members are one array of descriptors, a message is encoded once,
 //! all that a room has to say in a loop pass is one buffer, and each member is sent that buffer with one `send`; who
-//! has a receipt coming gets it in the same one. A read for each readable socket, nothing else.
+//! has a receipt coming gets it in the same one. A read for each readable socket, nothing else. With
+//! `--write-per-message` it gathers nothing: what a delivery costs that is a system call of its own.
 //!
 //! Invariant: a descriptor in a room is open, and its connection says where in the room it is.
 
@@ -38,6 +39,9 @@ pub struct Args {
     /// Where to listen; port 0 lets the kernel choose
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Write each message by itself, rather than all that a pass has for a room at once
+    #[arg(long)]
+    write_per_message: bool,
 }
 
 /// One connection. An idle one has nothing on the heap.
@@ -68,7 +72,9 @@ struct Extra {
 /// The listener or the poll cannot be made.
 pub fn run(args: &Args) -> Result<(), String> {
     raise_descriptor_limit();
-    Floor::new(args.listen).and_then(Floor::serve).map_err(|error| format!("floor: {error}"))
+    Floor::new(args.listen)
+        .and_then(|floor| Floor { write_per_message: args.write_per_message, ..floor }.serve())
+        .map_err(|error| format!("floor: {error}"))
 }
 
 /// As many descriptors as the hard limit allows. Without them the floor holds fewer connections, no more.
@@ -100,6 +106,8 @@ struct Floor {
     /// Members whose sockets became full, until their rooms know; not there yet while these are lent out.
     blocked: Vec<Place>,
     message_id: u64,
+    /// A room's members are written to for each message.
+    write_per_message: bool,
 }
 
 impl Floor {
@@ -126,6 +134,7 @@ impl Floor {
             replying: Vec::new(),
             blocked: Vec::new(),
             message_id: 0,
+            write_per_message: false,
         })
     }
 
@@ -243,6 +252,9 @@ impl Floor {
                         Command::Send => {
                             self.message_id += 1;
                             self.rooms.publish(destination, self.message_id, body);
+                            if self.write_per_message {
+                                self.fan_out();
+                            }
                         }
                         Command::Disconnect => self.leave(fd),
                     }

@@ -12,6 +12,7 @@
 //! Invariant: two texts that mean the same place have the same [`Destination::key`].
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// How messages to a destination are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,6 +133,37 @@ impl<'a> Destination<'a> {
     }
 }
 
+/// Names rooms: one by its key, or by a `*` at the end all whose keys begin so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: Box<str>,
+}
+
+impl Pattern {
+    /// Reads a pattern of topics or user destinations: `/topic/prices`, `/topic/prices.*`, `/user/*`. `None` for
+    /// anything else, a `*` elsewhere than at the end included.
+    pub fn parse(text: &str) -> Option<Self> {
+        let start = text.strip_suffix('*').unwrap_or(text);
+        let is_room = |prefix: &str| text.len() > prefix.len() && text.starts_with(prefix);
+        let is_plain = !start.contains(|c: char| c == '*' || c == ',' || c == '"' || c.is_control());
+        (is_plain && (is_room("/topic/") || is_room("/user/"))).then(|| Self { text: text.into() })
+    }
+
+    /// Whether the room with this key is named.
+    pub fn matches(&self, key: &str) -> bool {
+        match self.text.strip_suffix('*') {
+            Some(start) => key.starts_with(start),
+            None => *self.text == *key,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// The kind of the place with this key.
 pub fn kind_of_key(key: &str) -> Kind {
     match key.as_bytes().get(1) {
@@ -173,6 +205,20 @@ fn decode_login(text: &str) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn patterns_name_one_room_or_those_that_begin_alike() {
+        let names = |pattern: &str, key: &str| Pattern::parse(pattern).unwrap().matches(key);
+        assert!(names("/topic/a", "/topic/a") && !names("/topic/a", "/topic/ab"));
+        assert!(
+            names("/topic/a*", "/topic/ab") && names("/topic/*", "/topic/a") && !names("/topic/*", "/user/x")
+        );
+        assert!(names("/user/*", "/user/ann/queue/q"));
+        for bad in ["", "*", "/*", "/topic/", "/queue/*", "/topic/*a", "/topic/a,b", "/topic/a\"b", "topic/a"]
+        {
+            assert_eq!(Pattern::parse(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn each_form_is_read() {

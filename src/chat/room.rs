@@ -4,10 +4,12 @@
 //! that `hash(key) % shards` names is its *owner* and alone gives out sequence numbers, so a room has one
 //! total order without a lock. A shard tells the owner when its first member comes and its last one goes.
 //!
-//! This module moves no bytes: what is sequenced waits in `pending` until the shard fans it out.
+//! This module moves no bytes: what is sequenced waits in `pending` until the shard fans it out, which it may do
+//! in several [`Walk`]s over a part of the members each.
 //!
 //! Invariant: a room is in the table exactly while it has members, shards, or something pending; the
-//! position that a subscription remembers is where [`Room::members`] has it.
+//! position that a subscription remembers is where [`Room::members`] has it; while a walk is under way, members
+//! neither come nor go.
 
 use std::hash::BuildHasher;
 
@@ -16,6 +18,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::chat::destination::Pattern;
 use crate::chat::intern::Symbol;
 use crate::chat::message::{Message, MessageId};
 use crate::footprint::Part;
@@ -73,9 +76,24 @@ pub struct Room {
     members: Vec<Member>,
     /// Number of the stay that the members are of.
     stay: u32,
+    /// On a list of rooms to fan out.
+    is_listed: bool,
+    /// Its messages may wait for more.
+    is_delayed: bool,
     ownership: Option<Ownership>,
     pending: Vec<Sequenced>,
     pending_bytes: u64,
+    /// Boxed: few rooms have one at any time.
+    walk: Option<Box<Walk>>,
+}
+
+/// A fan-out that is under way: messages, and the members who have them already.
+#[derive(Debug)]
+pub struct Walk {
+    /// What is fanned out, in the room's order.
+    pub messages: Vec<Sequenced>,
+    /// Position of the first member who does not have it.
+    pub next: u32,
 }
 
 impl Room {
@@ -84,8 +102,12 @@ impl Room {
         &self.members
     }
 
+    fn has_backlog(&self) -> bool {
+        self.walk.is_some() || !self.pending.is_empty()
+    }
+
     fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.ownership.is_none() && self.pending.is_empty()
+        self.members.is_empty() && self.ownership.is_none() && !self.has_backlog()
     }
 }
 
@@ -114,6 +136,8 @@ pub struct Rooms {
     index: HashTable<u32>,
     hasher: FixedState,
     lives: Lives,
+    /// Which rooms are delayed.
+    delayed: Vec<Pattern>,
     dirty: Vec<u32>,
     members: usize,
     stays: u32,
@@ -142,13 +166,15 @@ impl Lives {
 }
 
 impl Rooms {
-    /// An empty table. `seed` must be the same on all shards and not guessable by peers.
-    pub fn new(seed: u64, lives: Lives) -> Self {
+    /// An empty table. `seed` must be the same on all shards and not guessable by peers; what `delayed` names may
+    /// wait for more messages.
+    pub fn new(seed: u64, lives: Lives, delayed: Vec<Pattern>) -> Self {
         Rooms {
             rooms: Slab::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             lives,
+            delayed,
             dirty: Vec::new(),
             members: 0,
             stays: 0,
@@ -192,9 +218,12 @@ impl Rooms {
             key: key.into(),
             members: Vec::new(),
             stay: 0,
+            is_listed: false,
+            is_delayed: self.delayed.iter().any(|pattern| pattern.matches(key)),
             ownership: None,
             pending: Vec::new(),
             pending_bytes: 0,
+            walk: None,
         };
         let at = self.rooms.insert(room) as u32;
         let (rooms, hasher) = (&self.rooms, &self.hasher);
@@ -307,7 +336,8 @@ impl Rooms {
         if room.members.is_empty() || room.stay != stay {
             return None;
         }
-        if room.pending.is_empty() {
+        if !room.is_listed {
+            room.is_listed = true;
             self.dirty.push(at);
         }
         room.pending_bytes += sequenced.message.weight();
@@ -315,27 +345,53 @@ impl Rooms {
         (room.pending_bytes > pending_bytes_max).then_some(at)
     }
 
-    /// Takes what is pending for the members of a room.
-    pub fn take_pending(&mut self, room: u32) -> Vec<Sequenced> {
+    /// Takes the walk that is under way, or begins one with all that is pending; `None` if there is nothing to fan
+    /// out. One that is not over must be given back with [`Rooms::put_walk`] before anything else happens to the
+    /// room.
+    pub fn take_walk(&mut self, room: u32) -> Option<Box<Walk>> {
         let room = &mut self.rooms[room as usize];
-        room.pending_bytes = 0;
-        std::mem::take(&mut room.pending)
+        if room.walk.is_none() && !room.pending.is_empty() {
+            room.pending_bytes = 0;
+            return Some(Box::new(Walk { messages: std::mem::take(&mut room.pending), next: 0 }));
+        }
+        room.walk.take()
     }
 
-    /// Whether messages wait for the members of this room.
-    pub fn has_pending(&self, room: u32) -> bool {
-        !self.rooms[room as usize].pending.is_empty()
+    /// Gives back a walk that is not over.
+    pub fn put_walk(&mut self, room: u32, walk: Box<Walk>) {
+        self.rooms[room as usize].walk = Some(walk);
     }
 
-    /// Takes the list of rooms that had something pending since it was last taken. A room in it may have
-    /// been emptied or forgotten in between.
+    /// Whether anything waits for members of this room. `false` if there is no such room: one on a list may have
+    /// been forgotten meanwhile.
+    pub fn has_backlog(&self, room: u32) -> bool {
+        self.rooms.get(room as usize).is_some_and(Room::has_backlog)
+    }
+
+    /// Whether what is pending may wait for more: not while a walk goes on, which is waiting enough. `false` if there
+    /// is no such room.
+    pub fn may_wait(&self, room: u32) -> bool {
+        let room = self.rooms.get(room as usize);
+        room.is_some_and(|room| room.is_delayed && room.walk.is_none() && !room.pending.is_empty())
+    }
+
+    /// Bytes that wait for the walk under way to end.
+    pub fn pending_bytes(&self, room: u32) -> u64 {
+        self.rooms[room as usize].pending_bytes
+    }
+
+    /// Takes the list of rooms that have something pending since it was last taken. A room in it may have
+    /// been emptied or forgotten in between. A room
+    /// on it is not listed anew until [`Rooms::unlist`] is called for it.
     pub fn take_dirty(&mut self, into: &mut Vec<u32>) {
         into.append(&mut self.dirty);
     }
 
-    /// Whether the room exists and has something pending.
-    pub fn is_dirty(&self, room: u32) -> bool {
-        self.rooms.get(room as usize).is_some_and(|room| !room.pending.is_empty())
+    /// The room is on no list any more: what comes to it next lists it.
+    pub fn unlist(&mut self, room: u32) {
+        if let Some(room) = self.rooms.get_mut(room as usize) {
+            room.is_listed = false;
+        }
     }
 
     /// What the table takes. O(rooms).
@@ -366,6 +422,9 @@ impl Rooms {
             assert!(!room.is_unused(), "{} is kept for nothing", room.key);
             assert_eq!(self.find(&room.key), Some(at as u32));
             assert!(room.ownership.as_ref().is_none_or(|ownership| !ownership.stays.is_empty()));
+            assert!(room.is_listed || !room.has_backlog(), "{}: nobody will fan it out", room.key);
+            let next = room.walk.as_ref().map(|walk| walk.next as usize);
+            assert!(next.is_none_or(|next| next < room.members.len()));
             members += room.members.len();
         }
         assert_eq!(members, self.members);
@@ -380,7 +439,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn rooms() -> Rooms {
-        Rooms::new(3, Lives::new(1, 0, 2))
+        Rooms::new(3, Lives::new(1, 0, 2), Vec::new())
     }
 
     #[test]
@@ -411,13 +470,22 @@ mod tests {
         let first = stay.unwrap();
         assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
         assert_eq!(rooms.deliver(sequenced(), first, 1), Some(room));
-        assert_eq!(rooms.take_pending(room).len(), 2);
-        assert!(!rooms.is_dirty(room));
+        let mut walk = rooms.take_walk(room).unwrap();
+        assert_eq!((walk.messages.len(), walk.next), (2, 0));
+        assert!(!rooms.has_backlog(room));
+        // What comes while a walk is under way waits for the next one.
+        walk.messages.truncate(1);
+        rooms.put_walk(room, walk);
+        assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
+        assert_eq!(rooms.take_walk(room).unwrap().messages.len(), 1);
+        assert_eq!(rooms.pending_bytes(room), sequenced().message.weight());
+        assert_eq!(rooms.take_walk(room).unwrap().messages.len(), 1);
+        assert!(rooms.take_walk(room).is_none());
         // What was under way to those who have left is not for those who come after them.
         rooms.leave(room, position);
         let (room, _, stay) = rooms.join("/topic/a", Member { connection: 2, form: Symbol(0) });
         assert_eq!(rooms.deliver(sequenced(), first, 1), None);
-        assert!(!rooms.is_dirty(room));
+        assert!(!rooms.has_backlog(room));
         assert_eq!(rooms.deliver(sequenced(), stay.unwrap(), 1), Some(room));
     }
 

@@ -98,11 +98,15 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
             u64::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|number| key.number(number))
         }
         DeValue::Boolean(on) => key.switch(*on),
-        // One address may be written without brackets.
-        DeValue::String(text) => key.word(text).or_else(|| key.addresses([text.as_ref()])),
+        // A list of one may be written without brackets.
+        DeValue::String(text) => key
+            .word(text)
+            .or_else(|| key.addresses([text.as_ref()]))
+            .or_else(|| key.patterns([text.as_ref()])),
         DeValue::Array(values) => {
             let texts: Option<Vec<&str>> = values.iter().map(|value| value.get_ref().as_str()).collect();
-            key.addresses(texts?)
+            let texts = texts?;
+            key.addresses(texts.iter().copied()).or_else(|| key.patterns(texts))
         }
         _ => None,
     }

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use super::profile;
+use crate::chat::destination::Pattern;
 use crate::limits::{self, Spec};
 use crate::tcb::time_wait::Reuse;
 
@@ -53,6 +54,11 @@ pub enum Domain {
         /// Words accepted.
         allowed: &'static [&'static str],
     },
+    /// A list of patterns of rooms.
+    Patterns {
+        /// Value when nothing is said.
+        default: &'static str,
+    },
     /// A list of socket addresses.
     Addresses {
         /// Value when nothing is said.
@@ -69,6 +75,8 @@ pub enum Value {
     Switch(bool),
     /// Of a [`Domain::Word`].
     Word(&'static str),
+    /// Of a [`Domain::Patterns`]; at least one.
+    Patterns(Vec<Pattern>),
     /// Of a [`Domain::Addresses`]; at least one.
     Addresses(Vec<SocketAddr>),
 }
@@ -90,6 +98,7 @@ impl Key {
             Domain::Number { default, .. } => Some(Value::Number(*default)),
             Domain::Switch { default } => Some(Value::Switch(*default)),
             Domain::Word { default, .. } => default.map(Value::Word),
+            Domain::Patterns { default } => self.patterns([*default]),
             Domain::Addresses { default } => Some(Value::Addresses(vec![*default])),
         }
     }
@@ -101,6 +110,10 @@ impl Key {
             Domain::Switch { .. } => "true or false".into(),
             Domain::Word { allowed, .. } => {
                 allowed.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            }
+            Domain::Patterns { .. } => {
+                "one or more destinations of rooms, a * at the end for all that begin so, such as \"/topic/prices.*\""
+                    .into()
             }
             Domain::Addresses { .. } => {
                 "one or more IP:PORT, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".into()
@@ -146,8 +159,23 @@ impl Key {
         (!addresses.is_empty()).then_some(Value::Addresses(addresses))
     }
 
-    /// The value that a flag or an environment variable spells: numbers may have underscores, addresses
-    /// are separated by commas. `None` if this key does not accept it.
+    /// Patterns of this key; `None` if there are none, if one is malformed or there twice, or if the key takes no
+    /// patterns.
+    pub fn patterns<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Patterns { .. } = self.domain else { return None };
+        let mut patterns = Vec::new();
+        for text in texts {
+            let pattern = Pattern::parse(text)?;
+            if patterns.contains(&pattern) {
+                return None;
+            }
+            patterns.push(pattern);
+        }
+        (!patterns.is_empty()).then_some(Value::Patterns(patterns))
+    }
+
+    /// The value that a flag or an environment variable spells: numbers may have underscores, lists are
+    /// separated by commas. `None` if this key does not accept it.
     pub fn text(&self, text: &str) -> Option<Value> {
         match &self.domain {
             Domain::Number { .. } => {
@@ -156,6 +184,7 @@ impl Key {
             }
             Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
             Domain::Word { .. } => self.word(text),
+            Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
             Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
         }
     }
@@ -168,6 +197,10 @@ impl std::fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
+            Self::Patterns(patterns) => {
+                let list: Vec<_> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                write!(f, "[{}]", list.join(", "))
+            }
             Self::Addresses(addresses) => {
                 let list: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
                 write!(f, "[{}]", list.join(", "))
@@ -330,6 +363,13 @@ fn keys_without_number() -> Vec<Key> {
             "time_wait_counts",
             Domain::Switch { default: false },
             "Whether a connection in TIME_WAIT takes a place of the capacity, as it does on Windows.",
+        ),
+        key(
+            "rooms",
+            "flush_delay_destinations",
+            Domain::Patterns { default: "/topic/*" },
+            "Rooms that rooms.flush_delay_us is for: topics and user destinations, one each or, with a * at the end,
+             all that begin so. While that is 0, none is delayed.",
         ),
         key(
             "echo",

@@ -27,6 +27,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
+use crate::net::flush_timer::FlushTimer;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
 use crate::shard::{Closed, ConnKey, Shard, Transport};
 use crate::tcb::FourTuple;
@@ -37,11 +38,12 @@ use crate::time::{Clock, Tick};
 const EVENTS_MAX: usize = 1024;
 
 const WAKE_UP: Token = Token(usize::MAX);
+const FLUSH_TIMER: Token = Token(usize::MAX - 1);
 
-/// Listener `i` has the `i`th token below the wake-up's. No connection's token comes near: an index in the
+/// Listener `i` has the `i`th token below these. No connection's token comes near: an index in the
 /// shard is far below 2^32.
 fn listener_token(i: usize) -> Token {
-    Token(WAKE_UP.0 - 1 - i)
+    Token(FLUSH_TIMER.0 - 1 - i)
 }
 
 /// Who an event is for.
@@ -53,9 +55,11 @@ enum Target {
 
 impl Target {
     fn of(token: Token, listeners: usize) -> Target {
-        match WAKE_UP.0 - token.0 {
-            0 => Target::WakeUp,
-            distance if distance <= listeners => Target::Listener(distance - 1),
+        match token {
+            WAKE_UP | FLUSH_TIMER => Target::WakeUp,
+            Token(listener) if FLUSH_TIMER.0 - listener <= listeners => {
+                Target::Listener(FLUSH_TIMER.0 - listener - 1)
+            }
             _ => Target::Connection(ConnKey::from_token(token.0)),
         }
     }
@@ -117,6 +121,8 @@ pub struct Options {
     pub shutdown_timeout_ms: u32,
     /// Connections to have room for without reallocation.
     pub connections: usize,
+    /// Whether messages may be delayed, for which the reactor needs a timer finer than the poll's.
+    pub has_flush_delay: bool,
 }
 
 /// How the connections ended that were open when the reactor was told to stop.
@@ -147,6 +153,7 @@ pub struct Reactor {
     events: Events,
     handle: Arc<Handle>,
     clock: Clock,
+    flush_timer: Option<FlushTimer>,
     turn: limits::Turn,
     shutdown_timeout_ms: u32,
 
@@ -186,12 +193,15 @@ impl Reactor {
         options: Options,
     ) -> io::Result<Reactor> {
         acceptor.register(poll.registry(), listener_token)?;
-        let Options { turn, shutdown_timeout_ms, connections } = options;
+        let Options { turn, shutdown_timeout_ms, connections, has_flush_delay } = options;
+        let flush_timer =
+            has_flush_delay.then(|| FlushTimer::new(poll.registry(), FLUSH_TIMER)).transpose()?;
         Ok(Reactor {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             handle,
             clock,
+            flush_timer,
             scratch: vec![0; turn.read_bytes_max as usize].into_boxed_slice(),
             turn,
             shutdown_timeout_ms,
@@ -236,7 +246,7 @@ impl Reactor {
         self.shard.continue_farewell(now);
         self.shard.drain_mailbox(now);
         self.timers_due = self.shard.expire(now);
-        self.shard.flush(&mut self.sockets, now);
+        self.shard.flush(&mut self.sockets, now, self.clock.micros());
         self.resume();
         self.close();
         Ok(())
@@ -244,7 +254,13 @@ impl Reactor {
 
     /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work.
     fn poll(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
+        let mut timeout = self.timeout();
+        if let Some(timer) = &mut self.flush_timer
+            && let Some(due) = self.shard.next_flush()
+            && !timer.arm(due, self.clock.micros())?
+        {
+            timeout = Some(Duration::ZERO);
+        }
         match self.poll.poll(&mut self.events, timeout) {
             // A signal handler ran on this thread. There are no events; the phases find nothing to do.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -298,7 +314,7 @@ impl Reactor {
         let events = mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let key = match Target::of(event.token(), self.listeners) {
-                // Its purpose was to end the wait: the mailbox is looked at in every turn.
+                // Its purpose was to end the wait: the mailbox and what is delayed are looked at in every turn.
                 Target::WakeUp => continue,
                 Target::Listener(i) => {
                     if let Some(acceptor) = &mut self.acceptor {

@@ -169,7 +169,7 @@ impl Shard {
             let consumer = self.consumer(index, gone.form, gone.position);
             self.queue_leave(key, consumer, now);
         } else {
-            if self.rooms.has_pending(gone.place) {
+            if self.rooms.has_backlog(gone.place) {
                 self.fan_out_to_queues(gone.place, now);
             }
             let left = self.rooms.leave(gone.place, gone.position);

@@ -172,6 +172,9 @@ impl Shard {
     /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
     pub(super) fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
         self.counters.slow_consumers_total += 1;
+        // First: what its rooms still owe it is put into the queue, and is dropped with the rest. Behind what was
+        // dropped it would be a gap.
+        self.leave_all(index, now);
         let dropped = self.slots[index as usize].connection.outbound.truncate_to_partial();
         self.outbound_bytes -= dropped;
         if self.phase(index) == Phase::Stomp {

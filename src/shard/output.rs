@@ -1,65 +1,61 @@
-//! From messages to bytes that leave: outbound queues, fan-out, and the flush that ends a turn.
+//! Bytes that leave: outbound queues, and the flush that ends a turn.
 //!
-//! In the flush each room with something pending is walked once. A member with nothing else to send gets
-//! the room's bytes straight from the encoder's buffer in one `send`; everybody else gets a reference in the
-//! outbound queue, and each queue leaves in one write. So no connection is written twice in a turn.
+//! In the flush rooms are fanned out first (`fan_out`). A member with nothing else to send gets the room's bytes
+//! straight from the encoder's buffer in one `send`; everybody else gets a reference in the outbound queue, and each
+//! queue leaves in one write. So no connection is written twice in a turn.
 //!
-//! Invariant: a connection with unsent bytes is on the dirty list, or waits for [`Shard::writable`].
+//! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{ErrorKind, IoSlice};
 
 use bytes::Bytes;
 
 use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
-use crate::shard::{Shard, Silence, Slot, Transport};
-use crate::tcb::Closer;
-use crate::time::Tick;
+use crate::shard::{Shard, Slot, Transport};
+use crate::time::{Micros, Tick};
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
 
-/// The transport of a fan-out outside the flush: there is none, everything goes to the queues.
-enum NoTransport {}
-
-impl Transport for NoTransport {
-    fn send(&mut self, _: u32, _: &[IoSlice<'_>]) -> io::Result<usize> {
-        match *self {}
-    }
-    fn shutdown_write(&mut self, _: u32) {
-        match *self {}
-    }
-    fn closer(&self, _: u32) -> Closer {
-        match *self {}
-    }
-    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
-        match *self {}
-    }
-}
+/// Places that the crowd keeps when it is empty.
+const CROWD_KEPT: usize = 1024;
 
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
-    /// numbers.
-    pub fn flush(&mut self, transport: &mut impl Transport, now: Tick) {
+    /// numbers. `at` is the same moment as `now`, for delays that are shorter than ticks.
+    pub fn flush(&mut self, transport: &mut impl Transport, now: Tick, at: Micros) {
         self.now = now;
         self.post_mail();
-        let mut rooms = std::mem::take(&mut self.lists);
-        self.rooms.take_dirty(&mut rooms);
-        for room in rooms.drain(..) {
-            if self.rooms.is_dirty(room) {
-                self.fan_out(room, Some(transport), now);
-            }
-        }
+        self.fan_out_rooms(transport, now, at);
         // What becomes dirty from here on (a queue's next message, say) is for the next turn.
-        let mut dirty = std::mem::replace(&mut self.dirty, rooms);
+        let spare = std::mem::take(&mut self.lists);
+        let mut dirty = std::mem::replace(&mut self.dirty, spare);
         for index in dirty.drain(..) {
             self.flush_one(index, transport, now);
         }
         self.lists = dirty;
+        self.flush_crowd(transport, now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
         self.publish_metrics();
+    }
+
+    /// Writes to connections that a fan-out to the queues has left something for. Of these there may be as many as a
+    /// room has members, so they share a turn as a room's members do.
+    fn flush_crowd(&mut self, transport: &mut impl Transport, now: Tick) {
+        // Unless that makes memory scarce: input waits while everything is written.
+        let is_scarce = self.outbound_bytes > self.limits.outbound.reactor_bytes_max / 2;
+        let share = if is_scarce { usize::MAX } else { self.limits.turn.room_members_max as usize };
+        for _ in 0..share.min(self.crowd.len()) {
+            if let Some(index) = self.crowd.pop_front() {
+                self.flush_one(index, transport, now);
+            }
+        }
+        if self.crowd.is_empty() {
+            self.crowd.shrink_to(CROWD_KEPT);
+        }
     }
 
     pub(super) fn mark_dirty(&mut self, index: u32) {
@@ -84,72 +80,6 @@ impl Shard {
 
     pub(super) fn push_vec(&mut self, index: u32, bytes: Vec<u8>) {
         self.push(index, Bytes::from(bytes));
-    }
-
-    /// Fans out between two flushes: to the queues.
-    pub(super) fn fan_out_to_queues(&mut self, room: u32, now: Tick) {
-        self.fan_out(room, None::<&mut NoTransport>, now);
-    }
-
-    /// Gives what a room has pending to all its members.
-    fn fan_out<T: Transport>(&mut self, room: u32, mut transport: Option<&mut T>, now: Tick) {
-        let pending = self.rooms.take_pending(room);
-        if pending.is_empty() {
-            return;
-        }
-        let Shard { rooms, slots, fanout, forms, counters, dirty, outbound_bytes, .. } = self;
-        fanout.begin();
-        let members = rooms.room(room).members();
-        counters.messages_delivered_total += (members.len() * pending.len()) as u64;
-        let mut run = None;
-        let mut failed = Vec::new();
-        for member in members {
-            let index = member.connection;
-            let slot = &mut slots[index as usize];
-            let connection = &mut slot.connection;
-            let this = fanout.run(member.form, run, &pending, forms);
-            run = Some(this);
-            let mut sent = 0;
-            if let Some(transport) = &mut transport
-                && connection.is_writable
-                && !connection.is_dirty
-                && connection.outbound.is_empty()
-                && slot.session.has_one_subscription()
-            {
-                let bytes = fanout.bytes(this);
-                counters.sends_total += 1;
-                match transport.send(index, &[IoSlice::new(bytes)]) {
-                    Ok(count) => {
-                        counters.bytes_sent_total += count as u64;
-                        connection.sent = now;
-                        if count == bytes.len() {
-                            continue;
-                        }
-                        sent = count;
-                        connection.is_writable = false;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        failed.push((index, error));
-                        continue;
-                    }
-                }
-            }
-            let bytes = fanout.shared(this);
-            *outbound_bytes += (bytes.len() - sent) as u64;
-            connection.outbound.push(bytes);
-            // A segment that has left in part stays one segment, so that its rest is never cut off.
-            connection.outbound.advance(sent);
-            if !connection.is_dirty {
-                connection.is_dirty = true;
-                dirty.push(index);
-            }
-        }
-        for (index, error) in failed {
-            let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
-            self.fail(self.key_of(index), &error, silence, now);
-        }
     }
 
     /// Writes to one connection what it has unsent, once, and draws the consequences.
@@ -254,6 +184,7 @@ impl Shard {
         counters.subscriptions = self.subscriptions;
         counters.transaction_bytes = self.transaction_bytes;
         counters.rooms = self.rooms.len() as u64;
+        counters.rooms_waiting = self.waiting.len() as u64;
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
         counters.mailbox_bytes = self.mesh.bytes(self.id);

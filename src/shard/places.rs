@@ -20,9 +20,9 @@ use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
 use crate::shard::{ConnKey, Shard};
 use crate::time::Tick;
 
-/// Bytes that a room may have pending in one turn; more are fanned out at once, so that a turn's memory is
-/// bounded by rooms and not by traffic.
-const PENDING_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes that a room may have pending; more are fanned out at once, so that memory is bounded by rooms and not
+/// by traffic.
+pub(super) const PENDING_BYTES_MAX: u64 = 64 * 1024;
 
 /// Ends of the keys of dead letter queues, whose own dead letters are dropped.
 const DEAD_LETTERS: &str = ".dlq";
@@ -177,7 +177,7 @@ impl Shard {
     /// sequenced while it was in.
     pub(super) fn seal(&mut self, key: &str, now: Tick) {
         if let Some(room) = self.rooms.find(key)
-            && self.rooms.has_pending(room)
+            && self.rooms.has_backlog(room)
         {
             self.fan_out_to_queues(room, now);
         }

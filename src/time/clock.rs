@@ -37,6 +37,24 @@ impl Tick {
     }
 }
 
+/// A moment as fine as writes are delayed: microseconds since the server's start.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug, Default)]
+pub struct Micros(pub u64);
+
+impl Micros {
+    /// The moment `us` microseconds after this one.
+    #[must_use]
+    pub fn after(self, us: u32) -> Micros {
+        Micros(self.0.saturating_add(u64::from(us)))
+    }
+
+    /// Microseconds from `earlier` to this moment; 0 if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Micros) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// The monotonic clock that ticks are read from.
 #[derive(Debug, Copy, Clone)]
 pub struct Clock {
@@ -54,6 +72,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Tick {
         tick_at(self.start.elapsed())
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn micros(&self) -> Micros {
+        Micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// How long until `tick` begins; zero once it has.

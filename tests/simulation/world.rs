@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tcbchat::chat::destination::Pattern;
 use tcbchat::conn::keepalive::Mechanism;
 use tcbchat::limits;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
@@ -15,7 +16,7 @@ use tcbchat::shard::mesh::Mesh;
 use tcbchat::shard::pending::Pending;
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
-use tcbchat::time::Tick;
+use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 use crate::client::{Client, Stage};
@@ -118,6 +119,8 @@ pub struct World {
     seats: Vec<Seat>,
     model: Model,
     now: Tick,
+    /// Goes on with every turn, and does not leap as `now` does.
+    at: Micros,
     named: u32,
     /// Connections that ended in order, by whose stream ended first.
     ended_by_peer: u64,
@@ -152,12 +155,19 @@ impl World {
             },
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
+            // So small that rooms wait for their turn.
+            turn: limits::Turn { room_members_max: 2, members_max: 3, ..limits::Turn::default() },
             // Clocks jump by an hour: what queues hold is not to be forgotten for that.
             rooms: limits::Rooms {
                 deliveries_max: 60_000,
                 queue_idle_s: u32::MAX,
+                flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
                 ..limits::Rooms::default()
             },
+            flush_delay_destinations: ["/topic/a", "/user/*"]
+                .iter()
+                .filter_map(|text| Pattern::parse(text))
+                .collect(),
             ..ShardLimits::default()
         };
         let limits = Arc::new(limits);
@@ -191,6 +201,7 @@ impl World {
             seats: Vec::new(),
             model: Model::default(),
             now: Tick(0),
+            at: Micros(0),
             named: 0,
             ended_by_peer: 0,
             ended_by_server: 0,
@@ -416,7 +427,8 @@ impl World {
         shard.continue_farewell(self.now);
         shard.drain_mailbox(self.now);
         shard.expire(self.now);
-        shard.flush(&mut self.wires[at], self.now);
+        self.at = self.at.after(100);
+        shard.flush(&mut self.wires[at], self.now, self.at);
         if self.tcbs.has_time_wait() {
             let look = shard.next_deadline().expect("records must go without traffic");
             assert!(look <= self.now.after_ms(1000), "they go late");
@@ -457,7 +469,12 @@ impl World {
             }
             for at in 0..self.shards.len() {
                 let is_due = self.shards[at].next_deadline().is_some_and(|deadline| deadline <= self.now);
-                if self.awake[at].swap(false, Ordering::Relaxed) || is_due || self.shards[at].has_work() {
+                let is_delayed = self.shards[at].next_flush().is_some();
+                if self.awake[at].swap(false, Ordering::Relaxed)
+                    || is_due
+                    || is_delayed
+                    || self.shards[at].has_work()
+                {
                     self.turn(at);
                     has_moved = true;
                 }

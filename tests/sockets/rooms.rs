@@ -13,6 +13,7 @@ on_one_and_three_reactors!(
     memberships_and_messages_keep_their_order,
     nothing_comes_after_unsubscribe,
     a_megabyte_in_pieces,
+    what_is_delayed_comes_whole_in_order_and_in_fewer_writes,
 );
 
 /// Members that the kernel spreads over the reactors.
@@ -188,4 +189,28 @@ fn a_megabyte_in_pieces(setup: Setup) {
             }
         }
     }
+}
+
+fn what_is_delayed_comes_whole_in_order_and_in_fewer_writes(setup: Setup) {
+    const MESSAGES: usize = 200;
+    let server = setup
+        .server_with("[rooms]\nflush_delay_us = 1000\nflush_delay_destinations = \"/topic/hot.*\"\n", &[]);
+    let mut members = members(&server, MEMBERS, "/topic/hot.1");
+    let mut publisher = Client::connect(&server);
+    for number in 0..MESSAGES {
+        publisher.publish("/topic/hot.1", number.to_string());
+    }
+    for member in &mut members {
+        for number in 0..MESSAGES {
+            assert_eq!(member.expect_body(), number.to_string());
+        }
+    }
+    assert!(server.metric("fanouts_delayed_total") > 0);
+    assert!(server.metric("sends_total") < (MESSAGES * MEMBERS) as u64, "nothing was gathered");
+    // A room that is not named does not wait.
+    let delayed = server.metric("fanouts_delayed_total");
+    publisher.subscribe("cool", "/topic/cool");
+    publisher.publish("/topic/cool", "now");
+    assert_eq!(publisher.expect_body(), "now");
+    assert_eq!(server.metric("fanouts_delayed_total"), delayed);
 }

@@ -1,0 +1,195 @@
+//! Fan-out: what rooms have pending, to their members, a bounded number of them in a turn.
+//!
+//! A room is *walked*: all that is pending when the walk begins goes to one member after the other, and what comes
+//! meanwhile waits for the next walk. A walk is cut into shares of `turn.room_members_max`, one in a turn, so that a room
+//! of 50,000 does not keep one of ten waiting for the quarter of a second that its writes take. As in fair queueing
+//! (RFC 8290), rooms that begin are served before those that go on, and these in rotation.
+//!
+//! What a walk still owes is put into queues at once when the room's members change, so that each member gets what was
+//! sequenced while it was in, no more and no less.
+//!
+//! Two things end the sharing, so that memory stays bounded: a room that has more than [`PENDING_BYTES_MAX`] waiting for
+//! its next walk is walked to the end, and so is the crowd (`output`) when unsent bytes are half of what the reactor may
+//! have. The turn takes as long as that does, and nothing is read meanwhile: whoever published so much waits.
+//!
+//! Rooms named by `rooms.flush_delay_destinations` begin their walk `rooms.flush_delay_us` after the first message
+//! that it is for, and carry all that came in between.
+//!
+//! Invariant: a room with a backlog is on the list of dirty rooms, or of waiting ones, or of delayed ones.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use crate::shard::places::PENDING_BYTES_MAX;
+use crate::shard::{Shard, Silence, Transport};
+use crate::tcb::Closer;
+use crate::time::{Micros, Tick};
+
+/// The transport of a fan-out outside the flush: there is none, everything goes to the queues.
+enum NoTransport {}
+
+impl Transport for NoTransport {
+    fn send(&mut self, _: u32, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        match *self {}
+    }
+    fn shutdown_write(&mut self, _: u32) {
+        match *self {}
+    }
+    fn closer(&self, _: u32) -> Closer {
+        match *self {}
+    }
+    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        match *self {}
+    }
+}
+
+impl Shard {
+    /// Gives every room that has begun, and then every room that waits, its share of this turn.
+    pub(super) fn fan_out_rooms(&mut self, transport: &mut impl Transport, now: Tick, at: Micros) {
+        let share = self.limits.turn.room_members_max;
+        let mut left = self.limits.turn.members_max;
+        let waiting = self.waiting.len();
+        let mut rooms = std::mem::take(&mut self.lists);
+        self.rooms.take_dirty(&mut rooms);
+        self.delay(&mut rooms, at);
+        for room in rooms.drain(..) {
+            left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
+        }
+        self.lists = rooms;
+        // However many begin, somebody who waits is served.
+        left = left.max(share);
+        for _ in 0..waiting {
+            if left == 0 {
+                break;
+            }
+            if let Some(room) = self.waiting.pop_front() {
+                left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
+            }
+        }
+    }
+
+    /// Takes those out of `rooms` whose messages may wait for more, and puts those in that have waited long enough.
+    fn delay(&mut self, rooms: &mut Vec<u32>, at: Micros) {
+        let Shard { rooms: table, delayed, counters, limits, .. } = self;
+        let delay_us = limits.rooms.flush_delay_us;
+        if delay_us == 0 {
+            return;
+        }
+        rooms.retain(|room| {
+            let waits = table.may_wait(*room) && table.pending_bytes(*room) <= PENDING_BYTES_MAX;
+            if waits {
+                delayed.push_back((*room, at.after(delay_us)));
+                counters.fanouts_delayed_total += 1;
+            }
+            !waits
+        });
+        while let Some((room, due)) = delayed.front().copied()
+            && due <= at
+        {
+            delayed.pop_front();
+            rooms.push(room);
+        }
+    }
+
+    /// Serves up to `share` members of one room; returns how many there were. A room with a backlog left waits for the
+    /// next turn.
+    fn fan_out_share(&mut self, room: u32, share: u32, transport: &mut impl Transport, now: Tick) -> u32 {
+        let mut served = 0;
+        if self.rooms.has_backlog(room) {
+            let is_behind = self.rooms.pending_bytes(room) > PENDING_BYTES_MAX;
+            let share = if is_behind { u32::MAX } else { share };
+            served = self.fan_out(room, Some(transport), share, now);
+        }
+        if self.rooms.has_backlog(room) {
+            self.waiting.push_back(room);
+            self.counters.fanouts_put_off_total += 1;
+        } else {
+            self.rooms.unlist(room);
+        }
+        served
+    }
+
+    /// Puts all that a room owes its members into their queues.
+    pub(super) fn fan_out_to_queues(&mut self, room: u32, now: Tick) {
+        // What a walk was begun with, then what came since.
+        while self.rooms.has_backlog(room) {
+            self.fan_out(room, None::<&mut NoTransport>, u32::MAX, now);
+        }
+    }
+
+    /// Walks on over up to `share` members of a room; returns how many there were.
+    fn fan_out<T: Transport>(
+        &mut self,
+        room: u32,
+        mut transport: Option<&mut T>,
+        share: u32,
+        now: Tick,
+    ) -> u32 {
+        let Some(mut walk) = self.rooms.take_walk(room) else { return 0 };
+        let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, outbound_bytes, .. } = self;
+        fanout.begin();
+        let members = rooms.room(room).members();
+        let from = walk.next as usize;
+        let to = members.len().min(from.saturating_add(share as usize));
+        let members_count = members.len();
+        let members = &members[from..to];
+        counters.messages_delivered_total += (members.len() * walk.messages.len()) as u64;
+        let mut run = None;
+        let mut failed = Vec::new();
+        for member in members {
+            let index = member.connection;
+            let slot = &mut slots[index as usize];
+            let connection = &mut slot.connection;
+            let this = fanout.run(member.form, run, &walk.messages, forms);
+            run = Some(this);
+            let mut sent = 0;
+            if let Some(transport) = &mut transport
+                && connection.is_writable
+                && !connection.is_dirty
+                && connection.outbound.is_empty()
+                && slot.session.has_one_subscription()
+            {
+                let bytes = fanout.bytes(this);
+                counters.sends_total += 1;
+                match transport.send(index, &[IoSlice::new(bytes)]) {
+                    Ok(count) => {
+                        counters.bytes_sent_total += count as u64;
+                        connection.sent = now;
+                        if count == bytes.len() {
+                            continue;
+                        }
+                        sent = count;
+                        connection.is_writable = false;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        failed.push((index, error));
+                        continue;
+                    }
+                }
+            }
+            let bytes = fanout.shared(this);
+            *outbound_bytes += (bytes.len() - sent) as u64;
+            connection.outbound.push(bytes);
+            // A segment that has left in part stays one segment, so that its rest is never cut off.
+            connection.outbound.advance(sent);
+            if !connection.is_dirty {
+                connection.is_dirty = true;
+                match transport {
+                    Some(_) => dirty.push(index),
+                    None => crowd.push_back(index),
+                }
+            }
+        }
+        let served = to - from;
+        if to < members_count {
+            walk.next = to as u32;
+            rooms.put_walk(room, walk);
+        }
+        for (index, error) in failed {
+            let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
+            self.fail(self.key_of(index), &error, silence, now);
+        }
+        served as u32
+    }
+}
