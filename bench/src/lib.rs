@@ -6,8 +6,10 @@
 pub mod crowd;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use tcbchat::tcb::FourTuple;
 
 /// Warm-up and measurement of one bench. The defaults of criterion are four times as long.
@@ -52,9 +54,26 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
+/// Writes a report as JSON that people can read too: indented, with a newline at its end.
+///
+/// # Errors
+/// A sentence for the user: which file, and why it cannot be written.
+pub fn write_json(path: &Path, report: &impl Serialize) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let text = serde_json::to_string_pretty(report).map_err(|error| failed(error.into()))?;
+    std::fs::write(path, text + "\n").map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
+        assert_eq!(median(&[]), None);
+    }
 
     #[test]
     fn the_order_is_scattered_complete_and_repeatable() {
