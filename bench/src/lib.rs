@@ -1,9 +1,10 @@
 //! Benches of tcbchat: `cargo bench -p tcbchat-bench`, one file per noun in `benches/`.
 //!
-//! What they have in common is here: whole shards with clients, keys in an order that no cache foresees, and the
+//! What they have in common is here: the paths that they measure, keys in an order that no cache foresees, and the
 //! time that one bench may take. Invariant: a run takes minutes, not hours, and gives the same work to every run.
 
 pub mod crowd;
+pub mod paths;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
