@@ -4,61 +4,37 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tcbchat::time::{Tick, Wheel};
-use tcbchat_bench::{MEASUREMENT, WARM_UP, scattered};
-
-const KEYS: u32 = 1_000_000;
-/// `turn.timers_max` of the server.
-const BUDGET: usize = 4_096;
-/// 10 s, as a heart-beat.
-const AHEAD: u32 = 100;
-
-/// All keys armed, each at what `deadline` says.
-fn armed(mut deadline: impl FnMut(u32) -> u32) -> Wheel {
-    let mut wheel = Wheel::with_capacity(Tick(0), KEYS as usize);
-    for key in 0..KEYS {
-        wheel.arm(key, Tick(deadline(key)));
-    }
-    wheel
-}
+use tcbchat_bench::paths::wheel::{
+    AHEAD, BUDGET, KEYS, arm_again, armed, armed_ahead, cancel_and_arm, expire,
+};
+use tcbchat_bench::{MEASUREMENT, WARM_UP};
 
 fn arm(c: &mut Criterion) {
     let mut group = c.benchmark_group("wheel/arm");
     for (name, range) in [("within_6_s", 60), ("within_7_min", 4_000), ("within_a_year", 300_000_000)] {
-        let mut deadline = scattered(range);
-        let mut wheel = armed(|_| 1 + deadline());
-        let mut key = scattered(KEYS);
-        group.bench_function(BenchmarkId::new("again", name), |b| {
-            b.iter(|| wheel.arm(key(), Tick(1 + deadline())));
-        });
-        group.bench_function(BenchmarkId::new("cancel_and_arm", name), |b| {
-            b.iter(|| {
-                let key = key();
-                black_box(wheel.cancel(key));
-                wheel.arm(key, Tick(1 + deadline()));
-            });
-        });
+        let mut arm_again = arm_again(range);
+        group.bench_function(BenchmarkId::new("again", name), |b| b.iter(&mut arm_again));
+        let mut cancel_and_arm = cancel_and_arm(range);
+        group.bench_function(BenchmarkId::new("cancel_and_arm", name), |b| b.iter(&mut cancel_and_arm));
     }
     group.finish();
 }
 
 /// A million deadlines, fired in turns of the server's budget; the time is for all of them.
-fn expire(c: &mut Criterion) {
+fn expire_all(c: &mut Criterion) {
     let mut group = c.benchmark_group("wheel/expire_1m");
     group.sample_size(10).throughput(Throughput::Elements(u64::from(KEYS)));
-    let mut spread = scattered(AHEAD);
     let cases: [(&str, Wheel, u32); 3] = [
         ("one_tick_near", armed(|_| 1), 1),
         ("one_tick_far", armed(|_| 1 << 18), 1 << 18),
-        ("over_10_s", armed(|_| 1 + spread()), AHEAD),
+        ("over_10_s", armed_ahead(), AHEAD),
     ];
     for (name, wheel, last) in &cases {
         group.bench_function(*name, |b| {
             b.iter_batched(
                 || (copy(wheel), Vec::with_capacity(BUDGET)),
                 |(mut wheel, mut fired)| {
-                    while wheel.expire(Tick(*last), BUDGET, &mut fired) {
-                        fired.clear();
-                    }
+                    expire(&mut wheel, Tick(*last), &mut fired);
                     assert!(wheel.is_empty());
                     wheel
                 },
@@ -94,6 +70,6 @@ fn idle(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(WARM_UP).measurement_time(MEASUREMENT).sample_size(30);
-    targets = arm, expire, idle
+    targets = arm, expire_all, idle
 }
 criterion_main!(benches);

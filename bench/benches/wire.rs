@@ -1,69 +1,26 @@
 //! The codecs: what a message pays between the bytes read and the bytes written, sockets and rooms aside.
-//!
-//! Input is masked with a key of zeros: unmasking costs the same and leaves the input as it was, so that it
-//! can be decoded again.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tcbchat::limits;
-use tcbchat::wire::http;
 use tcbchat::wire::stomp::{self, Command, Encoder, Step, Version};
-use tcbchat::wire::ws::{self, Event, Kind, Limits, Opcode, Role};
+use tcbchat::wire::ws::{self, Kind};
+use tcbchat_bench::paths::wire::{self, SEND, SEND_BODY, WsInput};
 use tcbchat_bench::{MEASUREMENT, WARM_UP};
-
-const SEND: &[u8] = b"SEND\ndestination:/topic/room-17\nreceipt:r-1\ncontent-type:text/plain\n\n";
-const SEND_BODY: &[u8] = &[b'm'; 128];
-
-/// As a browser sends it.
-const HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\n\
-    Host: chat.example:8080\r\n\
-    Connection: Upgrade\r\n\
-    Pragma: no-cache\r\n\
-    Cache-Control: no-cache\r\n\
-    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\n\
-    Upgrade: websocket\r\n\
-    Origin: http://chat.example:8080\r\n\
-    Sec-WebSocket-Version: 13\r\n\
-    Accept-Encoding: gzip, deflate\r\n\
-    Accept-Language: en-US,en;q=0.9\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
-    Sec-WebSocket-Protocol: v12.stomp, v11.stomp, v10.stomp\r\n\r\n";
-
-/// A message as a client sends it.
-fn masked(kind: Kind, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let opcode = Opcode::from(kind);
-    ws::encode_header(Some([0; 4]), opcode, true, payload.len() as u64, &mut out);
-    out.extend_from_slice(payload);
-    out
-}
-
-fn ws_limits() -> Limits {
-    Limits::from(&limits::WebSocket::default())
-}
 
 fn handshake(c: &mut Criterion) {
     let mut group = c.benchmark_group("wire/http");
     let limits = limits::Handshake::default();
     let mut out = Vec::with_capacity(1024);
     group.bench_function("parse_upgrade_answer", |b| {
-        b.iter(|| {
-            let mut scratch = http::Scratch::new();
-            let parsed = http::parse(black_box(HANDSHAKE), &limits, &mut scratch);
-            let (request, _) = parsed.expect("a good request").expect("a whole request");
-            out.clear();
-            http::write_upgrade(&http::upgrade(&request).expect("a handshake"), &mut out);
-            black_box(out.len())
-        });
+        b.iter(|| wire::answer_handshake(&limits, &mut out));
     });
     group.finish();
 }
 
 fn ws_decode(c: &mut Criterion) {
     let mut group = c.benchmark_group("wire/ws/decode");
-    let limits = ws_limits();
     for bytes in [32, 256, 4_096, 65_536, 1_048_576] {
         let texts = [
             ("binary", Kind::Binary, vec![7; bytes]),
@@ -72,14 +29,8 @@ fn ws_decode(c: &mut Criterion) {
         ];
         group.throughput(Throughput::Bytes(bytes as u64));
         for (name, kind, payload) in texts {
-            let mut input = masked(kind, &payload);
-            let mut decoder = ws::Decoder::new(Role::Server);
-            group.bench_function(BenchmarkId::new(name, bytes), |b| {
-                b.iter(|| match decoder.decode(black_box(&mut input), &limits) {
-                    Ok((consumed, Some(Event::Data { end: true, .. }))) => consumed,
-                    other => panic!("one message: {other:?}"),
-                });
-            });
+            let mut input = WsInput::new(kind, &payload);
+            group.bench_function(BenchmarkId::new(name, bytes), |b| b.iter(|| input.decode().len()));
         }
     }
     group.finish();
@@ -107,7 +58,7 @@ fn stomp_decode(c: &mut Criterion) {
     let limits = limits::Stomp::default();
     let frames: [(&str, Vec<u8>); 3] = [
         ("subscribe", b"SUBSCRIBE\nid:sub-0\ndestination:/topic/room-17\nack:auto\n\n\0".to_vec()),
-        ("send", [SEND, SEND_BODY, b"\0"].concat()),
+        ("send", wire::send()),
         ("send_with_length", {
             let mut out = Vec::new();
             let encoder = Encoder::new(&mut out, Command::Send, Version::V12);
@@ -117,15 +68,7 @@ fn stomp_decode(c: &mut Criterion) {
     ];
     for (name, frame) in &frames {
         group.throughput(Throughput::Bytes(frame.len() as u64));
-        group.bench_function(*name, |b| {
-            b.iter(|| {
-                let mut decoder = stomp::Decoder::default();
-                match decoder.decode(black_box(frame), Version::V12, &limits) {
-                    Ok(Step::Frame { consumed, .. }) => consumed,
-                    other => panic!("one frame: {other:?}"),
-                }
-            });
-        });
+        group.bench_function(*name, |b| b.iter(|| wire::decode_stomp(frame, &limits)));
     }
 
     // A body of 1 MB without a length, as it comes from a socket: nothing is looked at twice.
@@ -150,15 +93,6 @@ fn stomp_decode(c: &mut Criterion) {
     group.finish();
 }
 
-fn stomp_message(body: &[u8], out: &mut Vec<u8>) {
-    Encoder::new(out, Command::Message, Version::V12)
-        .header("subscription", "sub-0")
-        .header("message-id", "18f2a-12345")
-        .header("destination", "/topic/room-17")
-        .raw_lines(b"content-type:text/plain\n")
-        .body(body);
-}
-
 fn stomp_encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("wire/stomp/encode");
     for bytes in [16, 128, 4_096] {
@@ -166,8 +100,7 @@ fn stomp_encode(c: &mut Criterion) {
         let mut out = Vec::with_capacity(bytes + 256);
         group.bench_function(BenchmarkId::new("message", bytes), |b| {
             b.iter(|| {
-                out.clear();
-                stomp_message(black_box(&body), &mut out);
+                wire::encode_message(black_box(&body), &mut out);
                 black_box(out.len())
             });
         });
@@ -175,34 +108,10 @@ fn stomp_encode(c: &mut Criterion) {
     group.finish();
 }
 
-/// All that a published message pays here: read once, its headers kept, and encoded once for all who get it.
 fn message(c: &mut Criterion) {
     let mut group = c.benchmark_group("wire/message");
-    let (ws_limits, limits) = (ws_limits(), limits::Stomp::default());
-    let mut input = masked(Kind::Text, &[SEND, SEND_BODY, b"\0"].concat());
-    let mut ws_decoder = ws::Decoder::new(Role::Server);
-    let mut decoder = stomp::Decoder::default();
-    let (mut lines, mut payload, mut out) = (Vec::new(), Vec::new(), Vec::new());
-    group.bench_function("read_and_write", |b| {
-        b.iter(|| {
-            [&mut lines, &mut payload, &mut out].into_iter().for_each(Vec::clear);
-            let Ok((_, Some(Event::Data { payload: bytes, end: true, .. }))) =
-                ws_decoder.decode(black_box(&mut input), &ws_limits)
-            else {
-                panic!("one message");
-            };
-            let Ok(Step::Frame { stomp_frame, .. }) = decoder.decode(bytes, Version::V12, &limits) else {
-                panic!("one frame");
-            };
-            for name in ["destination", "receipt", "transaction"] {
-                black_box(stomp_frame.header(name));
-            }
-            stomp::user_header_lines(&stomp_frame, &mut lines);
-            stomp_message(stomp_frame.body, &mut payload);
-            ws::encode_message(Kind::Text, &payload, &mut out);
-            black_box(out.len())
-        });
-    });
+    let mut read_and_write = wire::read_and_write();
+    group.bench_function("read_and_write", |b| b.iter(&mut read_and_write));
     group.finish();
 }
 

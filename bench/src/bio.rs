@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
+use tcbchat_bench::write_json;
 
 use crate::process::{Hold, Programs, Run, Server, simulate};
 use crate::thread_walls::status_bytes;
@@ -100,7 +101,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     print!("{}", report.table());
     if let Some(path) = &args.json {
-        report.write(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        write_json(path, &report)?;
     }
     Ok(())
 }

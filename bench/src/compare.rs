@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
+use tcbchat_bench::write_json;
 
 use crate::process::{Programs, Server};
 use report::{Report, Run};
@@ -80,11 +81,10 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     let report = Report::new(args.rounds, args.quick, &names, runs);
     print!("{}", report.markdown());
-    let files = [
-        (&args.json, report.json()),
-        (&args.markdown, report.markdown()),
-        (&args.svg, plot::ratios(&report)),
-    ];
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    let files = [(&args.markdown, report.markdown()), (&args.svg, plot::ratios(&report))];
     for (path, text) in files {
         if let Some(path) = path {
             std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;

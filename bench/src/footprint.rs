@@ -12,12 +12,13 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
+use tcbchat_bench::write_json;
 
 use crate::process::{self, Hold, Programs, Server};
 use report::{Measured, Point, Report};
 
 /// Rooms of the simulator and of the model alike, because keys are held.
-const ROOM_PREFIX: &str = "footprint-";
+pub const ROOM_PREFIX: &str = "footprint-";
 /// The points of the growth curve.
 const CURVE: [u32; 4] = [1_000, 5_000, 20_000, 50_000];
 
@@ -66,7 +67,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     print!("{}", report.table());
     if let Some(path) = &args.json {
-        report.write(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        write_json(path, &report)?;
     }
     Ok(())
 }
@@ -84,13 +85,29 @@ fn measure(
     let mut reactors = 1;
     for run in 1..=args.runs {
         eprintln!("{connections} sessions, run {run} of {}", args.runs);
-        let server = Server::start(programs, capacity)?;
+        let (server, grown) = grown(programs, &hold, capacity)?;
         reactors = server.reactors()?;
-        runs.push(measured(&process::hold(programs, &server, &hold)?)?);
+        runs.push(grown);
         ready_line.clone_from(&server.ready_line);
     }
     let parts = parts::of_server(connections, capacity, reactors, args.room_size, ROOM_PREFIX);
     Ok(Point { connections, reactors, parts, measured: Measured::median(&runs) })
+}
+
+/// What a new server takes for sessions that are idle, and the server, which nobody uses any more.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn grown(programs: &Programs, hold: &Hold<'_>, capacity: u32) -> Result<(Server, Measured), String> {
+    let server = Server::start(programs, capacity)?;
+    let measured = measured(&process::hold(programs, &server, hold)?)?;
+    Ok((server, measured))
+}
+
+/// The sum of the parts in use of one of so many idle sessions, without a server.
+pub fn parts_in_use(connections: u32, reactors: u16, room_size: u32) -> f64 {
+    let parts = parts::of_server(connections, connections, reactors, room_size, ROOM_PREFIX);
+    parts.iter().map(|row| row.used_bytes).sum()
 }
 
 /// Reads the simulator's JSON, schema `tcbchat.client-sim/1`.

@@ -19,7 +19,7 @@ use clap::value_parser;
 use rustix::time::{ClockId, clock_gettime};
 use tcbchat::tcb::{TableConfig, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{scattered_from, tuple};
+use tcbchat_bench::{median, scattered_from, tuple, write_json};
 
 use report::{Point, Report};
 
@@ -81,13 +81,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         }
     }
     print!("{}", report.table());
-    let failed = |path: &PathBuf, error: String| format!("{}: {error}", path.display());
     if let Some(path) = &args.json {
-        report.write(path).map_err(|error| failed(path, error.to_string()))?;
+        write_json(path, &report)?;
     }
     if let Some(path) = &args.svg {
-        let svg = plot::draw(&report.points).map_err(|error| failed(path, error))?;
-        std::fs::write(path, svg).map_err(|error| failed(path, error.to_string()))?;
+        let failed = |error: String| format!("{}: {error}", path.display());
+        let svg = plot::draw(&report.points).map_err(failed)?;
+        std::fs::write(path, svg).map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
 }
@@ -100,6 +100,7 @@ fn measure(tcbs: u32, buckets: u32, partitions: u32, is_default: bool, repeats: 
     let lookups = (REPEAT.as_nanos() as f64 / trial.cpu_ns.max(1.0)) as u32;
     let runs: Vec<Cost> =
         (1..=repeats).map(|run| repeat(&table, tcbs, lookups.clamp(TRIAL, LOOKUPS_MAX), run)).collect();
+    let middle = |of: fn(&Cost) -> f64| median(&runs.iter().map(of).collect::<Vec<_>>()).unwrap_or(f64::NAN);
     Point {
         tcbs,
         buckets,
@@ -108,8 +109,8 @@ fn measure(tcbs: u32, buckets: u32, partitions: u32, is_default: bool, repeats: 
         load_factor: stats.load_factor,
         mean_probes: stats.chains.mean_probes(),
         longest_chain: stats.chains.longest() as u64,
-        cpu_ns: median(runs.iter().map(|cost| cost.cpu_ns)),
-        wall_ns: median(runs.iter().map(|cost| cost.wall_ns)),
+        cpu_ns: middle(|cost| cost.cpu_ns),
+        wall_ns: middle(|cost| cost.wall_ns),
     }
 }
 
@@ -173,13 +174,6 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
-/// The middle one; the upper of two.
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,11 +187,5 @@ mod tests {
             "{point:?}"
         );
         assert!(point.cpu_ns > 0.0 && point.wall_ns > 0.0);
-    }
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert!(median(std::iter::empty()).is_nan());
     }
 }

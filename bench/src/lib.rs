@@ -1,13 +1,16 @@
 //! Benches of tcbchat: `cargo bench -p tcbchat-bench`, one file per noun in `benches/`.
 //!
-//! What they have in common is here: whole shards with clients, keys in an order that no cache foresees, and the
+//! What they have in common is here: the paths that they measure, keys in an order that no cache foresees, and the
 //! time that one bench may take. Invariant: a run takes minutes, not hours, and gives the same work to every run.
 
 pub mod crowd;
+pub mod paths;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use tcbchat::tcb::FourTuple;
 
 /// Warm-up and measurement of one bench. The defaults of criterion are four times as long.
@@ -52,9 +55,26 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
+/// Writes a report as JSON that people can read too: indented, with a newline at its end.
+///
+/// # Errors
+/// A sentence for the user: which file, and why it cannot be written.
+pub fn write_json(path: &Path, report: &impl Serialize) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let text = serde_json::to_string_pretty(report).map_err(|error| failed(error.into()))?;
+    std::fs::write(path, text + "\n").map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
+        assert_eq!(median(&[]), None);
+    }
 
     #[test]
     fn the_order_is_scattered_complete_and_repeatable() {

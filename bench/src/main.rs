@@ -7,6 +7,7 @@ mod bio_server;
 mod compare;
 mod floor;
 mod footprint;
+mod guard;
 mod hash_table;
 mod peers;
 mod process;
@@ -43,6 +44,11 @@ enum Measurement {
     Peer(peers::Args),
     /// Compare tcbchat, the floor and the peers: CPU per delivery and cycle, latency, memory
     Compare(compare::Args),
+    /// Refuse more instructions or memory than are kept in the repository
+    Guard(guard::Args),
+    /// What `guard` counts: one path, once
+    #[command(hide = true)]
+    GuardPath(guard::PathArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
         Measurement::Floor(args) => floor::run(&args),
         Measurement::Peer(args) => peers::run(&args),
         Measurement::Compare(args) => compare::run(&args),
+        Measurement::Guard(args) => guard::run(&args),
+        Measurement::GuardPath(args) => guard::walk(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -174,11 +174,12 @@ pub struct TableStats {
 struct Padded(Mutex<Partition>);
 
 /// The table. All methods take `&self`; see the [module](super) for what it is about.
+///
+/// Its hash is keyed at random: clients choose their ports, and must not choose their chains with them.
 #[derive(Debug)]
-pub struct TcbTable {
+pub struct TcbTable<S = RandomState> {
     config: TableConfig,
-    /// Keyed at random: clients choose their ports, and must not choose their chains with them.
-    hasher: RandomState,
+    hasher: S,
     partitions: Box<[Padded]>,
     /// Places taken.
     in_use: AtomicU32,
@@ -193,13 +194,25 @@ pub struct TcbTable {
 impl TcbTable {
     /// An empty table with memory reserved for its capacity.
     ///
+    /// # Panics
+    /// See [`with_hasher`](Self::with_hasher).
+    #[must_use]
+    pub fn new(config: TableConfig) -> TcbTable {
+        TcbTable::with_hasher(config, RandomState::new())
+    }
+}
+
+impl<S: BuildHasher> TcbTable<S> {
+    /// The same with a hash of the caller's: for measurements, whose chains must be the same in each run. A server
+    /// needs one that its clients cannot foresee.
+    ///
     /// Reserved is what a partition of a full table practically never passes: its mean share and six standard
     /// deviations. One that does grows.
     ///
     /// # Panics
     /// If `capacity` is above [`CAPACITY_MAX`] or `partitions` not in 1 to [`PARTITIONS_MAX`].
     #[must_use]
-    pub fn new(config: TableConfig) -> TcbTable {
+    pub fn with_hasher(config: TableConfig, hasher: S) -> TcbTable<S> {
         let TableConfig { capacity, hash_buckets, partitions, time_wait } = config;
         assert!(capacity <= CAPACITY_MAX, "a capacity of {capacity} is above {CAPACITY_MAX}");
         assert!(
@@ -212,7 +225,7 @@ impl TcbTable {
             |partition| hash_buckets / partitions + u32::from(partition < hash_buckets % partitions);
         TcbTable {
             config,
-            hasher: RandomState::new(),
+            hasher,
             partitions: (0..partitions)
                 .map(|partition| Padded(Mutex::new(Partition::new(reserve, buckets(partition)))))
                 .collect(),

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde::Serialize;
 use tcbchat_bench::median;
@@ -105,16 +104,6 @@ impl Report {
         let version = env!("CARGO_PKG_VERSION");
         let (server_ready_line, points) = (String::new(), Vec::new());
         Report { schema: SCHEMA, version, capacity, room_size, runs, server_ready_line, points }
-    }
-
-    /// Writes the JSON.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        std::fs::write(path, text)
     }
 
     /// The tables: the parts of the largest point, and the curve if there are several.

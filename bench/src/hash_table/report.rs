@@ -1,8 +1,6 @@
 //! What was measured, as a table and as JSON (schema [`SCHEMA`]).
 
 use std::fmt::Write as _;
-use std::io;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -49,16 +47,6 @@ impl Report {
     pub fn new(threads: u32, repeats: u32) -> Report {
         let (version, tcb_bytes) = (env!("CARGO_PKG_VERSION"), tcbchat::tcb::TCB_BYTES);
         Report { schema: SCHEMA, version, threads, repeats, tcb_bytes, points: Vec::new() }
-    }
-
-    /// Writes the JSON.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        let mut json = serde_json::to_string_pretty(self)?;
-        json.push('\n');
-        std::fs::write(path, json)
     }
 
     /// Numbers by partitions, connections and buckets. `*` marks the default number of buckets.
