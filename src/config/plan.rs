@@ -272,7 +272,11 @@ impl Tables {
     /// Connections that private tables hold together when the kernel spreads them. One reactor gains
     /// nothing from a private table.
     fn private(&self, reactors: u32) -> u64 {
-        if reactors < 2 { 0 } else { u64::from(reactors) * mean_within(self.one_private(reactors)) }
+        if reactors < 2 {
+            0
+        } else {
+            mean_within(self.one_private(reactors)).saturating_mul(u64::from(reactors))
+        }
     }
 }
 
