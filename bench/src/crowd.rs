@@ -196,6 +196,11 @@ impl Crowd {
         for _ in 0..2 * self.shards.len() {
             self.turn();
         }
+        self.go_on();
+    }
+
+    /// Turns as long as a shard has work left: none, if the last turn did it all.
+    pub fn go_on(&mut self) {
         while self.shards.iter().any(Shard::has_work) {
             self.turn();
         }

@@ -53,12 +53,13 @@ impl Publications {
         Publications { crowd, messages }
     }
 
-    /// All messages, and the turn in which they leave.
+    /// All messages, and the turn in which they leave, or the turns if a room is large.
     pub fn publish(&mut self) {
         for (sender, message) in &mut self.messages {
             self.crowd.give(*sender, message);
         }
         self.crowd.turn();
+        self.crowd.go_on();
     }
 
     /// Writes so far, each of which would have been a system call.
