@@ -13,11 +13,10 @@ mod workload;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use tcbchat_bench::write_json;
 
-use crate::process::{Programs, Server};
+use crate::process::{Programs, Server, on_core};
 use report::{Report, Run};
 use workload::Workload;
 
@@ -157,16 +156,4 @@ fn server_command(programs: &Programs, name: &str, is_delayed: bool) -> Result<C
         command.args(["peer", name]);
     }
     Ok(command)
-}
-
-/// Does something, starting a process above all, on one core: a child inherits it.
-fn on_core<T>(core: u32, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let problem = |error: rustix::io::Errno| format!("core {core}: {error}");
-    let before = sched_getaffinity(None).map_err(problem)?;
-    let mut only = CpuSet::new();
-    only.set(core as usize);
-    sched_setaffinity(None, &only).map_err(problem)?;
-    let done = act();
-    sched_setaffinity(None, &before).map_err(problem)?;
-    done
 }

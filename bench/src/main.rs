@@ -5,6 +5,7 @@
 mod bio;
 mod bio_server;
 mod compare;
+mod fairness;
 mod floor;
 mod footprint;
 mod guard;
@@ -44,6 +45,8 @@ enum Measurement {
     Peer(peers::Args),
     /// Compare tcbchat, the floor and the peers: CPU per delivery and cycle, latency, memory
     Compare(compare::Args),
+    /// What a large, busy room costs the members of small ones
+    Fairness(fairness::Args),
     /// Refuse more instructions or memory than are kept in the repository
     Guard(guard::Args),
     /// What `guard` counts: one path, once
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Measurement::Floor(args) => floor::run(&args),
         Measurement::Peer(args) => peers::run(&args),
         Measurement::Compare(args) => compare::run(&args),
+        Measurement::Fairness(args) => fairness::run(&args),
         Measurement::Guard(args) => guard::run(&args),
         Measurement::GuardPath(args) => guard::walk(&args),
     };

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 
 /// How long a server may take to close all connections.
@@ -269,6 +270,21 @@ pub fn simulate(
         .map_err(|error| format!("client-sim: {}, no result: {error}{said}", output.status))?;
     let json = serde_json::from_str(&text).map_err(|error| format!("client-sim's JSON: {error}"))?;
     Ok(Run { json, has_passed: output.status.success(), said })
+}
+
+/// Does something, starting a process above all, on one core: a child inherits it.
+///
+/// # Errors
+/// The core is not there, or what `act` says.
+pub fn on_core<T>(core: u32, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let problem = |error: rustix::io::Errno| format!("core {core}: {error}");
+    let before = sched_getaffinity(None).map_err(problem)?;
+    let mut only = CpuSet::new();
+    only.set(core as usize);
+    sched_setaffinity(None, &only).map_err(problem)?;
+    let done = act();
+    sched_setaffinity(None, &before).map_err(problem)?;
+    done
 }
 
 #[cfg(test)]
