@@ -68,6 +68,21 @@ fn keep_large_blocks_mapped() {
     }
 }
 
+/// Has glibc return to the kernel what is free between blocks in use.
+///
+/// After a burst that is most of what the burst took, because boxes and shared segments were allocated among blocks
+/// that live on, and glibc by itself returns only what is free at the end of an arena. See `docs/BENCHMARKS.md`.
+fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim takes the allocator's own locks and touches free memory only.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+}
+
 /// Prints to standard output; a reader that has gone is no failure of ours.
 fn print(text: &str) -> ExitCode {
     match io::stdout().lock().write_all(text.as_bytes()) {
@@ -179,6 +194,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             shutdown_timeout_ms: config.shutdown.timeout_ms,
             connections: connections_max as usize,
             has_flush_delay: config.rooms.flush_delay_us > 0,
+            trim_heap,
         },
     };
     server::run(&server, clock, shard, |addresses| announce(addresses, plan))

@@ -7,7 +7,7 @@
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `timers`, `ending` (every way a connection
 //! ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the
-//! bytes are for).
+//! bytes are for), `rest` (what is given back when traffic is over).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -23,6 +23,7 @@ pub mod mesh;
 mod output;
 pub mod pending;
 mod places;
+pub mod rest;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
@@ -237,6 +238,7 @@ pub struct Shard {
     /// How clients are pinged, if they are.
     ping: Option<Ping>,
     swept: Tick,
+    rest: rest::Rest,
     /// The time when the shard was last flushed.
     now: Tick,
 
@@ -309,6 +311,7 @@ impl Shard {
             names: Interner::new(setup.seed),
             ping: Ping::configured(&setup.limits.keepalive),
             swept: setup.now,
+            rest: rest::Rest::default(),
             now: setup.now,
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             mail: Vec::new(),
@@ -451,8 +454,8 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
-        // The same for what queues have kept for too long.
-        let is_swept = self.tcbs.has_time_wait() || !self.queues.is_empty();
+        // The same for what queues have kept for too long, and for memory that traffic has left behind.
+        let is_swept = self.tcbs.has_time_wait() || !self.queues.is_empty() || self.has_slack();
         let sweep = is_swept.then(|| self.next_sweep());
         [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
     }

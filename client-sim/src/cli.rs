@@ -185,6 +185,14 @@ pub struct ChatArgs {
     /// Seconds for which the connections are held before the first message
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     pub hold: f64,
+    /// Seconds for which they are idle after the last message, and the server after the last client, before the
+    /// memory is measured once more
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    pub settle: f64,
+    /// Chat in a network namespace of its own whose sockets buffer at most so many bytes each way, so that a
+    /// server has to hold back what its receivers have not read
+    #[arg(long, value_name = "BYTES", requires = "spawn_server", value_parser = clap::value_parser!(u32).range(4096..=1 << 20))]
+    pub socket_buffer: Option<u32>,
 }
 
 /// Options of `slow`.

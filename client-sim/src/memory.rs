@@ -26,6 +26,12 @@ pub struct Sample {
     pub at_s: f64,
     /// The server's pages, shared ones in proportion; absent when the server is not known.
     pub server_pss_bytes: Option<u64>,
+    /// Of these, the pages that no file is behind: heap, arrays, stacks.
+    pub server_pss_anonymous_bytes: Option<u64>,
+    /// Of these, the pages of files: code and constants.
+    pub server_pss_file_bytes: Option<u64>,
+    /// The server's own page tables, which are no part of its pages.
+    pub server_page_table_bytes: Option<u64>,
     /// The simulator's own.
     pub simulator_pss_bytes: Option<u64>,
     /// All slab caches of the kernel.
@@ -74,10 +80,16 @@ impl Sample {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         let threads = server_pid.and_then(Threads::of);
+        let server = |name| process_file(&server_pid?.to_string(), name);
+        let rollup = server("smaps_rollup").unwrap_or_default();
+        let status = server("status").unwrap_or_default();
         Self {
             label,
             at_s,
-            server_pss_bytes: server_pid.and_then(|pid| pss_bytes(&pid.to_string())),
+            server_pss_bytes: kib_field(&rollup, "Pss:"),
+            server_pss_anonymous_bytes: kib_field(&rollup, "Pss_Anon:"),
+            server_pss_file_bytes: kib_field(&rollup, "Pss_File:"),
+            server_page_table_bytes: kib_field(&status, "VmPTE:"),
             simulator_pss_bytes: pss_bytes("self"),
             slab_bytes: kib_field(&meminfo, "Slab:"),
             page_table_bytes: kib_field(&meminfo, "PageTables:"),
@@ -225,6 +237,11 @@ mod tests {
     fn this_process_can_be_sampled() {
         let sample = Sample::take("now", 0.0, Some(std::process::id()));
         assert!(sample.simulator_pss_bytes.unwrap() > 100_000);
+        let parts = [sample.server_pss_anonymous_bytes.unwrap(), sample.server_pss_file_bytes.unwrap()];
+        // Each is rounded to a KiB, and shared memory is a third part.
+        assert!(parts.iter().all(|part| *part > 0), "{parts:?}");
+        assert!(parts.iter().sum::<u64>() <= sample.server_pss_bytes.unwrap() + 2048, "{parts:?}");
+        assert!(sample.server_page_table_bytes.unwrap() > 0);
         assert!(sample.slab_bytes.unwrap() > 0 && sample.simulator_cpu_s.is_some());
         assert!(rss_bytes(std::process::id()).unwrap() > 100_000);
         assert!(sample.kernel_stack_bytes.unwrap() > 0);

@@ -130,6 +130,8 @@ pub struct Memory {
     pub ends_on_this_machine: u32,
     pub held: Option<PerConnection>,
     pub after_chat: Option<PerConnection>,
+    pub settled: Option<PerConnection>,
+    pub left: Option<PerConnection>,
 }
 
 /// Growth since the start, divided by the connections open.
@@ -138,6 +140,9 @@ pub struct Memory {
 pub struct PerConnection {
     pub connections: u64,
     pub server_user_bytes: Option<f64>,
+    pub server_anonymous_bytes: Option<f64>,
+    pub server_file_bytes: Option<f64>,
+    pub server_page_table_bytes: Option<f64>,
     pub simulator_user_bytes: Option<f64>,
     pub kernel_slab_bytes: Option<f64>,
     pub kernel_slab_bytes_per_end: Option<f64>,
@@ -168,8 +173,9 @@ impl Memory {
             let now = samples.iter().find(|sample| sample.label == label)?;
             (connections > 0).then(|| PerConnection::of(start, now, connections, ends_on_this_machine))
         };
-        let (held, after_chat) = (growth("held"), growth("after-chat"));
-        Self { samples, ends_on_this_machine, held, after_chat }
+        let [held, after_chat] = ["held", "after-chat"].map(growth);
+        let [settled, left] = ["settled", "left"].map(growth);
+        Self { samples, ends_on_this_machine, held, after_chat, settled, left }
     }
 }
 
@@ -198,6 +204,9 @@ impl PerConnection {
         Self {
             connections,
             server_user_bytes: each(start.server_pss_bytes, now.server_pss_bytes),
+            server_anonymous_bytes: each(start.server_pss_anonymous_bytes, now.server_pss_anonymous_bytes),
+            server_file_bytes: each(start.server_pss_file_bytes, now.server_pss_file_bytes),
+            server_page_table_bytes: each(start.server_page_table_bytes, now.server_page_table_bytes),
             simulator_user_bytes: each(start.simulator_pss_bytes, now.simulator_pss_bytes),
             kernel_slab_bytes: slab,
             kernel_slab_bytes_per_end: slab.map(|bytes| bytes / f64::from(ends)),

@@ -198,8 +198,19 @@ impl Stage {
         Ok(())
     }
 
-    /// Act: all clients leave, as fast as the server lets them go.
-    pub fn leave(&mut self, under_way_max: u32, goodbye: bool) -> Result<(), Broken> {
+    /// Act: the same after the chat, for so long that a server has given back what it will.
+    pub fn settle(&mut self, seconds: f64) -> Result<(), Broken> {
+        if seconds > 0.0 {
+            self.watch.begin("settle", u64::from(self.setup.plan.connections));
+            self.crew.wait_until(&mut self.watch, duration(seconds), |_| false)?;
+            self.sample("settled");
+        }
+        Ok(())
+    }
+
+    /// Act: all clients leave, as fast as the server lets them go, and the memory is measured after
+    /// a rest.
+    pub fn leave(&mut self, under_way_max: u32, goodbye: bool, rest: f64) -> Result<(), Broken> {
         self.watch.begin("leave", u64::from(self.setup.plan.connections));
         let before = self.crew.counts();
         let start = Instant::now();
@@ -208,7 +219,7 @@ impl Stage {
         self.crew.wait_all(&mut self.watch)?;
         let how = if goodbye { "goodbye" } else { "close" };
         self.leaving = Some(Leaving::of(how, before.open, start.elapsed()));
-        self.crew.wait_until(&mut self.watch, SETTLE, |_| false)?;
+        self.crew.wait_until(&mut self.watch, SETTLE.max(duration(rest)), |_| false)?;
         self.sample("left");
         Ok(())
     }
@@ -240,11 +251,11 @@ impl Stage {
     }
 
     /// Act: everybody goes, as the user has asked.
-    pub fn end(&mut self, common: &Common, held: &Held) -> Result<(), Broken> {
+    pub fn end(&mut self, common: &Common, held: &Held, rest: f64) -> Result<(), Broken> {
         if held.stop_server {
             self.stop_server(common.timeout)
         } else {
-            self.leave(common.max_half_open, !held.no_goodbye)
+            self.leave(common.max_half_open, !held.no_goodbye, rest)
         }
     }
 

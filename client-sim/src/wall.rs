@@ -11,8 +11,8 @@
 //! with the stage.
 
 mod doctor;
-mod netns;
-mod outcome;
+pub mod netns;
+pub mod outcome;
 mod report;
 mod rows;
 mod stage;

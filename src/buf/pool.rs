@@ -184,6 +184,9 @@ pub struct Pool {
     kept_bytes_max: u64,
     /// Released buffers by class, empty, the last released on top: it is the likeliest to be in the cache.
     kept: [Vec<Lease>; KEPT_CLASSES],
+    /// The fewest of each class that were there at any moment since the last [`decay`](Pool::decay): so many were
+    /// not needed.
+    unneeded: [usize; KEPT_CLASSES],
     stats: PoolStats,
 }
 
@@ -195,6 +198,7 @@ impl Pool {
             bytes_max: limits.reactor_bytes_max,
             kept_bytes_max: limits.reactor_bytes_kept_max,
             kept: std::array::from_fn(|_| Vec::new()),
+            unneeded: [0; KEPT_CLASSES],
             stats: PoolStats::default(),
         }
     }
@@ -271,6 +275,22 @@ impl Pool {
         }
     }
 
+    /// Drops the kept buffers that were not needed since the last call. The bytes dropped.
+    pub fn decay(&mut self) -> u64 {
+        let before = self.stats.kept_bytes;
+        for (class, kept) in self.kept.iter_mut().enumerate() {
+            let unneeded = std::mem::take(&mut self.unneeded[class]);
+            self.stats.kept_bytes -= (unneeded * class_bytes(class)) as u64;
+            // From below: what was released last is on top.
+            kept.drain(..unneeded);
+            if kept.is_empty() {
+                *kept = Vec::new();
+            }
+            self.unneeded[class] = kept.len();
+        }
+        before - self.stats.kept_bytes
+    }
+
     /// The sums.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
@@ -283,6 +303,7 @@ impl Pool {
         let mut lease = match self.kept.get_mut(class).and_then(Vec::pop) {
             Some(lease) => {
                 self.stats.kept_bytes -= bytes;
+                self.unneeded[class] = self.unneeded[class].min(self.kept[class].len());
                 lease
             }
             None => Lease::new(class),
@@ -316,6 +337,7 @@ impl Pool {
                 kept_bytes += class_bytes(class) as u64;
             }
         }
+        assert!(self.unneeded.iter().zip(&self.kept).all(|(unneeded, kept)| *unneeded <= kept.len()));
         assert_eq!(kept_bytes, self.stats.kept_bytes);
         assert!(kept_bytes <= self.kept_bytes_max);
         assert!(self.stats.leased_bytes <= self.bytes_max);

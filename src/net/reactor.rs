@@ -29,13 +29,16 @@ use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
 use crate::net::flush_timer::FlushTimer;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
-use crate::shard::{Closed, ConnKey, Shard, Transport};
+use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
 use crate::tcb::FourTuple;
 use crate::time::{Clock, Tick};
 
 /// Events taken from the kernel in one turn. What is left over comes first in the next one: epoll
 /// rotates its ready list.
 const EVENTS_MAX: usize = 1024;
+
+/// Entries that the lists of a turn keep when traffic is over.
+const LIST_KEPT: usize = 256;
 
 const WAKE_UP: Token = Token(usize::MAX);
 const FLUSH_TIMER: Token = Token(usize::MAX - 1);
@@ -123,6 +126,8 @@ pub struct Options {
     pub connections: usize,
     /// Whether messages may be delayed, for which the reactor needs a timer finer than the poll's.
     pub has_flush_delay: bool,
+    /// Has the allocator return what is free to the kernel: called after traffic, when there is none.
+    pub trim_heap: fn(),
 }
 
 /// How the connections ended that were open when the reactor was told to stop.
@@ -156,6 +161,7 @@ pub struct Reactor {
     flush_timer: Option<FlushTimer>,
     turn: limits::Turn,
     shutdown_timeout_ms: u32,
+    trim_heap: fn(),
 
     /// None once the reactor is stopping.
     acceptor: Option<Acceptor>,
@@ -193,7 +199,7 @@ impl Reactor {
         options: Options,
     ) -> io::Result<Reactor> {
         acceptor.register(poll.registry(), listener_token)?;
-        let Options { turn, shutdown_timeout_ms, connections, has_flush_delay } = options;
+        let Options { turn, shutdown_timeout_ms, connections, has_flush_delay, trim_heap } = options;
         let flush_timer =
             has_flush_delay.then(|| FlushTimer::new(poll.registry(), FLUSH_TIMER)).transpose()?;
         Ok(Reactor {
@@ -205,6 +211,7 @@ impl Reactor {
             scratch: vec![0; turn.read_bytes_max as usize].into_boxed_slice(),
             turn,
             shutdown_timeout_ms,
+            trim_heap,
             listeners: acceptor.len(),
             acceptor: Some(acceptor),
             sockets: Sockets::with_capacity(connections),
@@ -249,7 +256,19 @@ impl Reactor {
         self.shard.flush(&mut self.sockets, now, self.clock.micros());
         self.resume();
         self.close();
+        if self.shard.take_trim() {
+            self.trim();
+        }
         Ok(())
+    }
+
+    /// Traffic is over: gives back what it has left behind.
+    fn trim(&mut self) {
+        for list in [&mut self.ready, &mut self.later, &mut self.resumed] {
+            rest::shrink(list, LIST_KEPT);
+        }
+        rest::shrink(&mut self.closed, LIST_KEPT);
+        (self.trim_heap)();
     }
 
     /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work.

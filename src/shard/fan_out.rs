@@ -125,7 +125,7 @@ impl Shard {
         now: Tick,
     ) -> u32 {
         let Some(mut walk) = self.rooms.take_walk(room) else { return 0 };
-        let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, outbound_bytes, .. } = self;
+        let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, outbound_bytes, rest, .. } = self;
         fanout.begin();
         let members = rooms.room(room).members();
         let from = walk.next as usize;
@@ -170,6 +170,7 @@ impl Shard {
             }
             let bytes = fanout.shared(this);
             *outbound_bytes += (bytes.len() - sent) as u64;
+            rest.queued += 1;
             connection.outbound.push(bytes);
             // A segment that has left in part stays one segment, so that its rest is never cut off.
             connection.outbound.advance(sent);

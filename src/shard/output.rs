@@ -19,9 +19,6 @@ use crate::time::{Micros, Tick};
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
 
-/// Places that the crowd keeps when it is empty.
-const CROWD_KEPT: usize = 1024;
-
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
     /// numbers. `at` is the same moment as `now`, for delays that are shorter than ticks.
@@ -52,9 +49,6 @@ impl Shard {
             if let Some(index) = self.crowd.pop_front() {
                 self.flush_one(index, transport, now);
             }
-        }
-        if self.crowd.is_empty() {
-            self.crowd.shrink_to(CROWD_KEPT);
         }
     }
 

@@ -12,11 +12,11 @@ use crate::time::Tick;
 use crate::wire::http::HttpError;
 use crate::wire::ws;
 
-/// Ticks between two looks at queues and TIME_WAIT entries that have outlived their time.
+/// Ticks between two looks at what has outlived its time: messages of queues, TIME_WAIT entries, memory.
 const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
 
 impl Shard {
-    /// When the next look at queues and TIME_WAIT is due.
+    /// When the next look at queues, TIME_WAIT and memory is due.
     pub(super) fn next_sweep(&self) -> Tick {
         Tick(self.swept.0.saturating_add(SWEEP_TICKS))
     }
@@ -34,6 +34,7 @@ impl Shard {
             self.swept = now;
             self.counters.queue_messages_expired_total += self.queues.expire(now) as u64;
             self.tcbs.expire_time_wait(now);
+            self.rest();
         }
         has_more
     }

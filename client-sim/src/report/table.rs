@@ -30,7 +30,11 @@ pub fn render(report: &Report) -> String {
             connections.closed_by_server_first, connections.closed_by_client_first
         ),
     );
-    for (name, memory) in [("held", &report.memory.held), ("after the chat", &report.memory.after_chat)] {
+    for (name, memory) in [
+        ("held", &report.memory.held),
+        ("after the chat", &report.memory.after_chat),
+        ("once settled", &report.memory.settled),
+    ] {
         if let Some(memory) = memory {
             table.memory(name, memory, report.memory.ends_on_this_machine);
         }

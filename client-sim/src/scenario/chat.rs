@@ -14,6 +14,8 @@ use crate::cli::{ChatArgs, Messages};
 use crate::crew::Broken;
 use crate::failure::{Failure, Kind};
 use crate::report::{self, Report};
+use crate::wall::netns;
+use crate::wall::outcome::Trouble;
 use crate::worker::desk::{ChatTally, Counts};
 use crate::worker::orders::{ChatOrder, Notice, Order, Pace};
 
@@ -28,6 +30,9 @@ const LISTEN: Duration = Duration::from_secs(2);
 /// Why there is no run.
 pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
     let common = &args.common;
+    if let Some(bytes) = args.socket_buffer {
+        tight_sockets(bytes).map_err(refusal)?;
+    }
     let mut stage = Stage::open(&Casting {
         name: if deaf_every > 0 { "slow" } else { "chat" },
         common,
@@ -41,9 +46,26 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
         stage.connect(common.connect_rate, common.max_half_open)?;
         stage.hold(args.hold)?;
         stage.chat(&args.messages)?;
-        stage.end(common, &args.held)
+        stage.settle(args.settle)?;
+        stage.end(common, &args.held, args.settle)
     });
     stage.close(common)
+}
+
+/// Moves this process, and all that it starts, to where sockets are small.
+fn tight_sockets(bytes: u32) -> Result<(), Trouble> {
+    netns::enter()?;
+    // The least, the first and the most of each socket.
+    let sizes = format!("4096 {bytes} {bytes}");
+    netns::sysctl("net.ipv4.tcp_wmem", &sizes)?;
+    netns::sysctl("net.ipv4.tcp_rmem", &sizes)
+}
+
+fn refusal(trouble: Trouble) -> Refusal {
+    match trouble {
+        Trouble::Missing(text) => Refusal::Plan(text),
+        Trouble::Broken(text) => Refusal::Broken(text),
+    }
 }
 
 impl Stage {

@@ -29,7 +29,7 @@ pub fn run(args: &HoldArgs, at_once: bool) -> Result<Report, Refusal> {
     stage.play(|stage| {
         stage.connect(rate, half_open_max)?;
         stage.hold(args.hold)?;
-        stage.end(common, &args.held)
+        stage.end(common, &args.held, 0.0)
     });
     stage.close(common)
 }
