@@ -1,12 +1,12 @@
 //! What a shard gives back when traffic is over.
 //!
-//! Under traffic, lists and buffers are kept for the next turn. Once a second ([`Shard::rest`]) what they have too
+//! Under traffic, lists and buffers are kept for the next turn. Once a second (`Shard::rest`) what they have too
 //! much is returned to the allocator; and once a *calm* second follows on much traffic, the reactor is told to have
 //! the allocator return it to the kernel: boxes and segments that were freed between others that live on leave holes,
 //! which only the allocator can find.
 //!
 //! Invariant: a shard without traffic holds, two seconds later, nothing that a shard without a past would not hold,
-//! the places of its tables excepted; and it is not woken after that ([`Shard::has_slack`]).
+//! the places of its tables excepted; and it is not woken after that (`Shard::has_slack`).
 
 use crate::shard::Shard;
 
