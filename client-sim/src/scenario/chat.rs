@@ -151,8 +151,8 @@ fn account(
     messages: &Messages,
 ) -> report::Chat {
     let mut sum = ChatTally::default();
-    let mut orders: HashMap<u32, Digest> = HashMap::new();
-    let mut disagreeing = 0;
+    // By room: the order of the first thread that tells, and whether all others saw the same.
+    let mut orders: HashMap<u32, (Digest, bool)> = HashMap::new();
     for notice in notices {
         let Notice::Tally(tally) = notice else { continue };
         sum.subscribers += tally.subscribers;
@@ -165,7 +165,8 @@ fn account(
         sum.foreign += tally.foreign;
         sum.subscribers_affected += tally.subscribers_affected;
         for (room, digest) in tally.rooms {
-            disagreeing += u64::from(*orders.entry(room).or_insert(digest) != digest);
+            let (first, agrees) = orders.entry(room).or_insert((digest, true));
+            *agrees &= *first == digest;
         }
     }
     report::Chat {
@@ -186,7 +187,7 @@ fn account(
         corrupted: sum.corrupted,
         foreign: sum.foreign,
         subscribers_affected: sum.subscribers_affected,
-        rooms_in_two_orders: disagreeing,
+        rooms_in_two_orders: orders.values().filter(|(_, agrees)| !agrees).count() as u64,
         receipts_asked: if messages.receipts { counts.sent } else { 0 },
         receipts_received: counts.receipts,
         latency_ms: report::Latency::default(),
