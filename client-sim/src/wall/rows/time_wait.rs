@@ -17,6 +17,8 @@ use crate::wall::user::{Crowd, Refusal, SOON, User, source};
 const PLACES: u64 = 600;
 /// Connections that have just been closed.
 const CLOSED: u64 = 400;
+/// What the kernel may keep besides: each look at `/metrics` is a connection, and which side ends it first is chance.
+const LOOKS_MAX: u64 = 100;
 /// Users that want in after that.
 const ASKED: u64 = 400;
 /// Windows' TcpTimedWaitDelay.
@@ -84,7 +86,7 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
     let metrics = served.metrics_when(SOON, |metrics| waiting(metrics) == CLOSED)?;
     let (server, _) = side_by_side(&mut side, &served, &metrics)?;
     outcome.claim(
-        waiting(&metrics) == CLOSED && server == CLOSED,
+        waiting(&metrics) == CLOSED && (CLOSED..=CLOSED + LOOKS_MAX).contains(&server),
         format!("model and kernel agree on {CLOSED}: {} and {server}", waiting(&metrics)),
     );
     come(&served, &mut side);
@@ -102,7 +104,7 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
     let metrics = served.metrics_when(SOON, |metrics| waiting(metrics) == 0)?;
     let (kept, _) = side_by_side(&mut side, &served, &metrics)?;
     outcome.claim(
-        waiting(&metrics) == 0 && kept == CLOSED,
+        waiting(&metrics) == 0 && (CLOSED..=CLOSED + LOOKS_MAX).contains(&kept),
         format!("the model has let go of all, the kernel of none: {} and {kept}", waiting(&metrics)),
     );
     come(&served, &mut side);
