@@ -19,7 +19,7 @@ use crate::failure::Row;
 use crate::memory::{Cache, Sample};
 use crate::plan::Plan;
 use crate::progress::Point;
-use crate::scrape::Counted;
+use crate::scrape::Metrics;
 use crate::worker::desk::Counts;
 
 /// Name and version of the JSON.
@@ -271,7 +271,7 @@ impl Idle {
     pub fn between(
         samples: &[Sample],
         (before, after): (&Counts, &Counts),
-        counted: Option<(Counted, Counted)>,
+        counted: Option<(Metrics, Metrics)>,
     ) -> Option<Self> {
         let at = |label: &str| samples.iter().find(|sample| sample.label == label).map(|sample| sample.at_s);
         let seconds = at("held")? - at("ready")?;
@@ -285,11 +285,11 @@ impl Idle {
             let cpu_s = cpu.as_ref().and_then(of)?;
             (sent + received > 0).then(|| cpu_s * 1e6 / (sent + received) as f64)
         };
-        let per_s = |of: fn(&Counted) -> Option<u64>| {
-            let (before, after) = counted?;
-            Some(of(&after)?.saturating_sub(of(&before)?) as f64 / seconds)
+        let per_s = |name: &str| {
+            let (before, after) = counted.as_ref()?;
+            Some(after.find(name)?.saturating_sub(before.find(name)?) as f64 / seconds)
         };
-        let timers = per_s(|counted| counted.timers_fired);
+        let timers = per_s("timers_fired_total");
         Some(Self {
             seconds,
             connections: after.open,
@@ -297,7 +297,7 @@ impl Idle {
             heart_beats_received_per_s: received as f64 / seconds,
             server_us_per_heart_beat: each(|cpu| cpu.server_s),
             simulator_us_per_heart_beat: each(|cpu| cpu.simulator_s),
-            server_turns_per_s: per_s(|counted| counted.turns),
+            server_turns_per_s: per_s("turns_total"),
             server_timers_per_s: timers,
             server_timers_per_tick: timers.map(|timers| timers / SERVER_TICKS_PER_S),
             cpu,

@@ -23,7 +23,7 @@ use crate::peer::upgrade::Upgrade;
 use crate::plan::{Machine, Plan, Wish};
 use crate::progress::Watch;
 use crate::report::{self, Idle, Leaving, Report};
-use crate::scrape::Counted;
+use crate::scrape::{self, Metrics};
 use crate::spawn::{self, Server};
 use crate::target::Target;
 use crate::worker::desk::{Tallies, histogram};
@@ -260,8 +260,9 @@ impl Stage {
     }
 
     /// What the started server has counted.
-    fn counted(&self) -> Option<Counted> {
-        self.server.as_ref().and_then(|server| Counted::ask(server.address()))
+    fn counted(&self) -> Option<Metrics> {
+        let page = scrape::fetch(self.server.as_ref()?.address(), "/metrics").ok()?;
+        Some(Metrics::parse(&page))
     }
 
     fn sample(&mut self, label: &'static str) {

@@ -5,7 +5,6 @@
 //!
 //! Invariant: a server started here is gone when its [`Served`] is.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -17,8 +16,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::outcome::Trouble;
-use super::user::{SOON, fetch};
+use super::user::SOON;
 use crate::memory;
+use crate::scrape::{Metrics, fetch};
 use crate::spawn::Server;
 
 /// The port of servers in a namespace: outside of every range of ephemeral ports that is set here.
@@ -300,52 +300,9 @@ fn field(text: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Numbers of a scrape, by name without prefix and with label (`tcb_entries{state="time_wait"}`).
-#[derive(Debug, Clone)]
-pub struct Metrics(BTreeMap<String, u64>);
-
-impl Metrics {
-    fn parse(page: &str) -> Self {
-        let numbers = page.lines().filter_map(|line| {
-            let (name, value) = line.strip_prefix("tcbchat_")?.rsplit_once(' ')?;
-            Some((name.to_owned(), value.parse::<f64>().ok()? as u64))
-        });
-        Self(numbers.collect())
-    }
-
-    /// A number; 0 for one that is not there.
-    pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    /// Every number whose name begins so, with the value of its label.
-    pub fn labelled(&self, name: &str) -> Vec<(String, u64)> {
-        self.0
-            .iter()
-            .filter_map(|(full, value)| {
-                let label = full.strip_prefix(name)?.strip_prefix('{')?.split('"').nth(1)?;
-                Some((label.to_owned(), *value))
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_scrape_is_read_by_name_and_label() {
-        let page = "# TYPE tcbchat_tcb_entries gauge\n\
-                    tcbchat_tcb_entries{state=\"established\"} 7\n\
-                    tcbchat_tcb_entries{state=\"time_wait\"} 500\n\
-                    tcbchat_tcb_refused_total 12\nother 1\n# EOF\n";
-        let metrics = Metrics::parse(page);
-        assert_eq!(metrics.get("tcb_entries{state=\"time_wait\"}"), 500);
-        assert_eq!((metrics.get("tcb_refused_total"), metrics.get("other")), (12, 0));
-        let labelled = metrics.labelled("tcb_entries");
-        assert_eq!(labelled, [("established".to_owned(), 7), ("time_wait".to_owned(), 500)]);
-    }
 
     #[test]
     fn keys_become_what_the_server_reads() {

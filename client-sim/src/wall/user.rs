@@ -6,7 +6,7 @@
 //! Invariant: every user of a crowd is counted once, as admitted or under one refusal.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -327,27 +327,6 @@ impl Crowd {
         for (refusal, count) in &self.refusals {
             side.symptom(format!("{refusal} x {}", super::outcome::commas(*count)));
         }
-    }
-}
-
-/// Fetches a page of the server: its body, if the answer is 200.
-///
-/// This side ends its stream with the request, so that the visit leaves no TIME_WAIT with the server.
-///
-/// # Errors
-/// What the sockets say, or the first line of another answer.
-pub fn fetch(from: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&from, SOON)?;
-    stream.set_read_timeout(Some(SOON))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.starts_with("HTTP/1.1 200") {
-        Ok(body.to_owned())
-    } else {
-        Err(io::Error::other(head.lines().next().unwrap_or("an empty answer").to_owned()))
     }
 }
 

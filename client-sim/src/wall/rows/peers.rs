@@ -10,10 +10,11 @@ use nix::libc::{BPF_K, BPF_RET};
 use nix::sys::socket::{setsockopt, sockopt::TcpRepair};
 use socket2::{SockFilter, SockRef};
 
+use crate::scrape::Metrics;
 use crate::wall::doctor;
 use crate::wall::netns;
 use crate::wall::outcome::{Outcome, Side, Trouble, bytes, commas};
-use crate::wall::stage::{Launch, Metrics, Served, Stage};
+use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, SOON, User, socket, source};
 
 /// Peers whose cable is cut: what is sent to them is not answered.

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::scrape::Metrics;
 use crate::wall::doctor;
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
-use crate::wall::stage::{Launch, Metrics, Stage};
+use crate::wall::stage::{Launch, Stage};
 use crate::wall::user::{Crowd, Refusal, SOON, User, source};
 
 /// TCBs of Windows Server 2003.

@@ -7,18 +7,17 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::scrape::Metrics;
 use crate::wall::doctor;
 use crate::wall::netns::{self, Counters};
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
-use crate::wall::stage::{Launch, Metrics, Served, Stage};
+use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, Refusal, SOON, User, source};
 
 /// Places of the table.
 const PLACES: u64 = 600;
 /// Connections that have just been closed.
 const CLOSED: u64 = 400;
-/// What the kernel may keep besides: each look at `/metrics` is a connection, and which side ends it first is chance.
-const LOOKS_MAX: u64 = 100;
 /// Users that want in after that.
 const ASKED: u64 = 400;
 /// Windows' TcpTimedWaitDelay.
@@ -86,7 +85,7 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
     let metrics = served.metrics_when(SOON, |metrics| waiting(metrics) == CLOSED)?;
     let (server, _) = side_by_side(&mut side, &served, &metrics)?;
     outcome.claim(
-        waiting(&metrics) == CLOSED && (CLOSED..=CLOSED + LOOKS_MAX).contains(&server),
+        waiting(&metrics) == CLOSED && server == CLOSED,
         format!("model and kernel agree on {CLOSED}: {} and {server}", waiting(&metrics)),
     );
     come(&served, &mut side);
@@ -104,7 +103,7 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
     let metrics = served.metrics_when(SOON, |metrics| waiting(metrics) == 0)?;
     let (kept, _) = side_by_side(&mut side, &served, &metrics)?;
     outcome.claim(
-        waiting(&metrics) == 0 && (CLOSED..=CLOSED + LOOKS_MAX).contains(&kept),
+        waiting(&metrics) == 0 && kept == CLOSED,
         format!("the model has let go of all, the kernel of none: {} and {kept}", waiting(&metrics)),
     );
     come(&served, &mut side);
