@@ -307,7 +307,8 @@ section! {
         /// Members of one room that its messages are handed to in one turn; the others follow in the next turns, in
         /// order, so that a large room does not keep small ones waiting. 512 are 2 to 3 ms of writing.
         room_members_max: u32 = 512, 1..=16_777_216;
-        /// Members of all rooms in one turn; rooms that get nothing in it come first in the next one.
+        /// Members of all rooms in one turn. Rooms with new messages come first; what is left goes to those that wait, in
+        /// rotation, and one of these is served whatever is left.
         members_max: u32 = 4_096, 1..=16_777_216;
     }
 }

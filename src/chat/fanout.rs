@@ -52,11 +52,9 @@ impl Fanout {
     }
 
     /// Gives back all but `bytes` of the scratch buffer, and the shared copies of the last room.
-    pub fn rest(&mut self, bytes: usize) {
+    pub fn shrink_to(&mut self, bytes: usize) {
         self.begin();
-        if self.scratch.capacity() > bytes {
-            self.scratch.shrink_to(bytes);
-        }
+        self.scratch.shrink_to(bytes);
     }
 
     /// The run for `form`, encoded if it is the first member with it. `last` is the run of the member

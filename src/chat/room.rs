@@ -350,11 +350,11 @@ impl Rooms {
     /// room.
     pub fn take_walk(&mut self, room: u32) -> Option<Box<Walk>> {
         let room = &mut self.rooms[room as usize];
-        if room.walk.is_none() && !room.pending.is_empty() {
+        room.walk.take().or_else(|| {
             room.pending_bytes = 0;
-            return Some(Box::new(Walk { messages: std::mem::take(&mut room.pending), next: 0 }));
-        }
-        room.walk.take()
+            let messages = std::mem::take(&mut room.pending);
+            (!messages.is_empty()).then(|| Box::new(Walk { messages, next: 0 }))
+        })
     }
 
     /// Gives back a walk that is not over.
@@ -380,9 +380,8 @@ impl Rooms {
         self.rooms[room as usize].pending_bytes
     }
 
-    /// Takes the list of rooms that have something pending since it was last taken. A room in it may have
-    /// been emptied or forgotten in between. A room
-    /// on it is not listed anew until [`Rooms::unlist`] is called for it.
+    /// Takes the list of rooms that have something pending since it was last taken. A room in it may have been
+    /// emptied or forgotten in between; it is not listed anew until [`Rooms::unlist`] is called for it.
     pub fn take_dirty(&mut self, into: &mut Vec<u32>) {
         into.append(&mut self.dirty);
     }

@@ -148,30 +148,14 @@ impl Key {
     /// key takes no addresses.
     pub fn addresses<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
         let Domain::Addresses { .. } = self.domain else { return None };
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for text in texts {
-            let address = text.parse().ok()?;
-            if addresses.contains(&address) {
-                return None;
-            }
-            addresses.push(address);
-        }
-        (!addresses.is_empty()).then_some(Value::Addresses(addresses))
+        distinct(texts, |text| text.parse().ok()).map(Value::Addresses)
     }
 
     /// Patterns of this key; `None` if there are none, if one is malformed or there twice, or if the key takes no
     /// patterns.
     pub fn patterns<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
         let Domain::Patterns { .. } = self.domain else { return None };
-        let mut patterns = Vec::new();
-        for text in texts {
-            let pattern = Pattern::parse(text)?;
-            if patterns.contains(&pattern) {
-                return None;
-            }
-            patterns.push(pattern);
-        }
-        (!patterns.is_empty()).then_some(Value::Patterns(patterns))
+        distinct(texts, Pattern::parse).map(Value::Patterns)
     }
 
     /// The value that a flag or an environment variable spells: numbers may have underscores, lists are
@@ -190,6 +174,28 @@ impl Key {
     }
 }
 
+/// The items of a list; `None` if there are none, if one is malformed, or if one is there twice.
+fn distinct<'a, T: PartialEq>(
+    texts: impl IntoIterator<Item = &'a str>,
+    parse: impl Fn(&'a str) -> Option<T>,
+) -> Option<Vec<T>> {
+    let mut items = Vec::new();
+    for text in texts {
+        let item = parse(text)?;
+        if items.contains(&item) {
+            return None;
+        }
+        items.push(item);
+    }
+    (!items.is_empty()).then_some(items)
+}
+
+/// A list as TOML.
+fn list(f: &mut std::fmt::Formatter<'_>, items: &[impl std::fmt::Display]) -> std::fmt::Result {
+    let items: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
+    write!(f, "[{}]", items.join(", "))
+}
+
 impl std::fmt::Display for Value {
     /// As TOML.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -197,14 +203,8 @@ impl std::fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
-            Self::Patterns(patterns) => {
-                let list: Vec<_> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
-                write!(f, "[{}]", list.join(", "))
-            }
-            Self::Addresses(addresses) => {
-                let list: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
-                write!(f, "[{}]", list.join(", "))
-            }
+            Self::Patterns(patterns) => list(f, patterns),
+            Self::Addresses(addresses) => list(f, addresses),
         }
     }
 }
@@ -456,5 +456,10 @@ mod tests {
             assert_eq!(address.text(bad), None, "{bad}");
         }
         assert_eq!(find("echo", "enabled").unwrap().text("yes"), None);
+        let delayed = find("rooms", "flush_delay_destinations").unwrap();
+        assert_eq!(delayed.text("/topic/a, /user/*").unwrap().to_string(), "[\"/topic/a\", \"/user/*\"]");
+        for bad in ["", "/queue/*", "/topic/*/a", "/topic/a,/topic/a"] {
+            assert_eq!(delayed.text(bad), None, "{bad}");
+        }
     }
 }

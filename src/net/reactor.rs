@@ -37,9 +37,6 @@ use crate::time::{Clock, Tick};
 /// rotates its ready list.
 const EVENTS_MAX: usize = 1024;
 
-/// Entries that the lists of a turn keep when traffic is over.
-const LIST_KEPT: usize = 256;
-
 const WAKE_UP: Token = Token(usize::MAX);
 const FLUSH_TIMER: Token = Token(usize::MAX - 1);
 
@@ -265,9 +262,9 @@ impl Reactor {
     /// Traffic is over: gives back what it has left behind.
     fn trim(&mut self) {
         for list in [&mut self.ready, &mut self.later, &mut self.resumed] {
-            rest::shrink(list, LIST_KEPT);
+            list.shrink_to(rest::LIST_KEPT);
         }
-        rest::shrink(&mut self.closed, LIST_KEPT);
+        self.closed.shrink_to(rest::LIST_KEPT);
         (self.trim_heap)();
     }
 

@@ -97,7 +97,10 @@ impl Shard {
         if self.rooms.has_backlog(room) {
             let is_behind = self.rooms.pending_bytes(room) > PENDING_BYTES_MAX;
             let share = if is_behind { u32::MAX } else { share };
-            served = self.fan_out(room, Some(transport), share, now);
+            // A walk that begins with nobody would only shut out what comes until it goes on.
+            if share > 0 {
+                served = self.fan_out(room, Some(transport), share, now);
+            }
         }
         if self.rooms.has_backlog(room) {
             self.waiting.push_back(room);
@@ -130,7 +133,7 @@ impl Shard {
         let members = rooms.room(room).members();
         let from = walk.next as usize;
         let to = members.len().min(from.saturating_add(share as usize));
-        let members_count = members.len();
+        let is_over = to == members.len();
         let members = &members[from..to];
         counters.messages_delivered_total += (members.len() * walk.messages.len()) as u64;
         let mut run = None;
@@ -182,8 +185,7 @@ impl Shard {
                 }
             }
         }
-        let served = to - from;
-        if to < members_count {
+        if !is_over {
             walk.next = to as u32;
             rooms.put_walk(room, walk);
         }
@@ -191,6 +193,6 @@ impl Shard {
             let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
             self.fail(self.key_of(index), &error, silence, now);
         }
-        served as u32
+        (to - from) as u32
     }
 }

@@ -21,7 +21,7 @@ use crate::chat::intern::Symbol;
 use crate::chat::message::Message;
 use crate::chat::queue::{Offer, Settlement};
 use crate::chat::room::{Sequenced, Stay};
-use crate::shard::{ConnKey, rest};
+use crate::shard::ConnKey;
 
 /// A queue's subscriber, for the queue's owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -247,8 +247,8 @@ impl Mesh {
     }
 
     /// Gives back what the mailbox of shard `of` has beyond room for `kept` letters.
-    pub fn rest(&self, of: u16, kept: usize) {
-        rest::shrink(&mut self.mailboxes[of as usize].mail.lock(), kept);
+    pub fn shrink_to(&self, of: u16, kept: usize) {
+        self.mailboxes[of as usize].mail.lock().shrink_to(kept);
     }
 
     /// Whether the mailbox of shard `of` holds more than `bytes_max`. If so, all shards are woken when it

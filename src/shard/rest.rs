@@ -11,7 +11,7 @@
 use crate::shard::Shard;
 
 /// Entries that the lists of a turn keep: what a turn with traffic of all days uses.
-const LIST_KEPT: usize = 256;
+pub const LIST_KEPT: usize = 256;
 
 /// The same of lists with large entries.
 const MAIL_KEPT: usize = 32;
@@ -40,33 +40,26 @@ pub(super) struct Rest {
     is_trim_due: bool,
 }
 
-/// Gives back what an empty list has beyond `kept` entries; what is in it stays.
-pub fn shrink<T>(list: &mut Vec<T>, kept: usize) {
-    if list.capacity() > kept {
-        list.shrink_to(kept);
-    }
-}
-
 impl Shard {
     /// Shrinks what is larger than a shard at rest needs; once a second.
     pub(super) fn rest(&mut self) {
         let was_leased = self.pool.decay() > 0;
-        self.fanout.rest(SCRATCH_BYTES_KEPT);
+        self.fanout.shrink_to(SCRATCH_BYTES_KEPT);
         for list in [&mut self.dirty, &mut self.lists, &mut self.fired] {
-            shrink(list, LIST_KEPT);
+            list.shrink_to(LIST_KEPT);
         }
         for list in [&mut self.resumable, &mut self.resumed, &mut self.stalled] {
-            shrink(list, LIST_KEPT);
+            list.shrink_to(LIST_KEPT);
         }
-        shrink(&mut self.closed, LIST_KEPT);
-        shrink(&mut self.commands, MAIL_KEPT);
-        shrink(&mut self.mail, MAIL_KEPT);
-        self.outboxes.iter_mut().for_each(|outbox| shrink(outbox, MAIL_KEPT));
-        self.mesh.rest(self.id, MAIL_KEPT);
-        self.deferred.shrink_to(MAIL_KEPT);
+        self.closed.shrink_to(LIST_KEPT);
         self.crowd.shrink_to(LIST_KEPT);
         self.waiting.shrink_to(LIST_KEPT);
         self.delayed.shrink_to(LIST_KEPT);
+        self.commands.shrink_to(MAIL_KEPT);
+        self.mail.shrink_to(MAIL_KEPT);
+        self.outboxes.iter_mut().for_each(|outbox| outbox.shrink_to(MAIL_KEPT));
+        self.mesh.shrink_to(self.id, MAIL_KEPT);
+        self.deferred.shrink_to(MAIL_KEPT);
         if self.sources.is_empty() {
             self.sources.shrink_to_fit();
         }
