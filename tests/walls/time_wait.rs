@@ -1,5 +1,6 @@
 //! TIME_WAIT: whoever ends its stream first has it, in the model and in the kernel.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
@@ -18,23 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A ws_frame that closes with 1000, as a client sends it: masked, here with a key of zeros.
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8];
 
-/// The kernel's connections on the server's side: those in TIME_WAIT, and all others but listeners.
-fn kernel_counts(server: &Server) -> (u64, u64) {
+/// The kernel's connections whose own end has the server's port, by both their addresses, with their states;
+/// listeners are left out.
+fn kernel_connections(server: &Server) -> Vec<(String, String)> {
+    const LISTEN: &str = "0A";
     let port = format!(":{:04X}", server.address().port());
     let table = fs::read_to_string("/proc/net/tcp").expect("the kernel lists its connections");
-    let (mut time_wait, mut others) = (0, 0);
-    for line in table.lines().skip(1) {
+    let connection = |line: &str| {
         let mut words = line.split_ascii_whitespace().skip(1);
-        let (local, _, state) = (words.next(), words.next(), words.next());
-        if local.is_some_and(|local| local.ends_with(&port)) {
-            match state {
-                Some("06") => time_wait += 1,
-                Some("0A") => {}
-                _ => others += 1,
-            }
-        }
-    }
-    (time_wait, others)
+        let (local, peer, state) = (words.next()?, words.next()?, words.next()?);
+        (local.ends_with(&port) && state != LISTEN).then(|| (format!("{local} {peer}"), state.to_owned()))
+    };
+    table.lines().skip(1).filter_map(connection).collect()
 }
 
 /// Compares both counts. Each look at the model is a page, which the server ends first, so it is itself in
@@ -42,16 +38,38 @@ fn kernel_counts(server: &Server) -> (u64, u64) {
 struct Watch<'a> {
     server: &'a Server,
     looks: u64,
+    /// Connections of whoever had the server's port before it: TIME_WAIT outlives its process.
+    inherited: HashSet<String>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    /// Must come before the first connection to the server.
+    fn over(server: &'a Server) -> Self {
+        let inherited = kernel_connections(server).into_iter().map(|(addresses, _)| addresses).collect();
+        Self { server, looks: 0, inherited }
+    }
+
+    /// The kernel's connections on the server's side: those in TIME_WAIT, and all others.
+    fn kernel_counts(&self) -> (u64, u64) {
+        const TIME_WAIT: &str = "06";
+        let (mut time_wait, mut others) = (0, 0);
+        for (addresses, state) in kernel_connections(self.server) {
+            match state.as_str() {
+                _ if self.inherited.contains(&addresses) => {}
+                TIME_WAIT => time_wait += 1,
+                _ => others += 1,
+            }
+        }
+        (time_wait, others)
+    }
+
     /// Connections in TIME_WAIT, once all have ended and both counts agree.
     fn settled(&mut self) -> u64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let model = self.server.metric("tcb_entries{state=\"time_wait\"}").saturating_sub(self.looks);
             self.looks += 1;
-            let (time_wait, others) = kernel_counts(self.server);
+            let (time_wait, others) = self.kernel_counts();
             let kernel = time_wait.saturating_sub(self.looks);
             if others == 0 && model == kernel {
                 return model;
@@ -73,7 +91,7 @@ impl Watch<'_> {
 
 fn counts_agree(reactors: &str) {
     let server = Server::start(&["--reactors", reactors]);
-    let mut watch = Watch { server: &server, looks: 0 };
+    let mut watch = Watch::over(&server);
 
     // The server closes first: after DISCONNECT, and after both close frames (RFC 6455 section 7.1.1).
     assert_eq!(watch.added_by(Client::disconnect), CLIENTS);
