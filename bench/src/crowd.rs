@@ -216,6 +216,20 @@ impl Crowd {
         }
     }
 
+    /// A second goes by.
+    pub fn wait(&mut self) {
+        self.now = self.now.after_ms(1000);
+        for shard in &mut self.shards {
+            while shard.expire(self.now) {}
+        }
+        self.settle();
+    }
+
+    /// How many shards want the heap trimmed.
+    pub fn take_trims(&mut self) -> usize {
+        self.shards.iter_mut().filter_map(|shard| shard.take_trim().then_some(())).count()
+    }
+
     /// Those who have come to stay, in the order in which they came.
     #[must_use]
     pub fn clients(&self) -> &[Client] {
@@ -296,6 +310,35 @@ mod tests {
             assert_eq!(crowd.writes() - writes, 15);
             assert!((15 * 1000..15 * 1300).contains(&(crowd.bytes() - bytes)));
         }
+    }
+
+    #[test]
+    fn the_heap_is_trimmed_once_when_traffic_is_over() {
+        let mut crowd = Crowd::new(1, 1000);
+        crowd.gather(1000, |n| ("s".into(), format!("/topic/{}", n % 10)));
+        let (sender, bystander) = (crowd.clients()[0], crowd.clients()[1]);
+        let trims = |crowd: &mut Crowd, seconds| {
+            let mut trims = 0;
+            for _ in 0..seconds {
+                crowd.wait();
+                trims += crowd.take_trims();
+            }
+            trims
+        };
+        trims(&mut crowd, 5);
+        // Few messages are enough if they are large, and it does not happen among them.
+        for _ in 0..5 {
+            for _ in 0..20 {
+                crowd.give(sender, &mut send("/topic/0", 4000, None));
+            }
+            crowd.settle();
+            assert_eq!(trims(&mut crowd, 1), 0);
+        }
+        assert_eq!(trims(&mut crowd, 10), 1);
+        // A little is no reason.
+        crowd.give(bystander, &mut send("/topic/1", 100, None));
+        crowd.settle();
+        assert_eq!(trims(&mut crowd, 10), 0);
     }
 
     #[test]

@@ -214,6 +214,7 @@ impl Shard {
         let origin = Origin { shard: self.id, connection: self.key_of(index), serial };
         let under_way = &mut self.under_way[owner as usize];
         under_way.add(message.weight());
+        self.rest.published_bytes += message.weight();
         let limits = &self.limits.mesh;
         if under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max {
             self.stall(index);

@@ -8,6 +8,7 @@
 //! Invariant: a shard without traffic holds, two seconds later, nothing that a shard without a past would not hold,
 //! the places of its tables excepted; and it is not woken after that (`Shard::has_slack`).
 
+use crate::buf::LEASE_BYTES_MIN;
 use crate::shard::Shard;
 
 /// Entries that the lists of a turn keep: what a turn with traffic of all days uses.
@@ -19,23 +20,31 @@ const MAIL_KEPT: usize = 32;
 /// Bytes that a scratch buffer keeps.
 const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
 
-/// A second is calm when there was less work than one for so many connections.
-const CALM_CONNECTIONS: u64 = 10;
+/// Turnover after which a calm second is worth a look through the allocator's lists; for many connections more.
+const TURNOVER_MIN: u64 = 64 * 1024;
+const TURNOVER_PER_CONNECTION: u64 = 4;
 
-/// Work after which a calm second is worth a look through the allocator's lists; for many connections more.
-const WORK_MIN: u64 = 1024;
+/// A second is calm if its turnover is this part of what is worth a look.
+const CALM_PART: u64 = 4;
 
-/// What was done when; work is what can leave memory behind: messages, segments that had to wait, leases, connections
-/// that ended.
+/// About what the entry of a segment in an outbound queue takes from the heap.
+const QUEUED_BYTES: u64 = 64;
+
+/// About what the session and the places of a connection take from the heap.
+const ENDED_BYTES: u64 = 256;
+
+/// What went through the heap and when: bytes of what can leave holes behind. Answers come with what they answer, and
+/// heart-beats leave nothing behind.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
-    /// Segments of fan-outs that were put into outbound queues, ever. Answers come with what they answer, and
-    /// heart-beats leave nothing behind.
+    /// Bytes of messages that were published here, ever.
+    pub(super) published_bytes: u64,
+    /// Segments of fan-outs that were put into outbound queues, ever.
     pub(super) queued: u64,
-    /// At the last look.
-    work_seen: u64,
-    /// When the heap was last trimmed.
-    work_trimmed: u64,
+    /// Turnover at the last look.
+    seen: u64,
+    /// Turnover when the heap was last trimmed.
+    trimmed: u64,
     /// The heap is to be trimmed by whoever asks next.
     is_trim_due: bool,
 }
@@ -63,18 +72,18 @@ impl Shard {
         if self.sources.is_empty() {
             self.sources.shrink_to_fit();
         }
-        let work = self.work();
-        let is_calm = (work - self.rest.work_seen) * CALM_CONNECTIONS <= self.slots.len() as u64;
-        if is_calm && !was_leased && work - self.rest.work_trimmed >= self.work_worth() {
-            self.rest.work_trimmed = work;
+        let turnover = self.turnover();
+        let is_calm = (turnover - self.rest.seen) * CALM_PART <= self.turnover_worth();
+        if is_calm && !was_leased && self.is_worth_trimming() {
+            self.rest.trimmed = turnover;
             self.rest.is_trim_due = true;
         }
-        self.rest.work_seen = work;
+        self.rest.seen = turnover;
     }
 
     /// Whether a second without traffic would give something back.
     pub(super) fn has_slack(&self) -> bool {
-        self.pool.stats().kept_bytes > 0 || self.work() - self.rest.work_trimmed >= self.work_worth()
+        self.pool.stats().kept_bytes > 0 || self.is_worth_trimming()
     }
 
     /// Whether the allocator should be asked to return what is free to the kernel. Once for each time.
@@ -82,13 +91,18 @@ impl Shard {
         std::mem::take(&mut self.rest.is_trim_due)
     }
 
-    fn work(&self) -> u64 {
-        let counters = &self.counters;
-        let ended = counters.closed_by_peer_total + counters.closed_by_server_total + counters.resets_total;
-        counters.messages_published_total + self.rest.queued + self.pool.stats().leases_total + ended
+    fn is_worth_trimming(&self) -> bool {
+        self.turnover() - self.rest.trimmed >= self.turnover_worth()
     }
 
-    fn work_worth(&self) -> u64 {
-        (self.slots.len() as u64 / 16).max(WORK_MIN)
+    fn turnover(&self) -> u64 {
+        let Self { counters, rest, pool, .. } = self;
+        let ended = counters.closed_by_peer_total + counters.closed_by_server_total + counters.resets_total;
+        let leased = pool.stats().leases_total * LEASE_BYTES_MIN as u64;
+        rest.published_bytes + rest.queued * QUEUED_BYTES + leased + ended * ENDED_BYTES
+    }
+
+    fn turnover_worth(&self) -> u64 {
+        (self.slots.len() as u64 * TURNOVER_PER_CONNECTION).max(TURNOVER_MIN)
     }
 }

@@ -161,9 +161,26 @@ fn parse_time_wait(text: &str, port: u16) -> (u64, u64) {
     (here, there)
 }
 
-/// Bytes that TCP accounts for socket buffers, on the whole machine.
-pub fn tcp_buffer_bytes() -> u64 {
-    crate::memory::Sample::take("", 0.0, None).tcp_buffer_bytes.unwrap_or(0)
+/// Bytes that wait in this namespace's kernel, in the queues of connections whose local port is `port`, for their
+/// peers to take them. What TCP accounts for buffers is of the whole machine.
+///
+/// # Errors
+/// What reading the file says.
+pub fn unacknowledged_bytes(port: u16) -> io::Result<u64> {
+    Ok(parse_unacknowledged(&fs::read_to_string("/proc/net/tcp")?, port))
+}
+
+fn parse_unacknowledged(text: &str, port: u16) -> u64 {
+    // Of a listener, the column is the length of its backlog.
+    const LISTEN: &str = "0A";
+    let port = format!(":{port:04X}");
+    let queue = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, state, queues) = (words.next()?, words.nth(1)?, words.next()?);
+        let (sent, _) = queues.split_once(':')?;
+        (local.ends_with(&port) && state != LISTEN).then(|| u64::from_str_radix(sent, 16).ok())?
+    };
+    text.lines().skip(1).filter_map(queue).sum()
 }
 
 #[cfg(test)]
@@ -190,6 +207,16 @@ mod tests {
              3: 0100017F:9C43 0100007F:1F90 06 00000000:00000000 03:00000F2C\n\
              4: 0100017F:9C44 0100007F:1F90 01 00000000:00000000 03:00000F2C\n";
         assert_eq!(parse_time_wait(text, 8080), (1, 2));
+    }
+
+    #[test]
+    fn queues_are_summed_for_one_port() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+             0: 0100007F:1F90 00000000:0000 0A 00000007:00000000 00:00000000\n\
+             1: 0100007F:1F90 0100017F:9C41 01 00001000:00000000 03:00000F2C\n\
+             2: 0100007F:1F90 0100017F:9C42 04 00000020:00000001 03:00000F2C\n\
+             3: 0100017F:9C42 0100007F:1F90 01 00000300:00000000 03:00000F2C\n";
+        assert_eq!(parse_unacknowledged(text, 8080), 0x1020);
     }
 
     #[test]

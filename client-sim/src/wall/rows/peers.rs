@@ -246,10 +246,9 @@ fn unread(mark: u64) -> Launch {
     ])
 }
 
-/// One run: the side, how far the server and the kernel's buffers grew, and how many were cut off.
+/// One run: the side, how far the server grew, what is in the kernel's queues, and how many were cut off.
 fn deaf(stage: &Stage, title: &str, mark: u64, wmem: Option<&str>) -> Result<(Side, u64, u64, u64), Trouble> {
     let served = stage.serve(&unread(mark))?;
-    let kernel_before = netns::tcp_buffer_bytes();
     let mut crowd = Crowd::default();
     for _ in 0..DEAF {
         let socket = socket(source(0))?;
@@ -264,7 +263,7 @@ fn deaf(stage: &Stage, title: &str, mark: u64, wmem: Option<&str>) -> Result<(Si
     let resident = served.resident_bytes();
     publish(&served)?;
     let grown = served.resident_bytes().saturating_sub(resident);
-    let kernel = netns::tcp_buffer_bytes().saturating_sub(kernel_before);
+    let kernel = netns::unacknowledged_bytes(served.address.port())?;
     let metrics = served.metrics()?;
     let cut_off = metrics.get("slow_consumers_total");
 
@@ -277,8 +276,12 @@ fn deaf(stage: &Stage, title: &str, mark: u64, wmem: Option<&str>) -> Result<(Si
     }
     side.fact("server grew", format!("{} of user memory", bytes(grown)));
     side.fact(
-        "kernel grew",
-        format!("{} of TCP buffers{}", bytes(kernel), if wmem.is_some() { ", 64 KiB each" } else { "" }),
+        "kernel holds",
+        format!(
+            "{} in send queues{}",
+            bytes(kernel),
+            if wmem.is_some() { ", 64 KiB each at most" } else { "" }
+        ),
     );
     side.fact("queued", format!("{} for all together", bytes(metrics.get("outbound_bytes"))));
     side.fact("cut off", format!("{cut_off} (slow_consumers_total)"));
