@@ -4,39 +4,34 @@
 //! that `hash(key) % shards` names is its *owner* and alone gives out sequence numbers, so a room has one
 //! total order without a lock. A shard tells the owner when its first member comes and its last one goes.
 //!
-//! This module moves no bytes: what is sequenced waits in `pending` until the shard fans it out, which it may do
-//! in several [`Walk`]s over a part of the members each.
+//! This module moves no bytes: what is sequenced waits in the room's backlog until the shard fans it out, which it may
+//! do in a [`Walk`] of several parts.
 //!
-//! Invariant: a room is in the table exactly while it has members, shards, or something pending; the
-//! position that a subscription remembers is where [`Room::members`] has it; while a walk is under way, members
-//! neither come nor go.
+//! Invariant: a room is in the table exactly while it has members, shards, or a backlog; the position that a
+//! subscription remembers is where [`Room::members`] has it; while a walk is under way, members neither come nor go.
+
+mod record;
 
 use std::hash::BuildHasher;
 
+use compact_str::CompactString;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::chat::destination::Pattern;
-use crate::chat::intern::Symbol;
 use crate::chat::message::{Message, MessageId};
 use crate::footprint::Part;
+
+use record::{Backlog, Beside, Ownership};
+pub use record::{Member, Room};
 
 /// The shard that owns `key`, the same on every shard: they share `seed`.
 pub fn owner_of(seed: u64, key: &str, shards: u16) -> u16 {
     let hash = FixedState::with_seed(seed).hash_one(key);
     // The high bits of the product spread as well as a remainder, without the division.
     ((u128::from(hash) * u128::from(shards)) >> 64) as u16
-}
-
-/// One subscription as the room sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Member {
-    /// The connection's index in its shard.
-    pub connection: u32,
-    /// How MESSAGEs must look to this subscription.
-    pub form: Symbol,
 }
 
 /// A message with its place in a room's order.
@@ -61,54 +56,15 @@ pub struct Stay {
     pub number: u32,
 }
 
-/// What the owner of a room keeps.
-#[derive(Debug)]
-struct Ownership {
-    life: u64,
-    sequence: u64,
-    stays: SmallVec<[Stay; 2]>,
-}
-
-/// One room, as one shard knows it.
-#[derive(Debug)]
-pub struct Room {
-    key: Box<str>,
-    members: Vec<Member>,
-    /// Number of the stay that the members are of.
-    stay: u32,
-    /// On a list of rooms to fan out.
-    is_listed: bool,
-    /// Its messages may wait for more.
-    is_delayed: bool,
-    ownership: Option<Ownership>,
-    pending: Vec<Sequenced>,
-    pending_bytes: u64,
-    /// Boxed: few rooms have one at any time.
-    walk: Option<Box<Walk>>,
-}
-
-/// A fan-out that is under way: messages, and the members who have them already.
-#[derive(Debug)]
-pub struct Walk {
+/// A fan-out that is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Walk<'a> {
     /// What is fanned out, in the room's order.
-    pub messages: Vec<Sequenced>,
+    pub messages: &'a [Sequenced],
+    /// To whom.
+    pub members: &'a [Member],
     /// Position of the first member who does not have it.
     pub next: u32,
-}
-
-impl Room {
-    /// Local members, in no order.
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    fn has_backlog(&self) -> bool {
-        self.walk.is_some() || !self.pending.is_empty()
-    }
-
-    fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.ownership.is_none() && !self.has_backlog()
-    }
 }
 
 /// What happened to the table when a member left.
@@ -133,6 +89,9 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Rooms {
     rooms: Slab<Room>,
+    /// What few rooms have at any time, beside them.
+    owned: Slab<Ownership>,
+    backlogs: Slab<Backlog>,
     index: HashTable<u32>,
     hasher: FixedState,
     lives: Lives,
@@ -171,6 +130,8 @@ impl Rooms {
     pub fn new(seed: u64, lives: Lives, delayed: Vec<Pattern>) -> Self {
         Rooms {
             rooms: Slab::new(),
+            owned: Slab::new(),
+            backlogs: Slab::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             lives,
@@ -207,7 +168,7 @@ impl Rooms {
     /// The index of the room with this key.
     pub fn find(&self, key: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |&at| &*self.rooms[at as usize].key == key).copied()
+        self.index.find(hash, |&at| self.rooms[at as usize].key == key).copied()
     }
 
     fn find_or_insert(&mut self, key: &str) -> u32 {
@@ -215,19 +176,18 @@ impl Rooms {
             return room;
         }
         let room = Room {
-            key: key.into(),
-            members: Vec::new(),
+            key: CompactString::new(key),
+            members: SmallVec::new(),
             stay: 0,
+            ownership: None,
+            backlog: None,
             is_listed: false,
             is_delayed: self.delayed.iter().any(|pattern| pattern.matches(key)),
-            ownership: None,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            walk: None,
         };
         let at = self.rooms.insert(room) as u32;
         let (rooms, hasher) = (&self.rooms, &self.hasher);
-        self.index.insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(&*rooms[at as usize].key));
+        self.index
+            .insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(rooms[at as usize].key.as_str()));
         at
     }
 
@@ -236,13 +196,14 @@ impl Rooms {
         if !self.rooms[room as usize].is_unused() {
             return;
         }
-        let hash = self.hasher.hash_one(&*self.rooms[room as usize].key);
+        let hash = self.hasher.hash_one(self.rooms[room as usize].key.as_str());
         if let Ok(found) = self.index.find_entry(hash, |&at| at == room) {
             found.remove();
         }
         self.rooms.remove(room as usize);
         if self.rooms.is_empty() {
             self.rooms.shrink_to_fit();
+            self.owned.shrink_to_fit();
             self.index.shrink_to(0, |_| 0);
         }
     }
@@ -257,7 +218,7 @@ impl Rooms {
             self.stays = self.stays.wrapping_add(1);
             room.stay = self.stays;
         }
-        room.members.push(member);
+        record::push(&mut room.members, member);
         self.members += 1;
         (at, room.members.len() as u32 - 1, is_first.then_some(room.stay))
     }
@@ -271,9 +232,7 @@ impl Rooms {
         let members = &mut self.rooms[room as usize].members;
         members.swap_remove(position as usize);
         self.members -= 1;
-        if members.capacity() > 8 && members.len() * 4 <= members.capacity() {
-            members.shrink_to(members.len() * 2);
-        }
+        record::shrink(members);
         Left { moved: members.get(position as usize).copied(), was_last: members.is_empty() }
     }
 
@@ -290,24 +249,27 @@ impl Rooms {
     /// Owner: a shard has members from here on.
     pub fn add_stay(&mut self, key: &str, stay: Stay) {
         let at = self.find_or_insert(key);
-        let lives = &mut self.lives;
-        let ownership = self.rooms[at as usize].ownership.get_or_insert_with(|| Ownership {
-            life: lives.begin(),
-            sequence: 0,
-            stays: SmallVec::new(),
+        let Rooms { rooms, owned, lives, .. } = self;
+        let room = &mut rooms[at as usize];
+        let place = room.ownership.get_or_insert_with(|| {
+            Beside::new(owned.insert(Ownership { life: lives.begin(), sequence: 0, stays: SmallVec::new() }))
         });
-        debug_assert!(ownership.stays.iter().all(|other| other.shard != stay.shard), "one stay at a time");
-        ownership.stays.push(stay);
+        let stays = &mut owned[place.place()].stays;
+        debug_assert!(stays.iter().all(|other| other.shard != stay.shard), "one stay at a time");
+        record::push(stays, stay);
     }
 
     /// Owner: `shard` has no members any more.
     pub fn end_stay(&mut self, key: &str, shard: u16) {
         let Some(at) = self.find(key) else { return };
         let room = &mut self.rooms[at as usize];
-        if let Some(ownership) = &mut room.ownership {
-            ownership.stays.retain(|stay| stay.shard != shard);
-            if ownership.stays.is_empty() {
+        if let Some(place) = room.ownership {
+            let stays = &mut self.owned[place.place()].stays;
+            stays.retain(|stay| stay.shard != shard);
+            record::shrink(stays);
+            if stays.is_empty() {
                 room.ownership = None;
+                self.owned.remove(place.place());
             }
         }
         self.tidy(at);
@@ -316,14 +278,14 @@ impl Rooms {
     /// Owner: the shards that have members of this room.
     pub fn stays(&self, key: &str) -> &[Stay] {
         self.find(key)
-            .and_then(|at| self.rooms[at as usize].ownership.as_ref())
-            .map_or(&[], |ownership| &ownership.stays)
+            .and_then(|at| self.rooms[at as usize].ownership)
+            .map_or(&[], |place| &self.owned[place.place()].stays)
     }
 
     /// Owner: gives a message of this room its number. `None` if nobody is in the room.
     pub fn sequence(&mut self, key: &str) -> Option<MessageId> {
         let at = self.find(key)?;
-        let ownership = self.rooms[at as usize].ownership.as_mut()?;
+        let ownership = &mut self.owned[self.rooms[at as usize].ownership?.place()];
         ownership.sequence += 1;
         Some(MessageId { life: ownership.life, sequence: ownership.sequence })
     }
@@ -340,44 +302,62 @@ impl Rooms {
             room.is_listed = true;
             self.dirty.push(at);
         }
-        room.pending_bytes += sequenced.message.weight();
-        room.pending.push(sequenced);
-        (room.pending_bytes > pending_bytes_max).then_some(at)
+        let backlogs = &mut self.backlogs;
+        let place = *room.backlog.get_or_insert_with(|| Beside::new(backlogs.insert(Backlog::default())));
+        let backlog = &mut backlogs[place.place()];
+        backlog.pending_bytes += sequenced.message.weight();
+        backlog.pending.push(sequenced);
+        (backlog.pending_bytes > pending_bytes_max).then_some(at)
     }
 
-    /// Takes the walk that is under way, or begins one with all that is pending; `None` if there is nothing to fan
-    /// out. One that is not over must be given back with [`Rooms::put_walk`] before anything else happens to the
-    /// room.
-    pub fn take_walk(&mut self, room: u32) -> Option<Box<Walk>> {
+    /// The walk that is under way, or one that begins with all that is pending; `None` if there is nothing to fan out.
+    /// [`Rooms::walked`] must be told how far it went before anything else happens to the room.
+    pub fn walk(&mut self, room: u32) -> Option<Walk<'_>> {
+        let Room { members, backlog, .. } = &self.rooms[room as usize];
+        let backlog = &mut self.backlogs[(*backlog)?.place()];
+        if backlog.walk.is_empty() {
+            std::mem::swap(&mut backlog.walk, &mut backlog.pending);
+            (backlog.pending_bytes, backlog.next) = (0, 0);
+        }
+        Some(Walk { messages: &backlog.walk, members, next: backlog.next })
+    }
+
+    /// The members before `next` have all that the walk is for.
+    pub fn walked(&mut self, room: u32, next: u32) {
         let room = &mut self.rooms[room as usize];
-        room.walk.take().or_else(|| {
-            room.pending_bytes = 0;
-            let messages = std::mem::take(&mut room.pending);
-            (!messages.is_empty()).then(|| Box::new(Walk { messages, next: 0 }))
-        })
+        let Some(place) = room.backlog else { return };
+        let backlog = &mut self.backlogs[place.place()];
+        backlog.next = next;
+        if (next as usize) < room.members.len() {
+            return;
+        }
+        backlog.walk.clear();
+        if backlog.pending.is_empty() {
+            self.backlogs.remove(place.place());
+            room.backlog = None;
+        }
     }
 
-    /// Gives back a walk that is not over.
-    pub fn put_walk(&mut self, room: u32, walk: Box<Walk>) {
-        self.rooms[room as usize].walk = Some(walk);
+    fn backlog(&self, room: u32) -> Option<&Backlog> {
+        self.rooms.get(room as usize)?.backlog.map(|place| &self.backlogs[place.place()])
     }
 
     /// Whether anything waits for members of this room. `false` if there is no such room: one on a list may have
     /// been forgotten meanwhile.
     pub fn has_backlog(&self, room: u32) -> bool {
-        self.rooms.get(room as usize).is_some_and(Room::has_backlog)
+        self.rooms.get(room as usize).is_some_and(|room| room.backlog.is_some())
     }
 
     /// Whether what is pending may wait for more: not while a walk goes on, which is waiting enough. `false` if there
     /// is no such room.
     pub fn may_wait(&self, room: u32) -> bool {
-        let room = self.rooms.get(room as usize);
-        room.is_some_and(|room| room.is_delayed && room.walk.is_none() && !room.pending.is_empty())
+        self.backlog(room).is_some_and(|backlog| backlog.walk.is_empty())
+            && self.rooms[room as usize].is_delayed
     }
 
     /// Bytes that wait for the walk under way to end.
     pub fn pending_bytes(&self, room: u32) -> u64 {
-        self.rooms[room as usize].pending_bytes
+        self.backlog(room).map_or(0, |backlog| backlog.pending_bytes)
     }
 
     /// Takes the list of rooms that have something pending since it was last taken. A room in it may have been
@@ -393,6 +373,14 @@ impl Rooms {
         }
     }
 
+    /// Gives back what so many rooms with a backlog in one turn do not need.
+    pub fn shrink_to(&mut self, backlogs: usize) {
+        self.dirty.shrink_to(backlogs);
+        if self.backlogs.is_empty() && self.backlogs.capacity() > backlogs {
+            self.backlogs.shrink_to_fit();
+        }
+    }
+
     /// What the table takes. O(rooms).
     pub fn memory(&self) -> Memory {
         let index = Part {
@@ -400,15 +388,21 @@ impl Rooms {
             reserved: self.index.allocation_size() as u64,
         };
         let rooms = Part::array(self.rooms.len(), self.rooms.capacity(), size_of::<Room>());
-        let mut memory = Memory { members: Part::default(), rooms: [rooms, index].into_iter().sum() };
+        let owned = Part::array(self.owned.len(), self.owned.capacity(), size_of::<Ownership>());
+        let mut memory = Memory { members: Part::default(), rooms: [rooms, owned, index].into_iter().sum() };
         for (_, room) in &self.rooms {
-            memory.members += Part::array(room.members.len(), room.members.capacity(), size_of::<Member>());
-            let stays = room.ownership.as_ref().map(|ownership| &ownership.stays);
-            let stays = stays.filter(|stays| stays.spilled());
-            memory.rooms += Part::exact(room.key.len());
-            memory.rooms += stays.map_or(Part::default(), |stays| {
-                Part::array(stays.len(), stays.capacity(), size_of::<Stay>())
-            });
+            // Two members and a short key are in the record, whether there are so many or not.
+            if room.members.spilled() {
+                let capacity = room.members.capacity();
+                memory.members += Part::array(room.members.len(), capacity, size_of::<Member>());
+            }
+            if room.key.is_heap_allocated() {
+                memory.rooms += Part { used: room.key.len() as u64, reserved: room.key.capacity() as u64 };
+            }
+        }
+        for (_, ownership) in self.owned.iter().filter(|(_, ownership)| ownership.stays.spilled()) {
+            let stays = &ownership.stays;
+            memory.rooms += Part::array(stays.len(), stays.capacity(), size_of::<Stay>());
         }
         memory
     }
@@ -416,17 +410,28 @@ impl Rooms {
     /// Panics unless the table agrees with itself.
     pub fn check(&self) {
         assert_eq!(self.index.len(), self.rooms.len());
-        let mut members = 0;
+        let (mut members, mut owned, mut backlogs) = (0, 0, 0);
         for (at, room) in &self.rooms {
             assert!(!room.is_unused(), "{} is kept for nothing", room.key);
             assert_eq!(self.find(&room.key), Some(at as u32));
-            assert!(room.ownership.as_ref().is_none_or(|ownership| !ownership.stays.is_empty()));
-            assert!(room.is_listed || !room.has_backlog(), "{}: nobody will fan it out", room.key);
-            let next = room.walk.as_ref().map(|walk| walk.next as usize);
-            assert!(next.is_none_or(|next| next < room.members.len()));
+            if let Some(place) = room.ownership {
+                assert!(!self.owned[place.place()].stays.is_empty());
+                owned += 1;
+            }
+            if let Some(place) = room.backlog {
+                let backlog = &self.backlogs[place.place()];
+                assert!(room.is_listed, "{}: nobody will fan it out", room.key);
+                assert!(
+                    !(backlog.pending.is_empty() && backlog.walk.is_empty()),
+                    "{}: owes nothing",
+                    room.key
+                );
+                assert!(backlog.walk.is_empty() || (backlog.next as usize) < room.members.len());
+                backlogs += 1;
+            }
             members += room.members.len();
         }
-        assert_eq!(members, self.members);
+        assert_eq!((members, owned, backlogs), (self.members, self.owned.len(), self.backlogs.len()));
     }
 }
 
@@ -434,6 +439,7 @@ impl Rooms {
 mod tests {
     use super::*;
     use crate::chat::destination::Destination;
+    use crate::chat::intern::Symbol;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -469,23 +475,48 @@ mod tests {
         let first = stay.unwrap();
         assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
         assert_eq!(rooms.deliver(sequenced(), first, 1), Some(room));
-        let mut walk = rooms.take_walk(room).unwrap();
-        assert_eq!((walk.messages.len(), walk.next), (2, 0));
-        assert!(!rooms.has_backlog(room));
+        let walk = rooms.walk(room).unwrap();
+        assert_eq!((walk.messages.len(), walk.members.len(), walk.next), (2, 1, 0));
         // What comes while a walk is under way waits for the next one.
-        walk.messages.truncate(1);
-        rooms.put_walk(room, walk);
         assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
-        assert_eq!(rooms.take_walk(room).unwrap().messages.len(), 1);
         assert_eq!(rooms.pending_bytes(room), sequenced().message.weight());
-        assert_eq!(rooms.take_walk(room).unwrap().messages.len(), 1);
-        assert!(rooms.take_walk(room).is_none());
+        rooms.walked(room, 0);
+        assert_eq!(rooms.walk(room).unwrap().messages.len(), 2);
+        rooms.walked(room, 1);
+        assert_eq!(rooms.walk(room).unwrap().messages.len(), 1);
+        assert_eq!(rooms.pending_bytes(room), 0);
+        rooms.walked(room, 1);
+        assert!(!rooms.has_backlog(room));
+        assert!(rooms.walk(room).is_none());
+        rooms.check();
         // What was under way to those who have left is not for those who come after them.
         rooms.leave(room, position);
         let (room, _, stay) = rooms.join("/topic/a", Member { connection: 2, form: Symbol(0) });
         assert_eq!(rooms.deliver(sequenced(), first, 1), None);
         assert!(!rooms.has_backlog(room));
         assert_eq!(rooms.deliver(sequenced(), stay.unwrap(), 1), Some(room));
+    }
+
+    #[test]
+    fn a_small_room_takes_its_record_and_nothing_else_and_a_list_that_has_shrunk_goes_back_into_it() {
+        let mut rooms = rooms();
+        let join = |rooms: &mut Rooms, connection| {
+            rooms.join("/topic/room-of-24-bytes-", Member { connection, form: Symbol(0) })
+        };
+        let (room, ..) = join(&mut rooms, 0);
+        join(&mut rooms, 1);
+        let small = rooms.memory();
+        assert_eq!(small.members, Part::default());
+        assert_eq!(small.rooms.used, (size_of::<Room>() + size_of::<u32>()) as u64);
+        for connection in 2..100 {
+            join(&mut rooms, connection);
+            let Part { used, reserved } = rooms.memory().members;
+            assert!(reserved <= used + used / 4 + 8, "{used} of {reserved}");
+        }
+        for _ in 1..100 {
+            rooms.leave(room, 0);
+        }
+        assert_eq!(rooms.memory(), small);
     }
 
     #[test]

@@ -127,14 +127,12 @@ impl Shard {
         share: u32,
         now: Tick,
     ) -> u32 {
-        let Some(mut walk) = self.rooms.take_walk(room) else { return 0 };
         let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, outbound_bytes, rest, .. } = self;
+        let Some(walk) = rooms.walk(room) else { return 0 };
         fanout.begin();
-        let members = rooms.room(room).members();
         let from = walk.next as usize;
-        let to = members.len().min(from.saturating_add(share as usize));
-        let is_over = to == members.len();
-        let members = &members[from..to];
+        let to = walk.members.len().min(from.saturating_add(share as usize));
+        let members = &walk.members[from..to];
         counters.messages_delivered_total += (members.len() * walk.messages.len()) as u64;
         let mut run = None;
         let mut failed = Vec::new();
@@ -142,7 +140,7 @@ impl Shard {
             let index = member.connection;
             let slot = &mut slots[index as usize];
             let connection = &mut slot.connection;
-            let this = fanout.run(member.form, run, &walk.messages, forms);
+            let this = fanout.run(member.form, run, walk.messages, forms);
             run = Some(this);
             let mut sent = 0;
             if let Some(transport) = &mut transport
@@ -185,10 +183,7 @@ impl Shard {
                 }
             }
         }
-        if !is_over {
-            walk.next = to as u32;
-            rooms.put_walk(room, walk);
-        }
+        rooms.walked(room, to as u32);
         for (index, error) in failed {
             let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
             self.fail(self.key_of(index), &error, silence, now);

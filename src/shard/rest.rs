@@ -64,6 +64,7 @@ impl Shard {
         self.crowd.shrink_to(LIST_KEPT);
         self.waiting.shrink_to(LIST_KEPT);
         self.delayed.shrink_to(LIST_KEPT);
+        self.rooms.shrink_to(MAIL_KEPT);
         self.commands.shrink_to(MAIL_KEPT);
         self.mail.shrink_to(MAIL_KEPT);
         self.outboxes.iter_mut().for_each(|outbox| outbox.shrink_to(MAIL_KEPT));
