@@ -4,12 +4,17 @@
 //! It knows nothing of chat. The shard joins a [`Connection`] with a session; the reactor joins it with a
 //! socket.
 //!
+//! What a delivery touches lies together in the last 16 bytes of the record, which no cache line cuts in two: a large
+//! fan-out waits for memory once per member. `docs/ARCHITECTURE.md`, "Layouts and cache lines", has the whole picture.
+//!
 //! While a connection is idle it owns no heap memory: incomplete input is an [`inbound::Inbound`] that exists
 //! only while there is some, and an empty outbound queue is a null pointer.
 
 pub mod handshake;
 pub mod inbound;
 pub mod keepalive;
+
+use std::mem::offset_of;
 
 use crate::buf::Outbound;
 use crate::tcb::{Closer, TcbKey};
@@ -52,8 +57,10 @@ impl Phase {
     }
 }
 
-/// A connection.
+/// A connection. The order of the fields is their order in memory: first what is for the ends of its life, for bytes that
+/// wait and for the check of idle ones, then, from `heard` on, what every delivery and every read touches.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Connection {
     /// Its control block; `None` for one that is only refused.
     pub tcb: Option<TcbKey>,
@@ -61,31 +68,43 @@ pub struct Connection {
     pub outbound: Outbound,
     /// What is incomplete; `None` at a boundary.
     pub inbound: Option<Box<Inbound>>,
+    /// Tells this connection from those that had its place in the shard before.
+    pub generation: u32,
+    /// When a ping was last sent; unanswered if that is after `heard`.
+    pub pinged: Tick,
     /// When bytes last came from the peer.
     pub heard: Tick,
     /// When bytes were last handed to the socket.
     pub sent: Tick,
-    /// When a ping was last sent; unanswered if that is after `heard`.
-    pub pinged: Tick,
-    /// Tells this connection from those that had its place in the shard before.
-    pub generation: u32,
     /// Where it is in its life.
     pub phase: Phase,
     /// The socket takes bytes, as far as is known.
     pub is_writable: bool,
     /// It is on the list of those to flush.
     pub is_dirty: bool,
+    /// All that it is sent unasked comes from one place, so that it gets no more than one piece of it in a turn.
+    pub has_one_source: bool,
     /// Input is not taken because a room's owner is behind.
     pub is_stalled: bool,
     /// Input is not taken because the peer does not read what it is sent.
     pub is_paused: bool,
     /// The peer's stream has ended.
     pub has_ended: bool,
-    /// This side's stream has ended.
-    pub is_write_shut: bool,
     /// Whose stream ended first, which decides who has the TIME_WAIT; `None` while both go on.
     pub ended_first: Option<Closer>,
 }
+
+/// Where the part that a delivery touches begins; it goes to the end. Whether a place of the shard's slab is taken is in
+/// the niche of one of its `bool`s.
+pub const HOT_OFFSET: usize = offset_of!(Connection, heard);
+
+// 16 bytes at a multiple of 16 are in one line wherever an allocator puts the array (at multiples of 16, all of them).
+const _: () = assert!(HOT_OFFSET.is_multiple_of(16) && size_of::<Connection>() == HOT_OFFSET + 16);
+const _: () = assert!(offset_of!(Connection, sent) > HOT_OFFSET);
+const _: () = assert!(offset_of!(Connection, phase) > HOT_OFFSET);
+const _: () = assert!(offset_of!(Connection, is_writable) > HOT_OFFSET);
+const _: () = assert!(offset_of!(Connection, is_dirty) > HOT_OFFSET);
+const _: () = assert!(offset_of!(Connection, has_one_source) > HOT_OFFSET);
 
 impl Connection {
     /// A connection that was accepted at `now`.
@@ -94,17 +113,17 @@ impl Connection {
             tcb,
             outbound: Outbound::default(),
             inbound: None,
+            generation,
+            pinged: now,
             heard: now,
             sent: now,
-            pinged: now,
-            generation,
             phase,
             is_writable: true,
             is_dirty: false,
+            has_one_source: false,
             is_stalled: false,
             is_paused: false,
             has_ended: false,
-            is_write_shut: false,
             ended_first: None,
         }
     }
@@ -113,6 +132,12 @@ impl Connection {
     /// shares them.
     pub fn boxed_bytes(&self) -> usize {
         self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
+    }
+
+    /// Whether the socket may be written to outside the flush: it takes bytes, and none wait for their turn. One that
+    /// has unsent bytes waits for its socket or for the flush, so the queue need not be looked at.
+    pub fn may_send_now(&self) -> bool {
+        self.is_writable && !self.is_dirty
     }
 
     /// Passes to another phase.

@@ -205,6 +205,9 @@ struct Slot {
 // What every connection costs in the shard's own table. The other parts: control block and index entry
 // (`tcb`), timer (12 bytes), room membership (8 bytes).
 const _: () = assert!(size_of::<Slot>() <= 96);
+// So the part of a connection that a delivery touches is in one cache line in every slot.
+const _: () = assert!(size_of::<Slot>().is_multiple_of(16));
+const _: () = assert!(std::mem::offset_of!(Slot, connection).is_multiple_of(16));
 
 /// See the module.
 pub struct Shard {
@@ -514,6 +517,13 @@ impl Shard {
         for (index, slot) in &self.slots {
             let connection = &slot.connection;
             connection.outbound.check();
+            assert_eq!(connection.has_one_source, slot.session.subscriptions().len() == 1);
+            assert!(
+                connection.phase == Phase::Closed
+                    || !connection.may_send_now()
+                    || connection.outbound.is_empty(),
+                "who has unsent bytes waits for the socket or for the flush"
+            );
             outbound += connection.outbound.bytes();
             handshakes += u32::from(connection.phase.is_handshake());
             refused += usize::from(connection.phase != Phase::Closed && connection.tcb.is_none());

@@ -101,6 +101,8 @@ pub struct Session {
     version: Option<Version>,
 }
 
+const _: () = assert!(size_of::<Session>() <= 48);
+
 /// An interned login, with a niche so that its absence costs nothing.
 #[derive(Debug, Clone, Copy)]
 struct Login(std::num::NonZeroU32);
@@ -151,11 +153,6 @@ impl Session {
     /// The subscriptions.
     pub fn subscriptions(&self) -> &[Subscription] {
         &self.subscriptions
-    }
-
-    /// Whether the session has one subscription, and so can have no message of another room in this turn.
-    pub fn has_one_subscription(&self) -> bool {
-        self.subscriptions.len() == 1
     }
 
     /// What the subscriptions take that are not kept in place: nothing while there is one.

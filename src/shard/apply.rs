@@ -141,6 +141,7 @@ impl Shard {
         };
         self.subscriptions += 1;
         self.slots[index as usize].session.subscribed(Subscription { form, place, position, ack, kind });
+        self.count_sources(index);
         if kind == Kind::Queue {
             let consumer = self.consumer(index, form, position);
             self.queue_join(key, owner, consumer, now)?;
@@ -153,8 +154,15 @@ impl Shard {
         Consumer { shard: self.id, connection: self.key_of(index), form, serial }
     }
 
+    /// Notes beside what a delivery looks at whether the session has one subscription.
+    fn count_sources(&mut self, index: u32) {
+        let Slot { connection, session } = &mut self.slots[index as usize];
+        connection.has_one_source = session.subscriptions().len() == 1;
+    }
+
     fn unsubscribe(&mut self, index: u32, form: Symbol, now: Tick) {
         if let Some(gone) = self.slots[index as usize].session.unsubscribed(form) {
+            self.count_sources(index);
             self.leave(index, gone, now);
         }
     }
@@ -200,6 +208,7 @@ impl Shard {
         while let Some(gone) = self.slots[index as usize].session.pop_subscription() {
             self.leave(index, gone, now);
         }
+        self.count_sources(index);
         let session = &mut self.slots[index as usize].session;
         self.transaction_bytes -= session.transaction_bytes();
         session.end(&mut self.names);

@@ -138,17 +138,15 @@ impl Shard {
         let mut failed = Vec::new();
         for member in members {
             let index = member.connection;
-            let slot = &mut slots[index as usize];
-            let connection = &mut slot.connection;
+            let connection = &mut slots[index as usize].connection;
             let this = fanout.run(member.form, run, walk.messages, forms);
             run = Some(this);
             let mut sent = 0;
             if let Some(transport) = &mut transport
-                && connection.is_writable
-                && !connection.is_dirty
-                && connection.outbound.is_empty()
-                && slot.session.has_one_subscription()
+                && connection.may_send_now()
+                && connection.has_one_source
             {
+                debug_assert!(connection.outbound.is_empty());
                 let bytes = fanout.bytes(this);
                 counters.sends_total += 1;
                 match transport.send(index, &[IoSlice::new(bytes)]) {

@@ -129,8 +129,8 @@ impl Shard {
                 self.close(index, false, now);
             }
             Phase::Closing | Phase::Lingering if connection.has_ended => self.close(index, false, now),
-            Phase::Lingering if !connection.is_write_shut => {
-                connection.is_write_shut = true;
+            // Once: nothing more is queued, and the peer's end, which comes here again, has the arm above.
+            Phase::Lingering => {
                 connection.ended_first.get_or_insert_with(|| transport.closer(index));
                 transport.shutdown_write(index);
             }

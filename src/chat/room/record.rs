@@ -46,6 +46,7 @@ pub struct Room {
 }
 
 const _: () = assert!(size_of::<Room>() <= 64);
+const _: () = assert!(size_of::<Backlog>() <= 160);
 
 impl Room {
     /// Local members, in no order.

@@ -1,0 +1,137 @@
+//! What a connection consists of in memory, compared with the tables in `docs/ARCHITECTURE.md`, "Layouts and cache lines".
+//!
+//! The tables between `<!-- begin: NAME -->` and `<!-- end: NAME -->` are printed by the code. After a change of a
+//! structure, `UPDATE_DOCS=1 cargo test --test layouts` writes them anew. That no structure grows, and that a delivery
+//! finds what it needs in one line, is asserted at compile time, where each structure is.
+
+use std::fmt::Write as _;
+use std::mem::offset_of;
+use std::path::PathBuf;
+
+use tcbchat::buf::Outbound;
+use tcbchat::chat::room::{Member, Room};
+use tcbchat::chat::session::Subscription;
+use tcbchat::conn::{Connection, HOT_OFFSET};
+use tcbchat::net::socket::BYTES_PER_SOCKET;
+use tcbchat::shard::memory::{SESSION_BYTES, SLOT_BYTES, SUBSCRIPTION_BYTES};
+use tcbchat::tcb::TCB_BYTES;
+use tcbchat::time::BYTES_PER_KEY;
+
+const LINE: usize = 64;
+
+fn compare(name: &str, expected: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md");
+    let text = std::fs::read_to_string(&path).expect("the documentation can be read");
+    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
+    let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
+    let to = from + text[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
+    let expected = format!("\n{}\n\n", expected.trim());
+    if text[from..to] == expected {
+        return;
+    }
+    assert!(
+        std::env::var_os("UPDATE_DOCS").is_some(),
+        "the part {name:?} of docs/ARCHITECTURE.md is not what the code says; \
+         UPDATE_DOCS=1 cargo test --test layouts writes it. The code says:\n{expected}"
+    );
+    std::fs::write(&path, [&text[..from], &expected, &text[to..]].concat())
+        .expect("the documentation can be written");
+}
+
+/// The fields of a connection with offset and size, in the order of memory.
+fn fields() -> Vec<(usize, usize, &'static str)> {
+    fn size<T>(_: fn(&Connection) -> &T) -> usize {
+        size_of::<T>()
+    }
+    macro_rules! fields {
+        ($($field:ident)*) => {
+            vec![$((offset_of!(Connection, $field), size(|it| &it.$field), stringify!($field))),*]
+        };
+    }
+    let mut fields = fields!(
+        tcb outbound inbound generation pinged heard sent phase is_writable is_dirty has_one_source is_stalled
+        is_paused has_ended ended_first
+    );
+    fields.sort_unstable();
+    fields
+}
+
+#[test]
+fn the_tables_say_what_the_structures_are() {
+    let rows = [
+        ("`tcb::Tcb`", TCB_BYTES, "connection", "", "accept, close, a change of state"),
+        ("`Slot`", SLOT_BYTES, "connection", "one line", ""),
+        ("— `Connection`", size_of::<Connection>(), "", "its last 16 bytes", "the rest: below"),
+        (
+            "— `Session`",
+            SESSION_BYTES + SUBSCRIPTION_BYTES,
+            "",
+            "",
+            "frames from the client; idle check: heart-beat intervals",
+        ),
+        ("— — `Subscription`", size_of::<Subscription>(), "subscription", "", "joining and leaving"),
+        ("`Outbound`, in `Connection`", size_of::<Outbound>(), "", "", "bytes that wait"),
+        (
+            "`Wheel`'s link",
+            BYTES_PER_KEY,
+            "connection",
+            "",
+            "idle check, and those of two neighbours in its list",
+        ),
+        (
+            "`Sockets`: descriptor, readiness",
+            BYTES_PER_SOCKET,
+            "connection",
+            "the descriptor",
+            "readiness: events, reads, a write that was not taken whole",
+        ),
+        (
+            "`Member`",
+            size_of::<Member>(),
+            "subscription to a room",
+            "all of it, in order: eight are a line",
+            "",
+        ),
+        ("`Room`", size_of::<Room>(), "room and shard with members", "once for all its members", ""),
+    ];
+    let mut table =
+        String::from("| structure | bytes | one per | a delivery touches | only others touch |\n");
+    table += "|---|---:|---|---|---|\n";
+    for (name, bytes, per, delivery, others) in rows {
+        writeln!(table, "| {name} | {bytes} | {per} | {delivery} | {others} |").unwrap();
+    }
+    compare("structures", &table);
+
+    let mut table = String::from("| bytes of `Connection` | field | a delivery |\n|---|---|---|\n");
+    for (offset, size, name) in fields() {
+        let delivery = match name {
+            "sent" => "writes",
+            "is_writable" | "is_dirty" | "has_one_source" => "reads",
+            _ if offset >= HOT_OFFSET => "in its line",
+            _ => "",
+        };
+        writeln!(table, "| {offset} to {} | `{name}` | {delivery} |", offset + size - 1).unwrap();
+    }
+    compare("connection", &table);
+}
+
+#[test]
+fn the_fields_fill_the_connection_and_no_line_cuts_what_a_delivery_touches() {
+    let fields = fields();
+    let mut end = 0;
+    for (offset, size, name) in &fields {
+        assert_eq!(*offset, end, "a hole before {name}");
+        end = offset + size;
+    }
+    assert_eq!(end, size_of::<Connection>());
+    // Wherever the array begins, and whichever half of the slot the connection is.
+    for begin in (0..LINE).step_by(16) {
+        for slot in 0..LINE {
+            for half in [0, SLOT_BYTES - size_of::<Connection>()] {
+                let first = begin + slot * SLOT_BYTES + half + HOT_OFFSET;
+                let last = first + size_of::<Connection>() - HOT_OFFSET - 1;
+                assert_eq!(first / LINE, last / LINE, "slot {slot} of an array at {begin}");
+            }
+        }
+    }
+}
