@@ -2,21 +2,26 @@
 //!
 //! Each server runs alone on one core and the simulator on another. In a round every server does a workload before
 //! any does the next one, and there are several rounds: what disturbs the machine disturbs all of them. A ratio is
-//! that of two medians; its spread is that of the rounds, each server against the floor of its own round.
+//! that of two medians; its spread is that of the rounds, each server against the floor of its own round. Servers of
+//! others that are installed are slow to fill, and take part in the first round only.
 //!
 //! Invariant: a number of a run in which messages were lost is shown as such, never as a good one.
 
+mod contender;
 mod plot;
 mod report;
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tcbchat_bench::write_json;
 
-use crate::process::{Programs, Server, on_core};
+use crate::process::{Programs, on_core, wait};
+use contender::{Contender, FLOOR, Running};
 use report::{Report, Run};
 use workload::Workload;
 
@@ -26,9 +31,8 @@ pub struct Args {
     /// Rounds; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
-    /// Servers to run beside the floor, which always runs
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values = ["tcbchat", "axum-lean", "axum-usual"],
-        value_parser = ["tcbchat", "axum-lean", "axum-usual"])]
+    /// Servers to run beside the floor, which always runs; default: all that are there
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = contender::NAMES)]
     servers: Vec<String>,
     /// Workloads to run; default: all
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -53,8 +57,8 @@ pub struct Args {
     svg: Option<PathBuf>,
 }
 
-/// Name of the server that the others are measured against.
-const FLOOR: &str = "floor";
+/// How long one run of the simulator may take. The slowest server here needs a minute for the longest.
+const RUN_ENDS_WITHIN: Duration = Duration::from_secs(180);
 
 /// Measures, prints, and writes the files that were asked for.
 ///
@@ -62,22 +66,25 @@ const FLOOR: &str = "floor";
 /// A sentence for the user.
 pub fn run(args: &Args) -> Result<(), String> {
     let workloads = workload::chosen(&args.workloads, args.quick)?;
+    let contenders = contender::chosen(&args.servers, args.quick)?;
     let programs = Programs::find()?;
-    let mut names = vec![FLOOR.to_owned()];
-    if args.quick {
-        names.push("tcbchat".to_owned());
-    } else {
-        names.extend(args.servers.iter().cloned());
-    }
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
         for workload in &workloads {
-            for name in &names {
-                eprintln!("round {round} of {}: {}, {name}", args.rounds, workload.name);
-                runs.push(measure(&programs, args, workload, name, round)?);
+            for contender in contenders.iter().filter(|contender| contender.does(workload, round)) {
+                eprintln!("round {round} of {}: {}, {}", args.rounds, workload.name, contender.name);
+                runs.push(match measure(&programs, args, workload, contender) {
+                    Ok(json) => Run::of(workload.name, contender.name, round, &json),
+                    // Others are not ours to mend, and all that was measured before is worth keeping.
+                    Err(reason) if contender.is_installed() => {
+                        Run::failed(workload.name, contender.name, round, reason)
+                    }
+                    Err(reason) => return Err(format!("{}: {reason}", contender.name)),
+                });
             }
         }
     }
+    let names: Vec<String> = contenders.iter().map(|contender| contender.name.to_owned()).collect();
     let report = Report::new(args.rounds, args.quick, &names, runs);
     print!("{}", report.markdown());
     if let Some(path) = &args.json {
@@ -86,74 +93,66 @@ pub fn run(args: &Args) -> Result<(), String> {
     let files = [(&args.markdown, report.markdown()), (&args.svg, plot::ratios(&report))];
     for (path, text) in files {
         if let Some(path) = path {
-            std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+            fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
     Ok(())
 }
 
-/// One server, one workload, once.
+/// One server, one workload, once: the simulator's JSON.
 fn measure(
     programs: &Programs,
     args: &Args,
     workload: &Workload,
-    name: &str,
-    round: u32,
-) -> Result<Run, String> {
-    let server = on_core(args.server_core, || {
-        Server::launch(&mut server_command(programs, name, workload.is_delayed)?)
-    })?;
+    contender: &Contender,
+) -> Result<Value, String> {
+    let server = on_core(args.server_core, || contender.start(programs, workload.is_delayed))?;
+    let simulate =
+        || on_core(args.client_core, || simulate(programs, workload, contender.arguments(workload), &server));
+    let first = simulate()?;
+    if !contender.warms_up() {
+        return Ok(first);
+    }
+    let mut second = simulate()?;
+    // What connections take is seen while the server has not taken it yet.
+    second["memory"] = first["memory"].clone();
+    if let Some(reasons) = second["verdict"]["reasons"].as_array_mut() {
+        let before = first["verdict"]["reasons"].as_array().into_iter().flatten();
+        reasons.extend(before.filter_map(Value::as_str).map(|reason| format!("warming up: {reason}").into()));
+    }
+    Ok(second)
+}
+
+/// One run of the simulator against a server.
+fn simulate(
+    programs: &Programs,
+    workload: &Workload,
+    arguments: &[&str],
+    server: &Running,
+) -> Result<Value, String> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
-    let path = directory.path().join("run.json");
-    let output = on_core(args.client_core, || {
-        Command::new(&programs.simulator)
-            .args(&workload.arguments)
-            .args(["--quiet", "--threads", "1", "--url", &server.url()])
-            .args(["--server-pid", &server.pid().to_string(), "--json"])
-            .arg(&path)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| format!("{}: {error}", programs.simulator.display()))
-    })?;
+    let (path, said) = (directory.path().join("run.json"), directory.path().join("said"));
+    let output = fs::File::create(&said).map_err(|error| format!("{}: {error}", said.display()))?;
+    let mut child = Command::new(&programs.simulator)
+        .args(&workload.arguments)
+        .args(arguments)
+        .args(["--quiet", "--threads", "1", "--url", &server.url()])
+        .args(["--server-pid", &server.pid().to_string(), "--json"])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    let Some(status) = wait(&mut child, RUN_ENDS_WITHIN) else {
+        drop(child.kill());
+        drop(child.wait());
+        return Err(format!("client-sim was not done after {} s", RUN_ENDS_WITHIN.as_secs()));
+    };
     // 1 is a verdict on the server: its losses are part of the result.
-    if !matches!(output.status.code(), Some(0 | 1)) {
-        return Err(format!(
-            "client-sim against {name}: {}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout)
-        ));
+    if !matches!(status.code(), Some(0 | 1)) {
+        return Err(format!("client-sim: {status}: {}", fs::read_to_string(&said).unwrap_or_default()));
     }
-    let json = read(&path)?;
-    Ok(Run::of(workload.name, name, round, &json))
-}
-
-fn read(path: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("client-sim's JSON: {error}"))?;
+    let text = fs::read_to_string(&path).map_err(|error| format!("client-sim's JSON: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("client-sim's JSON: {error}"))
-}
-
-/// How a server is started: on a free port, with one thread for its sockets.
-fn server_command(programs: &Programs, name: &str, is_delayed: bool) -> Result<Command, String> {
-    const CAPACITY: &str = "12000";
-    if name == "tcbchat" {
-        let mut command = Command::new(&programs.server);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", CAPACITY, "--reactors", "1"]);
-        if is_delayed {
-            command.args(["--set", workload::FLUSH_DELAY]);
-        }
-        command.stderr(Stdio::null());
-        return Ok(command);
-    }
-    let own = std::env::current_exe().map_err(|error| format!("own executable: {error}"))?;
-    let mut command = Command::new(own);
-    if name == FLOOR {
-        command.arg("floor");
-        if is_delayed {
-            command.arg("--write-per-message");
-        }
-    } else {
-        command.args(["peer", name]);
-    }
-    Ok(command)
 }

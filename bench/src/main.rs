@@ -10,6 +10,7 @@ mod floor;
 mod footprint;
 mod guard;
 mod hash_table;
+mod installed;
 mod peers;
 mod process;
 mod thread_walls;
@@ -85,5 +86,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_that_is_none_is_refused_with_the_names_of_all() {
+        let parse = |name| Cli::try_parse_from(["bench", "compare", "--servers", name]).map(drop);
+        assert!(parse("tomcat,rabbitmq,tcbchat").is_ok());
+        let error = parse("tomcat,nonsense").unwrap_err().to_string();
+        for name in ["nonsense", "tcbchat", "axum-lean", "axum-usual", "rabbitmq", "tomcat"] {
+            assert!(error.contains(name), "{error}");
+        }
     }
 }

@@ -174,17 +174,30 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // An error of the signal means that it has ended since.
-        kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
-        let deadline = Instant::now() + STOPPED_WITHIN;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
+        end(&mut self.child);
+    }
+}
+
+/// Ends a child: SIGTERM, and after a while SIGKILL.
+pub fn end(child: &mut Child) {
+    // An error of the signal means that it has ended since.
+    kill_process(Pid::from_child(child), Signal::TERM).ok();
+    if wait(child, STOPPED_WITHIN).is_none() {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// Waits for the end of a child, for a while; `None` if it has not ended.
+pub fn wait(child: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + within;
+    loop {
+        // An error means that it is not known to have ended.
+        let ended = child.try_wait().unwrap_or_default();
+        if ended.is_some() || Instant::now() >= deadline {
+            return ended;
         }
-        drop(self.child.kill());
-        drop(self.child.wait());
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -23,8 +23,9 @@ impl Visitor {
         request.headers_mut().insert("Sec-WebSocket-Protocol", "v12.stomp".parse().unwrap());
         let (socket, _) = tungstenite::client(request, stream).unwrap();
         let mut visitor = Self(socket);
-        visitor.say("CONNECT\naccept-version:1.2\nhost:x\n\n\0");
-        assert!(visitor.hear().starts_with("CONNECTED\nversion:1.2\n"));
+        visitor.say("CONNECT\naccept-version:1.2\nhost:127.0.0.1\n\n\0");
+        let connected = visitor.hear();
+        assert!(connected.starts_with("CONNECTED\n") && connected.contains("\nversion:1.2\n"), "{connected}");
         visitor.say("SUBSCRIBE\nid:0\ndestination:/topic/a\nreceipt:in\n\n\0");
         assert_eq!(visitor.hear(), "RECEIPT\nreceipt-id:in\n\n\0");
         visitor
@@ -35,23 +36,32 @@ impl Visitor {
         self.0.send(Message::text(text)).unwrap();
     }
 
-    /// Waits for one.
+    /// Waits for one, without the line ends that may follow it.
     pub fn hear(&mut self) -> String {
-        self.0.read().unwrap().into_text().unwrap().to_string()
+        self.0.read().unwrap().into_text().unwrap().trim_end_matches('\n').to_owned()
     }
 }
 
-/// Two clients in a room, what one says and both hear, and a departure in order.
-pub fn pay(address: SocketAddr) {
-    let (mut one, mut two) = (Visitor::new(address), Visitor::new(address));
+/// What one client says in the room, and two in it hear.
+pub fn chat(one: &mut Visitor, two: &mut Visitor) {
     for number in 0..3 {
         one.say(&format!("SEND\ndestination:/topic/a\nreceipt:r{number}\n\nhello {number}\0"));
         let mut heard = [one.hear(), one.hear()];
         heard.sort();
         assert!(heard[0].contains(&format!("\n\nhello {number}\0")), "{heard:?}");
         assert_eq!(heard[1], format!("RECEIPT\nreceipt-id:r{number}\n\n\0"));
-        assert_eq!(two.hear(), heard[0]);
+        let other = two.hear();
+        assert!(
+            other.starts_with("MESSAGE\n") && other.contains(&format!("\n\nhello {number}\0")),
+            "{other}"
+        );
     }
+}
+
+/// Two clients in a room, what one says and both hear, and a departure in order.
+pub fn pay(address: SocketAddr) {
+    let (mut one, mut two) = (Visitor::new(address), Visitor::new(address));
+    chat(&mut one, &mut two);
     one.say("DISCONNECT\nreceipt:out\n\n\0");
     assert_eq!(one.hear(), "RECEIPT\nreceipt-id:out\n\n\0");
     one.0.close(None).unwrap();

@@ -75,6 +75,12 @@ impl Run {
             faults: reasons.filter_map(|reason| reason.as_str().map(str::to_owned)).collect(),
         }
     }
+
+    /// One that gave no numbers.
+    pub fn failed(workload: &'static str, server: &str, round: u32, reason: String) -> Self {
+        let numbers = [None; METRICS.len()];
+        Self { workload, server: server.to_owned(), round, numbers, count: 0, faults: vec![reason] }
+    }
 }
 
 /// A workload's metric for one server.
@@ -179,7 +185,12 @@ impl Report {
                 text += &format!("| {workload} |");
                 for server in &self.servers {
                     let row = rows.iter().find(|row| row.workload == workload && row.server == *server);
-                    text += &format!(" {} |", row.map_or("-".to_owned(), |row| self.cell(row)));
+                    let cell = match row {
+                        Some(row) => self.cell(row),
+                        None if self.has_failed(workload, server) => "failed".to_owned(),
+                        None => "-".to_owned(),
+                    };
+                    text += &format!(" {cell} |");
                 }
                 text += "\n";
             }
@@ -209,12 +220,14 @@ impl Report {
         if let (Some(ratio), Some((least, most))) = (row.ratio, row.ratio_spread) {
             text += &format!(" (**{ratio:.2}**, {least:.2}-{most:.2})");
         }
-        let failed =
-            |run: &Run| run.workload == row.workload && run.server == row.server && !run.faults.is_empty();
-        if self.runs.iter().any(failed) {
+        if self.has_failed(row.workload, &row.server) {
             text += " with faults";
         }
         text
+    }
+
+    fn has_failed(&self, workload: &str, server: &str) -> bool {
+        self.runs.iter().any(|run| run.workload == workload && run.server == server && !run.faults.is_empty())
     }
 }
 
@@ -265,6 +278,17 @@ mod tests {
         assert!(text.contains("| 1x1000-w1 | 3.00 | 3.30 (**1.10**, 1.10-1.50) with faults |"), "{text}");
         assert!(text.contains("- 1x1000-w1, tcbchat, round 3: 7 lost"), "{text}");
         assert!(!text.contains("p99") && !text.contains("idle"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_gave_no_numbers_is_shown_with_the_reason() {
+        let runs =
+            vec![run(FLOOR, 1, 2.0, &[]), Run::failed("1x1000-w1", "rabbitmq", 1, "too late".to_owned())];
+        let report = Report::new(1, false, &[FLOOR.to_owned(), "rabbitmq".to_owned()], runs);
+        let text = report.markdown();
+        assert!(text.contains("| 1x1000-w1 | 2.00 | failed |"), "{text}");
+        assert!(text.contains("- 1x1000-w1, rabbitmq, round 1: too late"), "{text}");
+        assert!(report.rows.iter().all(|row| row.server == FLOOR));
     }
 
     #[test]
