@@ -22,6 +22,7 @@ import java.util.concurrent.locks.ReentrantLock;
 import java.util.logging.Level;
 import java.util.logging.Logger;
 import org.apache.catalina.Context;
+import org.apache.catalina.LifecycleException;
 import org.apache.catalina.connector.Connector;
 import org.apache.catalina.servlets.DefaultServlet;
 import org.apache.catalina.startup.Tomcat;
@@ -54,7 +55,17 @@ public final class StompServer {
     private StompServer() {}
 
     /** Serves until the process ends. */
-    public static void main(String[] arguments) throws Exception {
+    public static void main(String[] arguments) {
+        try {
+            serve(arguments);
+        } catch (LifecycleException problem) {
+            TOMCAT_LOG.log(Level.SEVERE, "Tomcat does not start", problem);
+            // Threads that it has started would go on.
+            System.exit(1);
+        }
+    }
+
+    private static void serve(String[] arguments) throws LifecycleException {
         TOMCAT_LOG.setLevel(Level.WARNING);
         Tomcat tomcat = new Tomcat();
         tomcat.setBaseDir(arguments[2]);
@@ -63,14 +74,14 @@ public final class StompServer {
         connector.setPort(Integer.parseInt(arguments[0]));
         connector.setProperty("maxConnections", arguments[1]);
         connector.setProperty("acceptCount", Integer.toString(BACKLOG));
+        connector.setThrowOnFailure(true);
         tomcat.setConnector(connector);
         Context context = tomcat.addContext("", arguments[2]);
         context.addServletContainerInitializer(new WsSci(), Set.of(Endpoint.class));
         // What is no upgrade needs a servlet, or the filter that upgrades is never asked.
         Tomcat.addServlet(context, "default", new DefaultServlet()).addMapping("/");
         tomcat.start();
-        System.out.println(
-                "tomcat ready: listening on http://127.0.0.1:" + connector.getLocalPort() + " (as many threads as it likes)");
+        System.out.println("tomcat ready: listening on http://127.0.0.1:" + connector.getLocalPort());
         System.out.flush();
         tomcat.getServer().await();
     }

@@ -51,7 +51,7 @@ pub struct Node {
     address: SocketAddr,
     // In the order in which they end.
     machine: Machine,
-    port_mapper: PortMapper,
+    _port_mapper: PortMapper,
     _directory: TempDir,
 }
 
@@ -68,7 +68,7 @@ impl Node {
         configure(directory.path(), address).map_err(problem)?;
         let port_mapper = PortMapper::start(names)?;
         let machine = Machine::start(directory.path(), distribution, names)?;
-        Ok(Self { address, machine, port_mapper, _directory: directory })
+        Ok(Self { address, machine, _port_mapper: port_mapper, _directory: directory })
     }
 
     /// Where its WebSocket endpoint `/ws` is.
@@ -82,9 +82,9 @@ impl Node {
     }
 
     /// Every process that there is because of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the test that all of them end"))]
+    #[cfg(test)]
     pub fn processes(&self) -> Vec<Process> {
-        let own = [&self.machine.0, &self.port_mapper.0].map(|child| Process::open(Pid::from_child(child)));
+        let own = [&self.machine.0, &self._port_mapper.0].map(|child| Process::open(Pid::from_child(child)));
         own.into_iter().flatten().chain(self.machine.helpers()).collect()
     }
 }
@@ -267,4 +267,31 @@ fn descendants(ancestor: u32) -> Vec<Pid> {
 /// The fourth field of `/proc/PID/stat`; the name before it may hold spaces and brackets.
 fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_s_child_is_a_descendant() {
+        assert_eq!(parent("77 (a (b) c) S 42 77 77 0"), Some(42));
+        // A shell that waits for what it runs.
+        let mut shell = Command::new("/bin/sh").args(["-c", "sleep 60; true"]).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let found = loop {
+            let found = descendants(shell.id());
+            if !found.is_empty() || Instant::now() > deadline {
+                break found;
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let sleeper = Process::open(found[0]).unwrap();
+        assert!(!sleeper.has_ended(Timespec::default()));
+        sleeper.kill();
+        assert!(sleeper.has_ended(HELPERS_END_WITHIN));
+    }
 }
