@@ -305,6 +305,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_child_that_goes_on_is_not_waited_for_and_ends_when_it_is_ended() {
+        let mut child = Command::new("/bin/sleep").arg("600").spawn().unwrap();
+        assert_eq!(wait(&mut child, Duration::from_millis(30)), None);
+        end(&mut child);
+        let status = wait(&mut child, Duration::ZERO).unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::TERM.as_raw()));
+    }
+
+    #[test]
     fn the_readiness_line_is_understood() {
         let line =
             "tcbchat ready: listening on http://127.0.0.1:4711 (3 reactors with a private table each)\n";

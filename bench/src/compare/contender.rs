@@ -91,6 +91,8 @@ impl Contender {
         match self.kind {
             // It closes the connection before a client has the receipt of its DISCONNECT.
             Kind::Rabbitmq if workload.name == "churn" => &["--leave", "drop"],
+            // Nothing may arrive for seconds while it routes what was sent at once.
+            Kind::Rabbitmq => &["--drain", "30"],
             _ => &[],
         }
     }
