@@ -165,6 +165,10 @@ pub struct Messages {
     /// Ask for a receipt of each message
     #[arg(long)]
     pub receipts: bool,
+    /// Poll without ever sleeping while messages are sent, which takes a core for each thread: a server on this machine
+    /// then never pays for waking this program up
+    #[arg(long)]
+    pub busy_poll: bool,
     /// Seconds for which the end waits, without any progress, for messages still under way
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub drain: f64,

@@ -166,7 +166,8 @@ impl Worker {
 
     /// How long to wait: not at all, until the alarm, or for whole milliseconds.
     fn prepare_wait(&mut self) -> io::Result<Option<Duration>> {
-        if !self.unread.is_empty() {
+        let is_busy = self.chatting.as_ref().is_some_and(|chatting| chatting.busy_poll);
+        if is_busy || !self.unread.is_empty() {
             return Ok(Some(Duration::ZERO));
         }
         let due = [

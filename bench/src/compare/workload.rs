@@ -21,6 +21,12 @@ pub const FLUSH_DELAY: &str = "rooms.flush_delay_us=1000";
 const ALL: &[(&str, &str, &str)] = &[
     ("1x1000-w1", "chat --connections 1000 --room-size 1000 --window 1 --duration 1", "--duration 0.7"),
     ("1x1000-w4", "chat --connections 1000 --room-size 1000 --window 4 --duration 1", "--duration 0.7"),
+    (
+        "1x1000-w1-polled",
+        "chat --connections 1000 --room-size 1000 --window 1 --duration 1 --busy-poll",
+        "--duration 0.7",
+    ),
+    ("1x1000-w4-polled", "chat --connections 1000 --room-size 1000 --window 4 --duration 1 --busy-poll", ""),
     ("100x100-w1", "chat --connections 10000 --room-size 100 --window 1 --duration 1", "--duration 0.7"),
     ("100x100-w4", "chat --connections 10000 --room-size 100 --window 4 --duration 1", ""),
     ("1000x10-w1", "chat --connections 10000 --room-size 10 --window 1 --duration 1", ""),

@@ -85,7 +85,8 @@ impl Stage {
         };
         self.watch.begin("chat", asked.unwrap_or(0) * u64::from(self.setup.room_size));
         let start = Instant::now();
-        self.crew.order(&Order::Chat(ChatOrder { start_us, pace, receipts: messages.receipts }));
+        let &Messages { receipts, busy_poll, .. } = messages;
+        self.crew.order(&Order::Chat(ChatOrder { start_us, pace, receipts, busy_poll }));
         self.crew.wait_all(&mut self.watch)?;
         let sending_s = start.elapsed().as_secs_f64();
         self.drain(messages)?;

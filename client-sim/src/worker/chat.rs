@@ -34,6 +34,8 @@ pub struct ChatOrder {
     pub pace: Pace,
     /// Ask for a receipt of each.
     pub receipts: bool,
+    /// Never sleep, however little there is to do.
+    pub busy_poll: bool,
 }
 
 /// When messages leave.
@@ -59,6 +61,7 @@ pub enum Pace {
 pub(super) struct Chatting {
     turn: Turn,
     receipts: bool,
+    pub(super) busy_poll: bool,
     body: Vec<u8>,
 }
 
@@ -99,7 +102,8 @@ impl Worker {
                 Turn::Windowed { start_us: order.start_us, end_us, slots }
             }
         };
-        self.chatting = Some(Chatting { turn, receipts: order.receipts, body: Vec::new() });
+        self.chatting =
+            Some(Chatting { turn, receipts: order.receipts, busy_poll: order.busy_poll, body: Vec::new() });
     }
 
     /// When there is something to do; `None` when all is said.
