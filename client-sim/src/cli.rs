@@ -156,6 +156,9 @@ pub struct Messages {
     /// room has it
     #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub window: Option<u32>,
+    /// Closed loop: at most so many messages are in flight in all rooms together; the rooms take turns
+    #[arg(long, value_name = "N", requires = "window", value_parser = clap::value_parser!(u32).range(1..))]
+    pub in_flight: Option<u32>,
     /// Seconds of sending
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub duration: f64,

@@ -62,6 +62,8 @@ pub struct Casting<'a> {
     pub checked: bool,
     /// No room may be spread over several threads.
     pub whole_rooms: bool,
+    /// Messages that may be in flight in all rooms together, if that is bounded.
+    pub in_flight_max: Option<u32>,
 }
 
 /// What all scenarios stand on.
@@ -115,6 +117,12 @@ impl Stage {
             return Err(Refusal::Plan(format!(
                 "a window needs all members of a room on one thread, and {} threads share a room; try: --threads 1",
                 plan.threads
+            )));
+        }
+        if let Some(all) = casting.in_flight_max.filter(|all| *all < plan.threads) {
+            return Err(Refusal::Plan(format!(
+                "{all} messages in flight are less than one for each of the {} threads; try: --in-flight {}",
+                plan.threads, plan.threads
             )));
         }
         if !plan.shortages.is_empty() {

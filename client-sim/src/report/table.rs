@@ -162,9 +162,10 @@ impl Table {
     fn chat(&mut self, report: &Report) {
         let Some(chat) = &report.chat else { return };
         self.title(&format!("chat, {} rooms, {} subscribers", chat.rooms, chat.subscribers));
-        let load = match (chat.rate_asked_per_s, chat.window) {
-            (Some(rate), _) => format!("of {rate:.0}/s"),
-            (None, width) => format!("with {} in flight per room", width.unwrap_or_default()),
+        let load = match (chat.rate_asked_per_s, chat.window.unwrap_or_default(), chat.in_flight_max) {
+            (Some(rate), ..) => format!("of {rate:.0}/s"),
+            (None, width, None) => format!("with {width} in flight per room"),
+            (None, width, Some(all)) => format!("with {width} in flight per room, {all} in all"),
         };
         self.row(
             "messages",

@@ -43,6 +43,7 @@ fn chat() -> Chat {
         messages_unsent: 0,
         rate_asked_per_s: Some(1.0),
         window: None,
+        in_flight_max: None,
         rate_sent_per_s: 1.0,
         payload_bytes: 128,
         rooms: 2,

@@ -41,6 +41,7 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
         deaf_every,
         checked: true,
         whole_rooms: args.messages.window.is_some(),
+        in_flight_max: args.messages.in_flight,
     })?;
     stage.play(|stage| {
         stage.connect(common.connect_rate, common.max_half_open)?;
@@ -80,7 +81,7 @@ impl Stage {
             }
             Some(width) => {
                 let end_us = start_us + duration(messages.duration).as_micros() as u64;
-                (None, Pace::Window { width, end_us })
+                (None, Pace::Window { width, in_flight_max: messages.in_flight, end_us })
             }
         };
         self.watch.begin("chat", asked.unwrap_or(0) * u64::from(self.setup.room_size));
@@ -176,6 +177,7 @@ fn account(
         messages_unsent: counts.unsent,
         rate_asked_per_s: messages.window.is_none().then_some(messages.rate),
         window: messages.window,
+        in_flight_max: messages.in_flight,
         rate_sent_per_s: if sending_s > 0.0 { counts.sent as f64 / sending_s } else { 0.0 },
         payload_bytes: messages.payload.max(crate::payload::BYTES_MIN),
         rooms: orders.len() as u64,

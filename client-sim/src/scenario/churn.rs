@@ -24,6 +24,7 @@ pub fn run(args: &ChurnArgs) -> Result<Report, Refusal> {
         deaf_every: 0,
         checked: false,
         whole_rooms: false,
+        in_flight_max: None,
     })?;
     stage.play(|stage| stage.churn(args));
     stage.close(common)

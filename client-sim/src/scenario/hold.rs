@@ -20,6 +20,7 @@ pub fn run(args: &HoldArgs, at_once: bool) -> Result<Report, Refusal> {
         deaf_every: 0,
         checked: true,
         whole_rooms: false,
+        in_flight_max: None,
     })?;
     let (rate, half_open_max) = if at_once {
         (f64::INFINITY, args.held.connections)

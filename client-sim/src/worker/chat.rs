@@ -52,6 +52,8 @@ pub enum Pace {
     Window {
         /// Messages in flight in each room.
         width: u32,
+        /// Messages in flight in all rooms of all workers together.
+        in_flight_max: Option<u32>,
         /// When the last one leaves.
         end_us: u64,
     },
@@ -77,6 +79,11 @@ enum Turn {
     },
 }
 
+/// What a worker may have of `all`: the parts of all workers add up to it.
+fn part(all: u32, index: u32, workers: u32) -> u32 {
+    all / workers + u32::from(index < all % workers)
+}
+
 impl Worker {
     pub(super) fn start_chatting(&mut self, order: &ChatOrder) {
         if self.setup.deaf_every > 0 {
@@ -92,8 +99,10 @@ impl Worker {
                 let workers = self.setup.plan.threads;
                 Turn::Paced(Pacer::part(order.start_us, per_s, messages, self.index, workers))
             }
-            Pace::Window { width, end_us } => {
-                self.desk.open_windows(width);
+            Pace::Window { width, in_flight_max, end_us } => {
+                let workers = self.setup.plan.threads;
+                let part = in_flight_max.map_or(u32::MAX, |all| part(all, self.index, workers));
+                self.desk.open_windows(width, part);
                 let share = self.setup.plan.share(self.index);
                 let mut slots = vec![None; share.len()];
                 for (slot, conn) in &self.conns {
@@ -207,5 +216,16 @@ impl Worker {
         self.desk.counters.add(|counters| &counters.sent, 1);
         let done = conn.peer.send(&destination, body, receipt.as_deref(), &mut self.kit);
         self.flush_if(slot, done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::part;
+
+    #[test]
+    fn the_parts_are_even_and_add_up() {
+        let parts: Vec<u32> = (0..3).map(|index| part(11, index, 3)).collect();
+        assert_eq!(parts, [4, 4, 3]);
     }
 }

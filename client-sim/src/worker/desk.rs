@@ -197,9 +197,9 @@ impl Desk {
     }
 
     /// Opens a window of `width` messages for each room: its members of now are waited for.
-    pub(super) fn open_windows(&mut self, width: u32) {
+    pub(super) fn open_windows(&mut self, width: u32, in_flight_max: u32) {
         let members = |log: &RoomLog| log.members().iter().filter(|member| member.counts()).count() as u32;
-        self.windows = Some(Windows::new(width, self.rooms.iter().map(members)));
+        self.windows = Some(Windows::new(width, in_flight_max, self.rooms.iter().map(members)));
     }
 
     /// A client is ready: how long did it take?

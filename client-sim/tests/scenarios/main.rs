@@ -167,6 +167,18 @@ fn a_window_is_filled_again_only_when_every_member_has_the_message() {
         (&(3 * 6).into(), &(3 * 2).into())
     );
 
+    // One at a time: the first that gets lost is the third of the first room, after two of each.
+    let (code, report, output) =
+        simulate(stub::start(Fault::Lose(3)), &[&window[..], &["--in-flight", "1"]].concat());
+    assert_eq!(code, 1, "{output:?}");
+    assert_eq!((&report["chat"]["messages_sent"], &report["chat"]["lost"]), (&7.into(), &1.into()));
+    assert_eq!(report["chat"]["in_flight_max"], 1);
+
+    let too_few = [&window[..], &["--threads", "3", "--in-flight", "2"]].concat();
+    let (code, _, output) = simulate(stub::start(Fault::None), &too_few);
+    assert_eq!(code, 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--in-flight 3"), "{output:?}");
+
     let (code, _, output) = simulate(stub::start(Fault::None), &[&window[..], &["--threads", "7"]].concat());
     assert_eq!(code, 2);
     assert!(String::from_utf8_lossy(&output.stderr).contains("on one thread"), "{output:?}");
