@@ -73,10 +73,11 @@ impl Kind {
     }
 
     fn start(self, programs: &Programs, connections: u32) -> Result<Server, String> {
-        match self {
+        let started = match self {
             Kind::Nio => Server::start(programs, connections),
             Kind::Bio => Server::start_bio(programs, connections),
-        }
+        };
+        started.map_err(String::from)
     }
 }
 

@@ -10,7 +10,7 @@
 mod contender;
 mod plot;
 mod report;
-mod workload;
+pub mod workload;
 
 use std::fs;
 use std::path::PathBuf;

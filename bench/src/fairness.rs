@@ -136,7 +136,7 @@ fn measure(programs: &Programs, args: &Args, beside: Beside) -> Result<Round, St
     );
     let chat = |arguments: &str| {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-        on_core(1, || simulate(programs, &server, "chat", &arguments)).and_then(passed)
+        on_core(1, || simulate(programs, &server, "chat", &arguments)).map_err(String::from).and_then(passed)
     };
     let (small, large) = thread::scope(|scope| {
         let large = (beside != Beside::Nothing).then(|| scope.spawn(|| chat(&large)));

@@ -55,6 +55,36 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
+/// The middle of some numbers, and how far they lie apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// As [`median`] has it.
+    pub median: f64,
+    /// The least of them.
+    pub least: f64,
+    /// The greatest of them.
+    pub most: f64,
+}
+
+impl Spread {
+    /// Of these; `None` of nothing.
+    pub fn of(numbers: &[f64]) -> Option<Spread> {
+        let least = numbers.iter().copied().reduce(f64::min)?;
+        let most = numbers.iter().copied().reduce(f64::max)?;
+        Some(Spread { median: median(numbers)?, least, most })
+    }
+
+    /// For a table: the middle, and in brackets the others if they differ.
+    #[must_use]
+    pub fn cell(&self, digits: usize) -> String {
+        let Spread { median, least, most } = self;
+        if least == most {
+            return format!("{median:.digits$}");
+        }
+        format!("{median:.digits$} ({least:.digits$}-{most:.digits$})")
+    }
+}
+
 /// Writes a report as JSON that people can read too: indented, with a newline at its end.
 ///
 /// # Errors
@@ -74,6 +104,13 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_spread_is_shown_where_there_is_one() {
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]).unwrap().cell(1), "2.0 (1.0-3.0)");
+        assert_eq!(Spread::of(&[7.25]).unwrap().cell(2), "7.25");
+        assert_eq!(Spread::of(&[]), None);
     }
 
     #[test]

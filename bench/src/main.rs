@@ -4,15 +4,19 @@
 
 mod bio;
 mod bio_server;
+mod chart;
 mod compare;
 mod fairness;
 mod floor;
 mod footprint;
+mod growth;
 mod guard;
 mod hash_table;
 mod installed;
+mod load;
 mod peers;
 mod process;
+mod reactors;
 mod thread_walls;
 #[cfg(test)]
 mod visit;
@@ -48,6 +52,10 @@ enum Measurement {
     Compare(compare::Args),
     /// What a large, busy room costs the members of small ones
     Fairness(fairness::Args),
+    /// What a connection and a delivery cost from a thousand connections to a million
+    Growth(growth::Args),
+    /// Two reactors against one: CPU per delivery in rooms with members on both
+    Reactors(reactors::Args),
     /// Refuse more instructions or memory than are kept in the repository
     Guard(guard::Args),
     /// What `guard` counts: one path, once
@@ -65,6 +73,8 @@ fn main() -> ExitCode {
         Measurement::Peer(args) => peers::run(&args),
         Measurement::Compare(args) => compare::run(&args),
         Measurement::Fairness(args) => fairness::run(&args),
+        Measurement::Growth(args) => growth::run(&args),
+        Measurement::Reactors(args) => reactors::run(&args),
         Measurement::Guard(args) => guard::run(&args),
         Measurement::GuardPath(args) => guard::walk(&args),
     };

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -93,7 +93,7 @@ impl Server {
     ///
     /// # Errors
     /// It does not start, or ends before it listens.
-    pub fn start(programs: &Programs, capacity: u32) -> Result<Server, String> {
+    pub fn start(programs: &Programs, capacity: u32) -> Result<Server, NoRun> {
         let mut command = Command::new(&programs.server);
         command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]);
         Server::launch(&mut command)
@@ -103,7 +103,7 @@ impl Server {
     ///
     /// # Errors
     /// It does not start, or ends before it listens.
-    pub fn start_bio(programs: &Programs, threads_max: u32) -> Result<Server, String> {
+    pub fn start_bio(programs: &Programs, threads_max: u32) -> Result<Server, NoRun> {
         let mut command = Command::new(&programs.own);
         command.args(["bio-server", "--listen", "127.0.0.1:0", "--threads-max", &threads_max.to_string()]);
         Server::launch(&mut command)
@@ -113,15 +113,15 @@ impl Server {
     ///
     /// # Errors
     /// It does not start, or ends before it listens.
-    pub fn launch(command: &mut Command) -> Result<Server, String> {
+    pub fn launch(command: &mut Command) -> Result<Server, NoRun> {
         let binary = Path::new(command.get_program()).display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{binary}: {error}"))?;
-        let stdout = child.stdout.take().ok_or("the server has no standard output")?;
-        let stderr = child.stderr.take().ok_or("the server has no standard error")?;
+        let stdout = child.stdout.take().ok_or("the server has no standard output".to_owned())?;
+        let stderr = child.stderr.take().ok_or("the server has no standard error".to_owned())?;
         let log = Log::default();
         let kept = Arc::clone(&log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 eprintln!("{line}");
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,10 +134,23 @@ impl Server {
         let mut server = Server { child, ready_line: String::new(), log, _stdout: BufReader::new(stdout) };
         let read = server._stdout.read_line(&mut server.ready_line).map_err(|error| error.to_string())?;
         if read == 0 || address(&server.ready_line).is_none() {
-            return Err(format!("the server did not listen; it said {:?}", server.ready_line));
+            return Err(server.why_not(reader));
         }
         server.ready_line.truncate(server.ready_line.trim_end().len());
         Ok(server)
+    }
+
+    /// Why it does not listen: a plan that does not fit, or anything else.
+    fn why_not(mut self, reader: JoinHandle<()>) -> NoRun {
+        let has_closed = self.ready_line.is_empty();
+        let status = if has_closed { self.child.wait().ok() } else { None };
+        if status.and_then(|status| status.code()) != Some(PLAN_DOES_NOT_FIT) {
+            return NoRun::Broken(format!("the server did not listen; it said {:?}", self.ready_line));
+        }
+        // It has ended, so its log has, too. A reader that panicked has kept what it read.
+        reader.join().ok();
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        NoRun::Refused(log.iter().map(String::as_str).collect::<Vec<_>>().join("; "))
     }
 
     /// Its WebSocket endpoint.
@@ -257,6 +270,32 @@ pub struct Run {
     pub said: String,
 }
 
+/// Why there is no server, or no result of the simulator.
+#[derive(Debug)]
+pub enum NoRun {
+    /// The plan does not fit this machine, and nothing was tried: the words of the program on what is missing.
+    Refused(String),
+    /// Anything else.
+    Broken(String),
+}
+
+impl From<String> for NoRun {
+    fn from(problem: String) -> Self {
+        NoRun::Broken(problem)
+    }
+}
+
+impl From<NoRun> for String {
+    fn from(reason: NoRun) -> Self {
+        match reason {
+            NoRun::Refused(words) | NoRun::Broken(words) => words,
+        }
+    }
+}
+
+/// Exit code of both programs when the plan does not fit.
+const PLAN_DOES_NOT_FIT: i32 = 2;
+
 /// Runs a scenario of the simulator on a server.
 ///
 /// # Errors
@@ -266,7 +305,7 @@ pub fn simulate(
     server: &Server,
     scenario: &str,
     arguments: &[String],
-) -> Result<Run, String> {
+) -> Result<Run, NoRun> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
     let json = directory.path().join("result.json");
     let output = Command::new(&programs.simulator)
@@ -275,9 +314,13 @@ pub fn simulate(
         .arg("--json")
         .arg(&json)
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    let warned = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(PLAN_DOES_NOT_FIT) {
+        return Err(NoRun::Refused(warned.trim().to_owned()));
+    }
+    eprint!("{warned}");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let text = std::fs::read_to_string(&json)
         .map_err(|error| format!("client-sim: {}, no result: {error}{said}", output.status))?;
@@ -289,7 +332,7 @@ pub fn simulate(
 ///
 /// # Errors
 /// The core is not there, or what `act` says.
-pub fn on_core<T>(core: u32, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub fn on_core<T, E: From<String>>(core: u32, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let problem = |error: rustix::io::Errno| format!("core {core}: {error}");
     let before = sched_getaffinity(None).map_err(problem)?;
     let mut only = CpuSet::new();

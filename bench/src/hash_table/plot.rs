@@ -5,19 +5,10 @@
 use plotters::prelude::*;
 
 use super::report::Point;
+use crate::chart::{COLOURS, label};
 
 /// Pixels of a panel.
 const PANEL: (u32, u32) = (520, 460);
-/// Dark enough on white, and told apart by the colour-blind (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(90, 90, 90),
-];
-
 /// Draws all points.
 ///
 /// # Errors
@@ -109,17 +100,6 @@ fn draw_panel(
     Ok(())
 }
 
-/// A number on an axis: thousands with commas, fractions as they are.
-fn label(number: &f64) -> String {
-    if *number < 1.0 {
-        return format!("{number}");
-    }
-    let digits = format!("{number:.0}");
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap_or("")).collect();
-    groups.join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +128,5 @@ mod tests {
         // Three points, and a ring around the one default.
         assert_eq!(svg.matches("<circle").count(), 4);
         assert!(draw(&[]).is_err());
-    }
-
-    #[test]
-    fn labels_have_commas() {
-        assert_eq!(
-            (label(&0.01), label(&1.0), label(&1_000_000.0)),
-            ("0.01".into(), "1".into(), "1,000,000".into())
-        );
     }
 }

@@ -1,0 +1,234 @@
+//! `bench growth`: what a connection and a delivery cost when there are a thousand connections, and when there are a
+//! million.
+//!
+//! All that decides the cost of a delivery is the same at every size but the number of connections: rooms of
+//! [`ROOM_SIZE`], one message of a room in flight, as many in flight in all rooms together, the server on one core and the
+//! simulator on another. No heart-beats: what a million of them cost is no part of a delivery.
+//!
+//! With more connections than a descriptor table holds there are more threads, on both sides: more threads of clients, which
+//! the server's writes have to wake, and more reactors, over which the members of a room are spread. Both are costs of
+//! the descriptor limit, and the first is one of the load. So a size that has more of them is measured against more than
+//! the base: as many connections as the base, with as many threads of clients ([`Kind::SameClients`]), and with as many
+//! reactors as well ([`Kind::SameThreads`]). What is left against the last is the cost of the connections themselves.
+//!
+//! Invariant: every number is of a chat that lost nothing; a size that the machine does not hold is named with the
+//! reason.
+
+mod plot;
+mod report;
+
+use std::path::PathBuf;
+
+use clap::value_parser;
+use tcbchat_bench::write_json;
+
+use crate::load::{self, Cores, Numbers, Serving};
+use crate::process::{NoRun, Programs};
+use report::{Kind, Refused, Report};
+
+/// Members of a room.
+const ROOM_SIZE: u32 = 100;
+
+/// Options of `bench growth`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Sessions, each subscribed to a room of 100
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000],
+          value_parser = value_parser!(u32).range(1..=10_000_000))]
+    connections: Vec<u32>,
+    /// The one of them that the others are measured against
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    base: u32,
+    /// Rounds, each of all sizes in turn; the median is shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Messages in flight in all rooms together; one of a room
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..))]
+    in_flight: u32,
+    /// Seconds of chat
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    duration: f64,
+    /// Seconds of silence before the memory is measured
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    hold: f64,
+    #[command(flatten)]
+    cores: Cores,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the result as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Draw bytes per connection and CPU per delivery against connections
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Measures, prints, and writes the files that were asked for.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn run(args: &Args) -> Result<(), String> {
+    let sizes = sizes(args)?;
+    let programs = Programs::find()?;
+    let mut report = Report::new(args.base, ROOM_SIZE, args.in_flight, args.rounds);
+    for round in 1..=args.rounds {
+        for &connections in &sizes {
+            if report.is_refused(connections) {
+                continue;
+            }
+            measure(&programs, args, &mut report, connections, round)?;
+        }
+    }
+    print!("{}", report.markdown());
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    let svg = args.svg.as_ref().map(|_| plot::draw(&report)).transpose()?;
+    let files = [(&args.markdown, Some(report.markdown())), (&args.svg, svg)];
+    for (path, text) in files {
+        if let Some((path, text)) = path.as_ref().zip(text) {
+            std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The base first, because it says how many threads are more; then the others, ascending.
+fn sizes(args: &Args) -> Result<Vec<u32>, String> {
+    let mut sizes = args.connections.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    if !sizes.contains(&args.base) {
+        return Err(format!("--base {} is none of --connections", args.base));
+    }
+    sizes.retain(|size| *size != args.base);
+    sizes.insert(0, args.base);
+    Ok(sizes)
+}
+
+/// One size, and the base with as many threads if there are more of them.
+fn measure(
+    programs: &Programs,
+    args: &Args,
+    report: &mut Report,
+    connections: u32,
+    round: u32,
+) -> Result<(), String> {
+    eprintln!("round {round} of {}: {connections} connections", args.rounds);
+    let numbers = match chat(programs, args, connections, None) {
+        Ok(numbers) => numbers,
+        Err(NoRun::Refused(reason)) if connections != args.base => {
+            eprintln!("{reason}");
+            report.refused.push(Refused { connections, reason });
+            return Ok(());
+        }
+        Err(reason) => return Err(reason.into()),
+    };
+    let (reactors, threads) = (numbers.reactors, numbers.threads);
+    report.add(connections, Kind::Planned, numbers);
+    let base = report.row(args.base, Kind::Planned);
+    let (base_reactors, base_threads) =
+        base.map_or((reactors, threads), |row| (row.reactors(), row.threads()));
+    let threads = even_threads(args.base, threads);
+    let mut add = |kind, reactors| {
+        eprintln!("  {} connections, reactors: {reactors}, threads of clients: {threads}", args.base);
+        let numbers = chat(programs, args, args.base, Some((reactors, threads)))?;
+        report.add(connections, kind, numbers);
+        Ok::<(), String>(())
+    };
+    if threads > base_threads {
+        add(Kind::SameClients, base_reactors)?;
+    }
+    if reactors > base_reactors {
+        add(Kind::SameThreads, reactors)?;
+    }
+    Ok(())
+}
+
+/// The most threads, up to so many, over which the rooms of a run can be divided evenly: a window needs all members of
+/// a room on one.
+fn even_threads(connections: u32, most: u32) -> u32 {
+    let rooms = connections / ROOM_SIZE;
+    let is_even = |threads: &u32| connections.is_multiple_of(ROOM_SIZE) && rooms.is_multiple_of(*threads);
+    (1..=most).rev().find(is_even).unwrap_or(1)
+}
+
+/// A chat with so many connections; reactors and threads as planned, or as given.
+fn chat(
+    programs: &Programs,
+    args: &Args,
+    connections: u32,
+    threads: Option<(u16, u32)>,
+) -> Result<Numbers, NoRun> {
+    let serving = Serving { capacity: connections, reactors: threads.map(|(reactors, _)| reactors) };
+    let simulator_threads = threads.map(|(_, threads)| threads);
+    load::chat(programs, args.cores, serving, &arguments(args, connections, simulator_threads))
+}
+
+/// What the simulator is told.
+fn arguments(args: &Args, connections: u32, threads: Option<u32>) -> Vec<String> {
+    // A million clients on one core get ready slowly, and their last message may be long under way.
+    const ALWAYS: &str = "--window 1 --receipts --room-prefix growth- --heart-beat 0,0 --connect-rate 20000 \
+        --timeout 120 --drain 20 --no-goodbye";
+    let mut arguments: Vec<String> = ALWAYS.split_whitespace().map(str::to_owned).collect();
+    arguments.extend([
+        format!("--connections={connections}"),
+        format!("--room-size={ROOM_SIZE}"),
+        format!("--in-flight={}", args.in_flight),
+        format!("--duration={}", args.duration),
+        format!("--hold={}", args.hold),
+    ]);
+    arguments.extend(threads.map(|threads| format!("--threads={threads}")));
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &[&str]) -> Args {
+        Line::try_parse_from([&["growth"], line].concat()).unwrap().args
+    }
+
+    #[test]
+    fn the_base_comes_first_and_must_be_there() {
+        assert_eq!(sizes(&args(&[])).unwrap(), [10_000, 1_000, 100_000, 1_000_000]);
+        let twice = args(&["--connections", "400,200,400", "--base", "400"]);
+        assert_eq!(sizes(&twice).unwrap(), [400, 200]);
+        let error = sizes(&args(&["--connections", "200,400"])).unwrap_err();
+        assert!(error.contains("--base 10000"), "{error}");
+        assert!(Line::try_parse_from(["growth", "--connections", "0"]).is_err());
+        assert!(Line::try_parse_from(["growth", "--rounds", "0"]).is_err());
+    }
+
+    #[test]
+    fn each_thread_has_whole_rooms() {
+        assert_eq!(even_threads(10_000, 54), 50);
+        assert_eq!(even_threads(10_000, 6), 5);
+        assert_eq!(even_threads(200, 54), 2);
+        assert_eq!(even_threads(250, 54), 1);
+        assert_eq!(even_threads(50, 54), 1);
+    }
+
+    #[test]
+    fn the_load_does_not_depend_on_the_size() {
+        let args = args(&["--in-flight", "30"]);
+        let without_size = |connections: u32| {
+            let mut arguments = arguments(&args, connections, None);
+            arguments.retain(|argument| !argument.starts_with("--connections="));
+            arguments
+        };
+        assert_eq!(without_size(10_000), without_size(1_000_000));
+        assert!(without_size(1).contains(&"--in-flight=30".to_owned()));
+        assert!(super::arguments(&args, 1, Some(7)).contains(&"--threads=7".to_owned()));
+    }
+}

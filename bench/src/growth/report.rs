@@ -1,0 +1,238 @@
+//! What was found, as Markdown and as JSON (schema [`SCHEMA`]).
+//!
+//! Invariant: a number that was not measured is a dash, or `null`; never a zero.
+
+use serde::Serialize;
+use tcbchat_bench::Spread;
+
+use crate::chart::label;
+use crate::load::{Numbers, cell, ratio};
+
+/// Name and version of the JSON. Fields may be added within it; none is renamed or removed.
+pub const SCHEMA: &str = "tcbchat.growth/1";
+
+/// Which of the chats of a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// With its own connections, and reactors as the server plans them.
+    Planned,
+    /// With the connections and the reactors of the base, and its own number of threads of clients.
+    SameClients,
+    /// With the connections of the base, and its own numbers of reactors and of threads of clients.
+    SameThreads,
+}
+
+/// All rounds of one chat.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// The size that it is for.
+    pub connections: u32,
+    /// With its own connections, or with the base's and as many threads.
+    pub kind: Kind,
+    /// By round.
+    pub rounds: Vec<Numbers>,
+    /// Server CPU per delivery against the base's.
+    pub to_base: Option<Spread>,
+    /// The same against the base's with as many threads of clients.
+    pub to_same_clients: Option<Spread>,
+    /// The same against the base's with as many reactors, too.
+    pub to_same_threads: Option<Spread>,
+}
+
+impl Row {
+    /// Of the server.
+    pub fn reactors(&self) -> u16 {
+        self.rounds.first().map_or(0, |numbers| numbers.reactors)
+    }
+
+    /// Of the simulator.
+    pub fn threads(&self) -> u32 {
+        self.rounds.first().map_or(0, |numbers| numbers.threads)
+    }
+
+    /// The middle of a number of all rounds.
+    pub fn median(&self, number: impl Fn(&Numbers) -> Option<f64>) -> Option<f64> {
+        let numbers: Vec<f64> = self.rounds.iter().filter_map(number).collect();
+        Spread::of(&numbers).map(|spread| spread.median)
+    }
+}
+
+/// A size that the machine does not hold.
+#[derive(Debug, Serialize)]
+pub struct Refused {
+    /// Sessions.
+    pub connections: u32,
+    /// What is missing, in the words of the simulator's plan.
+    pub reason: String,
+}
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: &'static str,
+    version: &'static str,
+    /// The size that others are measured against.
+    pub base: u32,
+    room_size: u32,
+    in_flight: u32,
+    rounds: u32,
+    /// By size and kind.
+    pub rows: Vec<Row>,
+    /// Sizes without a row.
+    pub refused: Vec<Refused>,
+}
+
+impl Report {
+    /// A report without rows.
+    pub fn new(base: u32, room_size: u32, in_flight: u32, rounds: u32) -> Self {
+        let (version, rows, refused) = (env!("CARGO_PKG_VERSION"), Vec::new(), Vec::new());
+        Self { schema: SCHEMA, version, base, room_size, in_flight, rounds, rows, refused }
+    }
+
+    /// Whether a size is known not to fit.
+    pub fn is_refused(&self, connections: u32) -> bool {
+        self.refused.iter().any(|refused| refused.connections == connections)
+    }
+
+    /// The row of a chat.
+    pub fn row(&self, connections: u32, kind: Kind) -> Option<&Row> {
+        self.rows.iter().find(|row| (row.connections, row.kind) == (connections, kind))
+    }
+
+    /// Another round of a chat.
+    pub fn add(&mut self, connections: u32, kind: Kind, numbers: Numbers) {
+        match self.rows.iter_mut().find(|row| (row.connections, row.kind) == (connections, kind)) {
+            Some(row) => row.rounds.push(numbers),
+            None => {
+                let rounds = vec![numbers];
+                let (to_base, to_same_clients, to_same_threads) = (None, None, None);
+                self.rows.push(Row { connections, kind, rounds, to_base, to_same_clients, to_same_threads });
+                self.rows.sort_by_key(|row| (row.connections, row.kind));
+            }
+        }
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        let against = |row: &Row, connections, kind| {
+            let other = self.row(connections, kind)?;
+            // Of one size, the kinds are in the order of what they have in common with it.
+            let is_other = (row.connections, row.kind) != (connections, kind);
+            let is_earlier = row.kind == Kind::Planned || kind == Kind::Planned || row.kind > kind;
+            if is_other && is_earlier { ratio(&row.rounds, &other.rounds) } else { None }
+        };
+        let ratios: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let size = row.connections;
+                [(self.base, Kind::Planned), (size, Kind::SameClients), (size, Kind::SameThreads)]
+                    .map(|(connections, kind)| against(row, connections, kind))
+            })
+            .collect();
+        for (row, ratios) in self.rows.iter_mut().zip(ratios) {
+            [row.to_base, row.to_same_clients, row.to_same_threads] = ratios;
+        }
+    }
+
+    /// As Markdown: CPU, and memory.
+    pub fn markdown(&self) -> String {
+        let base = label(&f64::from(self.base));
+        let mut text = format!(
+            "\n| connections | reactors, threads of clients | server CPU per delivery, us | to {base} | with as many \
+             threads of clients | and as many reactors | in user space, % | waits per message | server, simulator busy, % |\n\
+             |---|---|---|---|---|---|---|---|---|\n"
+        );
+        let shown = |ratio: &Option<Spread>| ratio.map_or_else(String::new, |ratio| ratio.cell(2));
+        for row in &self.rows {
+            let connections = label(&f64::from(match row.kind {
+                Kind::Planned => row.connections,
+                Kind::SameClients | Kind::SameThreads => self.base,
+            }));
+            let of = |digits, number: fn(&Numbers) -> Option<f64>| cell(&row.rounds, digits, number);
+            text += &format!(
+                "| {connections} | {}, {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
+                row.reactors(),
+                row.threads(),
+                of(2, |n| Some(n.cpu_us_per_delivery)),
+                shown(&row.to_base),
+                shown(&row.to_same_clients),
+                shown(&row.to_same_threads),
+                of(1, |n| Some(n.user_share_percent)),
+                of(2, |n| n.waits_per_message),
+                of(0, |n| Some(n.server_busy_percent)),
+                of(0, |n| Some(n.simulator_busy_percent)),
+            );
+        }
+        text += "\n| connections | reactors | user bytes per connection | kernel bytes per end | server CPU while idle, % \
+                 |\n|---|---|---|---|---|\n";
+        for row in self.rows.iter().filter(|row| row.kind == Kind::Planned) {
+            let of = |digits, number: fn(&Numbers) -> Option<f64>| cell(&row.rounds, digits, number);
+            text += &format!(
+                "| {} | {} | {} | {} | {} |\n",
+                label(&f64::from(row.connections)),
+                row.reactors(),
+                of(1, |n| n.user_bytes),
+                of(0, |n| n.kernel_bytes_per_end),
+                of(2, |n| n.idle_cpu_percent),
+            );
+        }
+        for Refused { connections, reason } in &self.refused {
+            text += &format!("\n{} connections were not tried: {reason}\n", label(&f64::from(*connections)));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::load::tests::costing;
+
+    /// A base, a size with more threads, a smaller one, and one that does not fit.
+    pub fn report() -> Report {
+        let mut report = Report::new(10_000, 100, 100, 2);
+        for factor in [1.0, 2.0] {
+            let with = |reactors, us| Numbers { reactors, ..costing(us * factor) };
+            report.add(10_000, Kind::Planned, with(2, 8.0));
+            report.add(1_000_000, Kind::Planned, with(53, 16.0));
+            report.add(1_000_000, Kind::SameThreads, with(53, 12.8));
+            report.add(1_000_000, Kind::SameClients, with(2, 10.0));
+            report.add(1_000, Kind::Planned, with(2, 4.0));
+        }
+        report.refused.push(Refused { connections: 3_000_000, reason: "open files are short".to_owned() });
+        report
+    }
+
+    #[test]
+    fn a_size_is_measured_against_the_base_and_against_as_many_threads() {
+        let report = report();
+        let ratios: Vec<_> = report
+            .rows
+            .iter()
+            .map(|row| {
+                let ratios = [row.to_base, row.to_same_clients, row.to_same_threads];
+                (row.connections, row.kind, ratios.map(|ratio| ratio.map(|ratio| ratio.cell(2))))
+            })
+            .collect();
+        let some = |ratio: &str| Some(ratio.to_owned());
+        let expected = [
+            (1_000, Kind::Planned, [some("0.50"), None, None]),
+            (10_000, Kind::Planned, [None, None, None]),
+            (1_000_000, Kind::Planned, [some("2.00"), some("1.60"), some("1.25")]),
+            (1_000_000, Kind::SameClients, [some("1.25"), None, None]),
+            (1_000_000, Kind::SameThreads, [some("1.60"), some("1.28"), None]),
+        ];
+        assert_eq!(ratios, expected);
+    }
+
+    #[test]
+    fn the_tables_have_a_line_for_each_chat_and_the_reason_for_each_that_was_not() {
+        let text = report().markdown();
+        assert!(text.contains("| 1,000,000 | 53, 3 | 24.00 (16.00-32.00) | 2.00 | 1.60 | 1.25 |"), "{text}");
+        assert!(text.contains("| 10,000 | 2, 3 | 15.00 (10.00-20.00) | 1.25 |  |  |"), "{text}");
+        assert!(text.contains("| 1,000,000 | 53 | 180.5 | - | 0.50 |"), "{text}");
+        assert!(text.contains("3,000,000 connections were not tried: open files are short"), "{text}");
+    }
+}
