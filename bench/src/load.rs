@@ -53,6 +53,10 @@ pub struct Numbers {
     pub idle_cpu_percent: Option<f64>,
 }
 
+/// A million clients on one core, beside other work, come slowly: nobody is to be sent away before the chat for that.
+const PATIENCE: [&str; 4] =
+    ["--set", "handshake.timeout_ms=60000", "--set", "handshake.connect_timeout_ms=60000"];
+
 /// The server of one chat.
 #[derive(Debug, Clone, Copy)]
 pub struct Serving {
@@ -74,6 +78,7 @@ pub fn chat(
 ) -> Result<Numbers, NoRun> {
     let mut command = Command::new(&programs.server);
     command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &serving.capacity.to_string()]);
+    command.args(PATIENCE);
     if let Some(reactors) = serving.reactors {
         command.args(["--reactors", &reactors.to_string()]);
     }
