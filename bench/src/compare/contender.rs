@@ -131,7 +131,7 @@ impl Contender {
                 command
             }
         };
-        Server::launch(&mut command).map(Running::Own)
+        Ok(Running::Own(Server::launch(&mut command)?))
     }
 }
 
