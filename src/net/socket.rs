@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use socket2::SockRef;
 
 use crate::shard::{Silence, Transport};
@@ -166,9 +167,10 @@ impl Sockets {
 impl Transport for Sockets {
     fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let stream = self.stream(index)?;
-        // `send` for one slice: the kernel need not copy and check a vector.
         let result = retry_interrupted(|| match slices {
-            [slice] => (&mut &*stream).write(slice),
+            // The kernel need not copy and check a vector, and the C library is left out: its `send` looks for a
+            // cancellation of this thread, before and after.
+            [slice] => Ok(rustix::net::send(stream, slice, SendFlags::NOSIGNAL)?),
             slices => (&mut &*stream).write_vectored(slices),
         });
         match &result {
