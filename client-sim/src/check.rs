@@ -99,7 +99,12 @@ impl RoomLog {
                 Verdict::InOrder
             }
             Novelty::Overtaken => {
+                let is_late = self.has_later(m, id);
                 self.place_or_keep(m, id);
+                if !is_late {
+                    // It was somebody else who has lost this one.
+                    return Verdict::InOrder;
+                }
                 self.members[m].odd().overtaken += 1;
                 Verdict::OutOfOrder
             }
@@ -196,6 +201,24 @@ impl RoomLog {
         Novelty::New
     }
 
+    /// Whether member `m` has received a later message of the same sender.
+    fn has_later(&self, m: usize, id: u64) -> bool {
+        let (sender, seq) = (id >> 32, id as u32);
+        let expected = self.senders.get(&(sender as u32)).copied().unwrap_or(0);
+        let later = (seq + 1..expected).map(|seq| sender << 32 | u64::from(seq));
+        let member = &self.members[m];
+        later.filter(|later| !self.skipped.contains(later)).any(|later| {
+            match self.order.iter().rposition(|known| *known == later) {
+                Some(at) => {
+                    let position = self.base + at as u32;
+                    position < member.next && !member.lacks(position)
+                }
+                // In nobody's hand: it was dropped when all had passed it.
+                None => member.keeps(later) || !self.members.iter().any(|member| member.keeps(later)),
+            }
+        })
+    }
+
     /// Gives `ids`, all received by member `m`, the positions from `at`, where that member is; tells the
     /// others: those that are past `at` lack them, those that kept one of them unplaced are at it now.
     fn insert(&mut self, m: usize, at: u32, ids: &[u64]) {
@@ -273,7 +296,7 @@ impl RoomLog {
 enum Novelty {
     /// Not seen by any member.
     New,
-    /// Not seen by any member, but a later one of its sender was.
+    /// Not seen by any member, but a later one of its sender was, by some member.
     Overtaken,
     /// Seen by a member.
     Known,

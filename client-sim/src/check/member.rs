@@ -85,6 +85,11 @@ impl Member {
         late
     }
 
+    /// It has passed this position without the message.
+    pub(super) fn lacks(&self, position: u32) -> bool {
+        self.odd.as_ref().is_some_and(|odd| odd.missing.contains(&position))
+    }
+
     pub(super) fn keeps(&self, id: u64) -> bool {
         self.odd.as_ref().is_some_and(|odd| odd.unplaced.contains(&id))
     }

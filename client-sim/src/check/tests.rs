@@ -65,6 +65,30 @@ fn a_loss_is_charged_to_the_one_who_lacks_it_whoever_came_first() {
 }
 
 #[test]
+fn a_loss_is_no_disorder_of_those_who_come_after_the_next_message_of_its_sender() {
+    let mut log = room(3);
+    let (first, second, third) = (id(7, 0), id(7, 1), id(7, 2));
+    feed(&mut log, 0, &[second]);
+    assert_eq!(feed(&mut log, 1, &[first, second, third]), [Verdict::InOrder; 3]);
+    assert_eq!(feed(&mut log, 2, &[first, second, third]), [Verdict::InOrder; 3]);
+    feed(&mut log, 0, &[third]);
+    assert_eq!([0, 1, 2].map(|member| counts(&log, member)), [(2, 0, 0), (3, 0, 0), (3, 0, 0)]);
+
+    // One who has the next one already is another matter.
+    let mut log = room(3);
+    feed(&mut log, 0, &[second]);
+    assert_eq!(feed(&mut log, 1, &[second, first]), [Verdict::InOrder, Verdict::OutOfOrder]);
+
+    // The other way round: the one who came first had them in the wrong order.
+    let mut log = room(3);
+    feed(&mut log, 0, &[second]);
+    feed(&mut log, 1, &[first, second]);
+    feed(&mut log, 2, &[first, second]);
+    assert_eq!(feed(&mut log, 0, &[first]), [Verdict::OutOfOrder]);
+    assert_eq!([0, 1, 2].map(|member| counts(&log, member)), [(2, 0, 1), (2, 0, 0), (2, 0, 0)]);
+}
+
+#[test]
 fn a_message_that_only_one_member_got_is_counted_for_it() {
     let mut log = room(2);
     feed(&mut log, 0, &[A]);
