@@ -70,7 +70,7 @@ fn keep_large_blocks_mapped() {
 
 /// Has glibc return to the kernel what is free between blocks in use.
 ///
-/// After a burst that is most of what the burst took, because boxes and shared segments were allocated among blocks
+/// After a burst that is most of what the burst has left, because boxes and shared segments were allocated among blocks
 /// that live on, and glibc by itself returns only what is free at the end of an arena. See `docs/BENCHMARKS.md`.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
