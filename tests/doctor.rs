@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use tcbchat::walls::catalogue::{ROWS, Row};
 use tcbchat::walls::forecast::Verdict;
 use tcbchat::walls::watch::WATCHED;
 
+#[path = "support/generated.rs"]
+mod generated;
 mod support;
 
 use support::Server;
@@ -208,9 +210,9 @@ fn the_tables_of_the_documentation_are_those_of_the_code() {
         let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
         writeln!(limits, "| `{id}` | {windows} | {linux} | {} |", keys.join(", ")).unwrap();
     }
-    compare("LIMITS.md", "walls", &(limits + "\n"));
-    compare("DOCTOR.md", "walls", &(walls + "\n"));
-    compare("DOCTOR.md", "counters", &(counters + "\n"));
+    generated::compare("doctor", "LIMITS.md", "walls", &(limits + "\n"));
+    generated::compare("doctor", "DOCTOR.md", "walls", &(walls + "\n"));
+    generated::compare("doctor", "DOCTOR.md", "counters", &(counters + "\n"));
 }
 
 #[test]
@@ -230,22 +232,4 @@ fn every_wall_has_its_section_with_its_knobs_and_its_command() {
         assert!(prose.contains(&format!("-- wall {id}\n")), "{id} has no command");
         assert!(output.contains("\nresult        hit and passed in "), "{id} was not shown");
     }
-}
-
-/// Compares the rows of a table with what the code says, or writes them.
-fn compare(file: &str, name: &str, expected: &str) {
-    let path: &Path = &root().join("docs").join(file);
-    let text = std::fs::read_to_string(path).unwrap();
-    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
-    let to = from + text[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
-    if text[from..to] == *expected {
-        return;
-    }
-    assert!(
-        std::env::var_os("UPDATE_DOCS").is_some(),
-        "the part {name:?} of docs/{file} is not what the code says; UPDATE_DOCS=1 cargo test --test doctor \
-         writes it"
-    );
-    std::fs::write(path, [&text[..from], expected, &text[to..]].concat()).unwrap();
 }

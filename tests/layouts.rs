@@ -4,9 +4,11 @@
 //! structure, `UPDATE_DOCS=1 cargo test --test layouts` writes them anew. That no structure grows, and that a delivery
 //! finds what it needs in one line, is asserted at compile time, where each structure is.
 
+#[path = "support/generated.rs"]
+mod generated;
+
 use std::fmt::Write as _;
 use std::mem::offset_of;
-use std::path::PathBuf;
 
 use tcbchat::buf::Outbound;
 use tcbchat::chat::room::{Member, Room};
@@ -20,22 +22,7 @@ use tcbchat::time::BYTES_PER_KEY;
 const LINE: usize = 64;
 
 fn compare(name: &str, expected: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/ARCHITECTURE.md");
-    let text = std::fs::read_to_string(&path).expect("the documentation can be read");
-    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
-    let to = from + text[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
-    let expected = format!("\n{}\n\n", expected.trim());
-    if text[from..to] == expected {
-        return;
-    }
-    assert!(
-        std::env::var_os("UPDATE_DOCS").is_some(),
-        "the part {name:?} of docs/ARCHITECTURE.md is not what the code says; \
-         UPDATE_DOCS=1 cargo test --test layouts writes it. The code says:\n{expected}"
-    );
-    std::fs::write(&path, [&text[..from], &expected, &text[to..]].concat())
-        .expect("the documentation can be written");
+    generated::compare("layouts", "ARCHITECTURE.md", name, &format!("\n{}\n\n", expected.trim()));
 }
 
 /// The fields of a connection with offset and size, in the order of memory.

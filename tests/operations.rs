@@ -4,6 +4,9 @@
 //! The tables between `<!-- begin: NAME -->` and `<!-- end: NAME -->` are printed by the code. After a change
 //! of a key or a metric, `UPDATE_DOCS=1 cargo test --test operations` writes them anew.
 
+#[path = "support/generated.rs"]
+mod generated;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -39,24 +42,8 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Compares a generated part of the documentation with what the code says, or writes it.
 fn compare(name: &str, expected: &str) {
-    let path = root().join("docs/OPERATIONS.md");
-    let text = read(&path);
-    let (begin, end) = (format!("<!-- begin: {name} -->\n"), format!("<!-- end: {name} -->"));
-    let from = text.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
-    let to = from + text[from..].find(&end).unwrap_or_else(|| panic!("no {end}"));
-    let expected = format!("\n{}\n\n", expected.trim());
-    if text[from..to] == expected {
-        return;
-    }
-    assert!(
-        std::env::var_os("UPDATE_DOCS").is_some(),
-        "the part {name:?} of docs/OPERATIONS.md is not what the code says; \
-         UPDATE_DOCS=1 cargo test --test operations writes it"
-    );
-    let updated = [&text[..from], &expected, &text[to..]].concat();
-    std::fs::write(&path, updated).expect("the documentation can be written");
+    generated::compare("operations", "OPERATIONS.md", name, &format!("\n{}\n\n", expected.trim()));
 }
 
 /// All parts in one test, because each may write the same file.
