@@ -2,7 +2,7 @@
 //! kernel has.
 //!
 //! Which connections the kernel has is read from `/proc/net/tcp` by the server's port, which is the test's
-//! own, so other programs on the machine do not disturb.
+//! own while the server lives, so other programs on the machine do not disturb; what was left there before is not counted.
 
 #[path = "../support/mod.rs"]
 mod support;
