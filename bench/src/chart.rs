@@ -1,6 +1,7 @@
 //! What the plots have in common: colours, and numbers on an axis.
 
-use plotters::prelude::RGBColor;
+use plotters::coord::CoordTranslate;
+use plotters::prelude::*;
 
 /// Dark enough on white, and told apart by the colour-blind (Okabe and Ito).
 pub const COLOURS: [RGBColor; 6] = [
@@ -21,6 +22,21 @@ pub fn label(number: &f64) -> String {
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap_or("")).collect();
     groups.join(",")
+}
+
+/// Names the lines, in the upper left corner.
+///
+/// # Errors
+/// What drawing says.
+pub fn legend<'a, DB: DrawingBackend + 'a, CT: CoordTranslate>(
+    chart: &mut ChartContext<'a, DB, CT>,
+) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.9))
+        .border_style(RGBColor(200, 200, 200))
+        .draw()
 }
 
 #[cfg(test)]

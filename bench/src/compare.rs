@@ -18,9 +18,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tcbchat_bench::write_json;
+use tcbchat_bench::write_text;
 
-use crate::process::{Programs, on_core, wait};
+use crate::files::Files;
+use crate::process::{Cores, Programs, on_core, wait};
 use contender::{Contender, FLOOR, Running};
 use report::{Report, Run};
 use workload::Workload;
@@ -40,18 +41,10 @@ pub struct Args {
     /// Tcbchat and the floor only, shorter runs, fewer workloads: a look, not a result
     #[arg(long, conflicts_with = "servers")]
     quick: bool,
-    /// Core of the servers
-    #[arg(long, value_name = "CORE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..1024))]
-    server_core: u32,
-    /// Core of the simulator
-    #[arg(long, value_name = "CORE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..1024))]
-    client_core: u32,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the result as Markdown
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    files: Files,
     /// Write a plot of the ratios as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -86,17 +79,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     let names: Vec<String> = contenders.iter().map(|contender| contender.name.to_owned()).collect();
     let report = Report::new(args.rounds, args.quick, &names, runs);
-    print!("{}", report.markdown());
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    let files = [(&args.markdown, report.markdown()), (&args.svg, plot::ratios(&report))];
-    for (path, text) in files {
-        if let Some(path) = path {
-            fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-    }
-    Ok(())
+    args.files.publish(&report, &report.markdown())?;
+    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::ratios(&report)))
 }
 
 /// One server, one workload, once: the simulator's JSON.
@@ -106,9 +90,12 @@ fn measure(
     workload: &Workload,
     contender: &Contender,
 ) -> Result<Value, String> {
-    let server = on_core(args.server_core, || contender.start(programs, workload.is_delayed))?;
-    let simulate =
-        || on_core(args.client_core, || simulate(programs, workload, contender.arguments(workload), &server));
+    let server = on_core(args.cores.server_core, || contender.start(programs, workload.is_delayed))?;
+    let simulate = || {
+        on_core(args.cores.client_core, || {
+            simulate(programs, workload, contender.arguments(workload), &server)
+        })
+    };
     let first = simulate()?;
     if !contender.warms_up() {
         return Ok(first);

@@ -20,10 +20,11 @@ mod report;
 use std::path::PathBuf;
 
 use clap::value_parser;
-use tcbchat_bench::write_json;
+use tcbchat_bench::write_text;
 
-use crate::load::{self, Cores, Numbers, Serving};
-use crate::process::{NoRun, Programs};
+use crate::files::Files;
+use crate::load::{self, Numbers, Serving};
+use crate::process::{Cores, NoRun, Programs};
 use report::{Kind, Refused, Report};
 
 /// Members of a room.
@@ -53,12 +54,8 @@ pub struct Args {
     hold: f64,
     #[command(flatten)]
     cores: Cores,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the result as Markdown
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// Draw bytes per connection and CPU per delivery against connections
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -80,18 +77,8 @@ pub fn run(args: &Args) -> Result<(), String> {
             measure(&programs, args, &mut report, connections, round)?;
         }
     }
-    print!("{}", report.markdown());
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    let svg = args.svg.as_ref().map(|_| plot::draw(&report)).transpose()?;
-    let files = [(&args.markdown, Some(report.markdown())), (&args.svg, svg)];
-    for (path, text) in files {
-        if let Some((path, text)) = path.as_ref().zip(text) {
-            std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-    }
-    Ok(())
+    args.files.publish(&report, &report.markdown())?;
+    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(&report)?))
 }
 
 /// The base first, because it says how many threads are more; then the others, ascending.

@@ -90,9 +90,17 @@ impl Spread {
 /// # Errors
 /// A sentence for the user: which file, and why it cannot be written.
 pub fn write_json(path: &Path, report: &impl Serialize) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let text = serde_json::to_string_pretty(report).map_err(|error| failed(error.into()))?;
-    std::fs::write(path, text + "\n").map_err(failed)
+    let text =
+        serde_json::to_string_pretty(report).map_err(|error| format!("{}: {error}", path.display()))?;
+    write_text(path, &(text + "\n"))
+}
+
+/// Writes a text as it is.
+///
+/// # Errors
+/// A sentence for the user: which file, and why it cannot be written.
+pub fn write_text(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

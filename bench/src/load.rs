@@ -11,18 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tcbchat_bench::Spread;
 
-use crate::process::{NoRun, Programs, Run, Server, on_core, simulate};
-
-/// Who runs where.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub struct Cores {
-    /// Core of the server
-    #[arg(long, value_name = "CORE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..1024))]
-    pub server_core: u32,
-    /// Core of the simulator
-    #[arg(long, value_name = "CORE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..1024))]
-    pub client_core: u32,
-}
+use crate::process::{Cores, NoRun, Programs, Run, Server, on_core, simulate};
 
 /// What a chat has shown. What could not be read is absent.
 #[derive(Debug, Clone, Serialize)]

@@ -7,6 +7,7 @@ mod bio_server;
 mod chart;
 mod compare;
 mod fairness;
+mod files;
 mod floor;
 mod footprint;
 mod growth;

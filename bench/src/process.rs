@@ -328,6 +328,17 @@ pub fn simulate(
     Ok(Run { json, has_passed: output.status.success(), said })
 }
 
+/// Who runs where.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Cores {
+    /// Core of the server
+    #[arg(long, value_name = "CORE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..1024))]
+    pub server_core: u32,
+    /// Core of the simulator
+    #[arg(long, value_name = "CORE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..1024))]
+    pub client_core: u32,
+}
+
 /// Does something, starting a process above all, on one core: a child inherits it.
 ///
 /// # Errors

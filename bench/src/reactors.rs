@@ -6,14 +6,13 @@
 //!
 //! Invariant: every number is of a chat that lost nothing.
 
-use std::path::PathBuf;
-
 use serde::Serialize;
-use tcbchat_bench::{Spread, write_json};
+use tcbchat_bench::Spread;
 
 use crate::compare::workload;
-use crate::load::{self, Cores, Numbers, Serving, cell, ratio};
-use crate::process::Programs;
+use crate::files::Files;
+use crate::load::{self, Numbers, Serving, cell, ratio};
+use crate::process::{Cores, Programs};
 
 /// Name and version of the JSON. Fields may be added within it; none is renamed or removed.
 const SCHEMA: &str = "tcbchat.reactors/1";
@@ -37,12 +36,8 @@ pub struct Args {
     workloads: Vec<String>,
     #[command(flatten)]
     cores: Cores,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the result as Markdown
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// A workload on both servers.
@@ -90,15 +85,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         row.ratio = ratio(&row.two, &row.one);
     }
     let report = Report { schema: SCHEMA, version: env!("CARGO_PKG_VERSION"), rounds: args.rounds, rows };
-    let text = markdown(&report.rows);
-    print!("{text}");
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    if let Some(path) = &args.markdown {
-        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(())
+    args.files.publish(&report, &markdown(&report.rows))
 }
 
 fn markdown(rows: &[Row]) -> String {

@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::report::{Kind, Report, Row};
-use crate::chart::{COLOURS, label};
+use crate::chart::{COLOURS, label, legend};
 
 /// Pixels of a panel.
 const PANEL: (u32, u32) = (520, 400);
@@ -81,12 +81,7 @@ fn draw_panel(
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         chart.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.9))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
+    legend(&mut chart)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 use plotters::prelude::*;
 
 use super::report::Point;
-use crate::chart::{COLOURS, label};
+use crate::chart::{COLOURS, label, legend};
 
 /// Pixels of a panel.
 const PANEL: (u32, u32) = (520, 460);
@@ -91,12 +91,7 @@ fn draw_panel(
         let defaults = line().filter(|point| point.is_default);
         chart.draw_series(defaults.map(|point| Circle::new(at(&point), 7, BLACK.stroke_width(1))))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.9))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
+    legend(&mut chart)?;
     Ok(())
 }
 

@@ -1,0 +1,29 @@
+//! The files that a measurement leaves.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tcbchat_bench::{write_json, write_text};
+
+/// Options for a result in two forms.
+#[derive(Debug, clap::Args)]
+pub struct Files {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the result as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+impl Files {
+    /// Prints the Markdown, and writes what was asked for.
+    ///
+    /// # Errors
+    /// A sentence for the user: which file, and why it cannot be written.
+    pub fn publish(&self, report: &impl Serialize, markdown: &str) -> Result<(), String> {
+        print!("{markdown}");
+        self.json.as_deref().map_or(Ok(()), |path| write_json(path, report))?;
+        self.markdown.as_deref().map_or(Ok(()), |path| write_text(path, markdown))
+    }
+}
