@@ -46,7 +46,6 @@ pub struct Room {
 }
 
 const _: () = assert!(size_of::<Room>() <= 64);
-const _: () = assert!(size_of::<Backlog>() <= 160);
 
 impl Room {
     /// Local members, in no order.
@@ -83,6 +82,8 @@ pub(super) struct Backlog {
     /// Position of the first member who does not have the walk's messages.
     pub(super) next: u32,
 }
+
+const _: () = assert!(size_of::<Backlog>() <= 160);
 
 /// A place in a table beside the rooms, with a niche so that to have none costs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
