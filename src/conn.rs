@@ -140,6 +140,12 @@ impl Connection {
         self.is_writable && !self.is_dirty
     }
 
+    /// Whether what its only room has for it may go to the socket past the queue. One branch in place of three, see
+    /// [`Transport::send_one`](crate::shard::Transport::send_one).
+    pub fn may_send_one(&self) -> bool {
+        self.is_writable & !self.is_dirty & self.has_one_source
+    }
+
     /// Passes to another phase.
     pub fn enter(&mut self, phase: Phase) {
         self.phase = phase;

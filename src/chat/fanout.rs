@@ -8,6 +8,8 @@
 //!
 //! Invariant: a run is whole WebSocket messages, in the room's order.
 
+use std::cell::OnceCell;
+
 use bytes::Bytes;
 
 use crate::chat::form::Form;
@@ -27,7 +29,7 @@ struct Run {
     form: Symbol,
     start: usize,
     end: usize,
-    shared: Option<Bytes>,
+    shared: OnceCell<Bytes>,
 }
 
 /// Number of a run in the current room; good until [`Fanout::begin`].
@@ -57,20 +59,8 @@ impl Fanout {
         self.scratch.shrink_to(bytes);
     }
 
-    /// The run for `form`, encoded if it is the first member with it. `last` is the run of the member
-    /// before, which is usually the same.
-    pub fn run(
-        &mut self,
-        form: Symbol,
-        last: Option<RunIndex>,
-        pending: &[Sequenced],
-        forms: &Interner<Form>,
-    ) -> RunIndex {
-        if let Some(last) = last
-            && self.runs[last.0].form == form
-        {
-            return last;
-        }
+    /// The run for `form`, encoded if nobody has had it.
+    pub fn run(&mut self, form: Symbol, pending: &[Sequenced], forms: &Interner<Form>) -> RunIndex {
         if let Some(at) = self.runs.iter().position(|run| run.form == form) {
             return RunIndex(at);
         }
@@ -84,7 +74,7 @@ impl Fanout {
         for sequenced in pending {
             reply::message(form_value, sequenced.id, &sequenced.message, false, &mut self.scratch);
         }
-        self.runs.push(Run { form, start, end: self.scratch.len(), shared: None });
+        self.runs.push(Run { form, start, end: self.scratch.len(), shared: OnceCell::new() });
         RunIndex(self.runs.len() - 1)
     }
 
@@ -95,9 +85,7 @@ impl Fanout {
     }
 
     /// The bytes of a run, shared with everybody who asks.
-    pub fn shared(&mut self, run: RunIndex) -> Bytes {
-        let run = &mut self.runs[run.0];
-        let scratch = &self.scratch;
-        run.shared.get_or_insert_with(|| Bytes::copy_from_slice(&scratch[run.start..run.end])).clone()
+    pub fn shared(&self, run: RunIndex) -> Bytes {
+        self.runs[run.0].shared.get_or_init(|| Bytes::copy_from_slice(self.bytes(run))).clone()
     }
 }

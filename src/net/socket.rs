@@ -156,6 +156,18 @@ impl Sockets {
         }
     }
 
+    /// Sets BLOCKED when the kernel did not take all `len` bytes.
+    fn note_sent(&mut self, index: u32, result: &io::Result<usize>, len: usize) {
+        let is_blocked = match result {
+            Ok(sent) => *sent < len,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if is_blocked {
+            self.set(index, BLOCKED);
+        }
+    }
+
+    #[inline]
     fn stream(&self, index: u32) -> io::Result<&TcpStream> {
         self.streams
             .get(index as usize)
@@ -173,18 +185,20 @@ impl Transport for Sockets {
             [slice] => Ok(rustix::net::send(stream, slice, SendFlags::NOSIGNAL)?),
             slices => (&mut &*stream).write_vectored(slices),
         });
-        match &result {
-            Ok(sent) => {
-                if *sent < slices.iter().map(|slice| slice.len()).sum() {
-                    self.set(index, BLOCKED);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.set(index, BLOCKED);
-            }
-            Err(_) => {}
-        }
+        self.note_sent(index, &result, slices.iter().map(|slice| slice.len()).sum());
         result
+    }
+
+    #[inline(always)]
+    fn send_one(&mut self, index: u32, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::net::send(self.stream(index)?, bytes, SendFlags::NOSIGNAL) {
+            Ok(sent) if sent == bytes.len() => Ok(sent),
+            other => {
+                let result = other.map_err(io::Error::from);
+                self.note_sent(index, &result, bytes.len());
+                result
+            }
+        }
     }
 
     fn shutdown_write(&mut self, index: u32) {

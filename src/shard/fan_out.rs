@@ -134,50 +134,49 @@ impl Shard {
         let to = walk.members.len().min(from.saturating_add(share as usize));
         let members = &walk.members[from..to];
         counters.messages_delivered_total += (members.len() * walk.messages.len()) as u64;
-        let mut run = None;
         let mut failed = Vec::new();
-        for member in members {
-            let index = member.connection;
-            let connection = &mut slots[index as usize].connection;
-            let this = fanout.run(member.form, run, walk.messages, forms);
-            run = Some(this);
-            let mut sent = 0;
-            if let Some(transport) = &mut transport
-                && connection.may_send_now()
-                && connection.has_one_source
-            {
-                debug_assert!(connection.outbound.is_empty());
-                let bytes = fanout.bytes(this);
-                counters.sends_total += 1;
-                match transport.send(index, &[IoSlice::new(bytes)]) {
-                    Ok(count) => {
-                        counters.bytes_sent_total += count as u64;
-                        connection.sent = now;
-                        if count == bytes.len() {
+        // Members with one form follow one another: all of them in most rooms.
+        for group in members.chunk_by(|one, next| one.form == next.form) {
+            let run = fanout.run(group[0].form, walk.messages, forms);
+            let bytes = fanout.bytes(run);
+            for member in group {
+                let index = member.connection;
+                let connection = &mut slots[index as usize].connection;
+                let mut sent = 0;
+                if let Some(transport) = &mut transport
+                    && connection.may_send_one()
+                {
+                    debug_assert!(connection.outbound.is_empty());
+                    counters.sends_total += 1;
+                    match transport.send_one(index, bytes) {
+                        Ok(count) => {
+                            counters.bytes_sent_total += count as u64;
+                            connection.sent = now;
+                            if count == bytes.len() {
+                                continue;
+                            }
+                            sent = count;
+                            connection.is_writable = false;
+                        }
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(error) => {
+                            failed.push((index, error));
                             continue;
                         }
-                        sent = count;
-                        connection.is_writable = false;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => {
-                        failed.push((index, error));
-                        continue;
                     }
                 }
-            }
-            let bytes = fanout.shared(this);
-            *outbound_bytes += (bytes.len() - sent) as u64;
-            rest.queued += 1;
-            connection.outbound.push(bytes);
-            // A segment that has left in part stays one segment, so that its rest is never cut off.
-            connection.outbound.advance(sent);
-            if !connection.is_dirty {
-                connection.is_dirty = true;
-                match transport {
-                    Some(_) => dirty.push(index),
-                    None => crowd.push_back(index),
+                *outbound_bytes += (bytes.len() - sent) as u64;
+                rest.queued += 1;
+                connection.outbound.push(fanout.shared(run));
+                // A segment that has left in part stays one segment, so that its rest is never cut off.
+                connection.outbound.advance(sent);
+                if !connection.is_dirty {
+                    connection.is_dirty = true;
+                    match transport {
+                        Some(_) => dirty.push(index),
+                        None => crowd.push_back(index),
+                    }
                 }
             }
         }
