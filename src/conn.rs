@@ -134,15 +134,11 @@ impl Connection {
         self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
     }
 
-    /// Whether the socket may be written to outside the flush: it takes bytes, and none wait for their turn. One that
-    /// has unsent bytes waits for its socket or for the flush, so the queue need not be looked at.
+    /// Whether what its only room has for it may go to the socket outside the flush: it takes bytes, and none wait for
+    /// their turn. One that has unsent bytes waits for its socket or for the flush, so the queue need not be looked at.
+    ///
+    /// One branch in place of three, see [`Transport::send_one`](crate::shard::Transport::send_one).
     pub fn may_send_now(&self) -> bool {
-        self.is_writable && !self.is_dirty
-    }
-
-    /// Whether what its only room has for it may go to the socket past the queue. One branch in place of three, see
-    /// [`Transport::send_one`](crate::shard::Transport::send_one).
-    pub fn may_send_one(&self) -> bool {
         self.is_writable & !self.is_dirty & self.has_one_source
     }
 

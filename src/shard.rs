@@ -83,8 +83,9 @@ pub trait Transport {
     /// As the socket's.
     fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// [`send`](Transport::send) of one slice, for what is called once for each member of a room: as few branches and
-    /// calls after the system call as can be, for the processor mispredicts each of them.
+    /// [`send`](Transport::send) of one slice, for what is called once for each member of a room. There should be no call
+    /// and few branches between two such system calls: they cost far more there than elsewhere
+    /// (`docs/BENCHMARKS.md`, "The single room, and delayed writes").
     ///
     /// # Errors
     /// As the socket's; `Interrupted`, too.
@@ -529,7 +530,8 @@ impl Shard {
             assert_eq!(connection.has_one_source, slot.session.subscriptions().len() == 1);
             assert!(
                 connection.phase == Phase::Closed
-                    || !connection.may_send_now()
+                    || !connection.is_writable
+                    || connection.is_dirty
                     || connection.outbound.is_empty(),
                 "who has unsent bytes waits for the socket or for the flush"
             );

@@ -144,7 +144,7 @@ impl Shard {
                 let connection = &mut slots[index as usize].connection;
                 let mut sent = 0;
                 if let Some(transport) = &mut transport
-                    && connection.may_send_one()
+                    && connection.may_send_now()
                 {
                     debug_assert!(connection.outbound.is_empty());
                     counters.sends_total += 1;
