@@ -85,7 +85,7 @@ pub trait Transport {
 
     /// [`send`](Transport::send) of one slice, for what is called once for each member of a room. There should be no call
     /// and few branches between two such system calls: they cost far more there than elsewhere
-    /// (`docs/BENCHMARKS.md`, "The single room, and delayed writes").
+    /// (`docs/BENCHMARKS.md`, "What it was").
     ///
     /// # Errors
     /// As the socket's; `Interrupted`, too.
