@@ -483,6 +483,8 @@ impl Shard {
         !self.dirty.is_empty()
             || !self.crowd.is_empty()
             || !self.waiting.is_empty()
+            // What came while rooms were written.
+            || self.rooms.has_dirty()
             // What was published after the mailbox had been drained.
             || !self.outboxes[usize::from(self.id)].is_empty()
             || !self.resumable.is_empty()

@@ -263,9 +263,61 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
+    use tcbchat::chat::room::owner_of;
     use tcbchat::limits;
 
     use super::*;
+
+    /// Takes everything; before the first of it, another shard has a turn.
+    struct Interrupted<'a> {
+        swallow: &'a mut Swallow,
+        other: Option<&'a mut Shard>,
+        now: Tick,
+    }
+
+    impl Transport for Interrupted<'_> {
+        fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            if let Some(other) = self.other.take() {
+                other.flush(&mut Swallow::default(), self.now, Micros(0));
+            }
+            self.swallow.send(index, slices)
+        }
+
+        fn shutdown_write(&mut self, _: u32) {}
+        fn closer(&self, _: u32) -> Closer {
+            Closer::Local
+        }
+        fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+            None
+        }
+    }
+
+    #[test]
+    fn what_another_shard_posts_while_rooms_are_written_leaves_with_them() {
+        let mut crowd = Crowd::new(2, 10);
+        // Both rooms belong to the first shard, and each has a member on either.
+        let mut own = (0..).map(|n| format!("/topic/{n}")).filter(|room| owner_of(1, room, 2) == 0);
+        let rooms = [own.next().unwrap(), own.next().unwrap()];
+        crowd.gather(4, |n| ("s".into(), rooms[n as usize / 2].clone()));
+        let [here, there, ..] = crowd.clients()[..] else { panic!("four came") };
+        assert_eq!((here.shard, there.shard), (0, 1));
+        for room in &rooms {
+            crowd.give(here, &mut send(room, 100, None));
+        }
+        // Read by the other shard at the same time, and posted when the first has begun to write.
+        crowd.give(there, &mut send(&rooms[1], 100, None));
+        let (writes, now) = (crowd.writes(), crowd.now);
+        let Crowd { shards, swallow, .. } = &mut crowd;
+        let [first, second] = &mut shards[..] else { panic!("two shards") };
+        first.drain_mailbox(now);
+        first.flush(&mut Interrupted { swallow, other: Some(second), now }, now, Micros(0));
+        assert_eq!(crowd.writes() - writes, 2, "one to each member");
+        assert_eq!(crowd.shards()[0].counters().messages_delivered_total, 3);
+        // The member there has the second message of the room, too, and the third with it.
+        crowd.settle();
+        assert_eq!(crowd.writes() - writes, 4);
+        crowd.shards().iter().for_each(Shard::check);
+    }
 
     #[test]
     fn a_large_room_is_served_in_shares_and_a_small_one_in_between() {

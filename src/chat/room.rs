@@ -366,6 +366,11 @@ impl Rooms {
         into.append(&mut self.dirty);
     }
 
+    /// Whether [`Rooms::take_dirty`] would give any.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// The room is on no list any more: what comes to it next lists it.
     pub fn unlist(&mut self, room: u32) {
         if let Some(room) = self.rooms.get_mut(room as usize) {

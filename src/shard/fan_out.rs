@@ -12,6 +12,9 @@
 //! its next walk is walked to the end, and so is the crowd (`output`) when unsent bytes are half of what the reactor may
 //! have. The turn takes as long as that does, and nothing is read meanwhile: whoever published so much waits.
 //!
+//! Before each room, mail that has come meanwhile is taken in. With several reactors a room's messages are read by all of
+//! them at about the same time: what the others have read is then part of this write, and not one more in the next turn.
+//!
 //! Rooms named by `rooms.flush_delay_destinations` begin their walk `rooms.flush_delay_us` after the first message
 //! that it is for, and carry all that came in between.
 //!
@@ -51,7 +54,10 @@ impl Shard {
         let mut rooms = std::mem::take(&mut self.lists);
         self.rooms.take_dirty(&mut rooms);
         self.delay(&mut rooms, at);
+        // No more than the mailbox may hold, however fast others post.
+        let mut mail_left = self.limits.mesh.bytes_max;
         for room in rooms.drain(..) {
+            self.take_late_mail(&mut mail_left, now);
             left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
         }
         self.lists = rooms;
@@ -61,6 +67,7 @@ impl Shard {
             if left == 0 {
                 break;
             }
+            self.take_late_mail(&mut mail_left, now);
             if let Some(room) = self.waiting.pop_front() {
                 left = left.saturating_sub(self.fan_out_share(room, share.min(left), transport, now));
             }

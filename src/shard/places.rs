@@ -47,6 +47,19 @@ impl Shard {
         }
     }
 
+    /// Takes in what other shards have posted since the mailbox was drained, if it is within `bytes_left`. For the midst
+    /// of a flush: what it causes in rooms that are still to be written leaves with them, all else in the next turn.
+    pub(super) fn take_late_mail(&mut self, bytes_left: &mut u64, now: Tick) {
+        let bytes = self.mesh.bytes(self.id);
+        if bytes == 0 || bytes > *bytes_left {
+            return;
+        }
+        *bytes_left -= bytes;
+        self.take_mail(now);
+        self.drain_own(now);
+        self.post_mail();
+    }
+
     fn take_mail(&mut self, now: Tick) {
         let mut mail = std::mem::take(&mut self.mail);
         self.mesh.take(self.id, &mut mail);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedMutRandom;
 use rand::{RngExt, SeedableRng};
 use tcbchat::chat::destination::Pattern;
 use tcbchat::conn::keepalive::Mechanism;
@@ -89,6 +90,39 @@ impl Transport for Wires {
 
     fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
         None
+    }
+}
+
+/// A shard's wires, and what other reactors do while it writes to them.
+struct Meanwhile<'a> {
+    wires: &'a mut Wires,
+    others: Vec<(&'a mut Shard, &'a mut Wires)>,
+    rng: &'a mut StdRng,
+    now: Tick,
+    at: Micros,
+}
+
+impl Transport for Meanwhile<'_> {
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.rng.random_bool(0.2)
+            && let Some((shard, wires)) = self.others.choose_mut(self.rng)
+        {
+            shard.drain_mailbox(self.now);
+            shard.flush(*wires, self.now, self.at);
+        }
+        self.wires.send(index, slices)
+    }
+
+    fn shutdown_write(&mut self, index: u32) {
+        self.wires.shutdown_write(index);
+    }
+
+    fn closer(&self, index: u32) -> Closer {
+        self.wires.closer(index)
+    }
+
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence> {
+        self.wires.silence(index, error)
     }
 }
 
@@ -423,20 +457,27 @@ impl World {
     }
 
     fn turn(&mut self, at: usize) {
-        let shard = &mut self.shards[at];
+        self.at = self.at.after(100);
+        let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).collect();
+        let (shard, wires) = all.swap_remove(at);
         shard.continue_farewell(self.now);
         shard.drain_mailbox(self.now);
         shard.expire(self.now);
-        self.at = self.at.after(100);
-        shard.flush(&mut self.wires[at], self.now, self.at);
+        let mut meanwhile = Meanwhile { wires, others: all, rng: &mut self.rng, now: self.now, at: self.at };
+        shard.flush(&mut meanwhile, self.now, self.at);
         if self.tcbs.has_time_wait() {
             let look = shard.next_deadline().expect("records must go without traffic");
             assert!(look <= self.now.after_ms(1000), "they go late");
         }
-        let mut resumed = Vec::new();
-        shard.take_resumed(&mut resumed);
+        shard.take_resumed(&mut Vec::new());
+        // Others may have had a turn meanwhile.
+        (0..self.shards.len()).for_each(|at| self.close(at));
+    }
+
+    /// Takes away those whose connections a shard has closed.
+    fn close(&mut self, at: usize) {
         let mut closed: Vec<Closed> = Vec::new();
-        shard.take_closed(&mut closed);
+        self.shards[at].take_closed(&mut closed);
         for closed in closed {
             let wire = self.wires[at].0.remove(&closed.index).expect("a connection is closed once");
             let place = self.seats.iter().position(|seat| seat.shard == at && seat.key.index == closed.index);
