@@ -31,6 +31,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::buf::Pool;
@@ -232,8 +233,8 @@ pub struct Shard {
     next_generation: u32,
     next_serial: u32,
     handshakes: u32,
-    /// Sources of the connections in the handshake, by index.
-    sources: HashMap<u32, Source>,
+    /// Sources of the connections in the handshake, by index, which no peer can choose so that they collide.
+    sources: HashMap<u32, Source, FixedState>,
     pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
@@ -309,7 +310,7 @@ impl Shard {
             next_generation: 0,
             next_serial: 0,
             handshakes: 0,
-            sources: HashMap::new(),
+            sources: HashMap::default(),
             pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,

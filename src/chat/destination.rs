@@ -164,15 +164,6 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The kind of the place with this key.
-pub fn kind_of_key(key: &str) -> Kind {
-    match key.as_bytes().get(1) {
-        Some(b'q') => Kind::Queue,
-        Some(b'u') => Kind::User,
-        _ => Kind::Topic,
-    }
-}
-
 fn encode_login(login: &str) -> Cow<'_, str> {
     if login.contains(['/', '%']) {
         Cow::Owned(login.replace('%', "%25").replace('/', "%2F"))
@@ -261,7 +252,6 @@ mod tests {
             let sent = Destination::parse_send(own.key()).unwrap();
             prop_assert_eq!(sent.key(), own.key());
             prop_assert_eq!(sent.kind(), Kind::User);
-            prop_assert_eq!(kind_of_key(own.key()), Kind::User);
         }
     }
 }

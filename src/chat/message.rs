@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
-use crate::chat::destination::Destination;
+use crate::chat::destination::{Destination, Kind};
 
 /// A message as the sender gave it.
 #[derive(Debug, Clone)]
@@ -20,8 +20,12 @@ pub struct Message {
     key_len: u32,
     shown_len: u32,
     lines_len: u32,
+    kind: Kind,
     is_utf8: bool,
 }
+
+// It is moved through outboxes, mailboxes and backlogs.
+const _: () = assert!(size_of::<Message>() <= 48);
 
 impl Message {
     /// Copies the parts into one allocation.
@@ -40,6 +44,7 @@ impl Message {
             key_len: key.len() as u32,
             shown_len: shown.len() as u32,
             lines_len: lines.len() as u32,
+            kind: destination.kind(),
             is_utf8: std::str::from_utf8(body).is_ok(),
         }
     }
@@ -47,6 +52,11 @@ impl Message {
     fn text(&self, from: usize, len: usize) -> &str {
         // The constructor copied these bytes out of `str`s, at their boundaries.
         std::str::from_utf8(&self.bytes[from..from + len]).unwrap_or_default()
+    }
+
+    /// What kind of place the message was sent to.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The place that the message was sent to, as rooms and queues are keyed.

@@ -42,16 +42,17 @@ fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)
     ws::write_header(kind, payload as u64, &mut out[start..start + need]);
 }
 
-/// CONNECTED: version, heart-beats in milliseconds, session and server.
-pub fn connected(version: Version, session: &str, heart_beat_ms: (u32, u32), out: &mut Vec<u8>) {
+/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has) and server.
+pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        let beats = format!("{},{}", heart_beat_ms.0, heart_beat_ms.1);
-        let encoder = Encoder::new(out, Command::Connected, version)
-            .header("version", version.as_str())
-            .header("session", session)
-            .header("server", SERVER);
+        let mut encoder = Encoder::new(out, Command::Connected, version)
+            .plain("version", version.as_str())
+            .numbers("session", &session, b'-')
+            .plain("server", SERVER);
         // STOMP 1.0 knows no heart-beats.
-        let encoder = if version == Version::V10 { encoder } else { encoder.header("heart-beat", &beats) };
+        if version != Version::V10 {
+            encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
+        }
         encoder.finish();
     });
 }
@@ -59,7 +60,7 @@ pub fn connected(version: Version, session: &str, heart_beat_ms: (u32, u32), out
 /// RECEIPT.
 pub fn receipt(version: Version, id: &str, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        Encoder::new(out, Command::Receipt, version).header("receipt-id", id).finish()
+        Encoder::new(out, Command::Receipt, version).known("receipt-id", id).finish()
     });
 }
 
@@ -67,14 +68,14 @@ pub fn receipt(version: Version, id: &str, out: &mut Vec<u8>) {
 pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
         let text = fault.to_string();
-        let mut encoder = Encoder::new(out, Command::Error, version).header("message", &text);
+        let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
         if matches!(fault, Fault::NoCommonVersion) {
-            encoder = encoder.header("version", "1.0,1.1,1.2");
+            encoder = encoder.plain("version", "1.0,1.1,1.2");
         }
         if let Some(receipt) = receipt {
-            encoder = encoder.header("receipt-id", receipt);
+            encoder = encoder.known("receipt-id", receipt);
         }
-        encoder.header("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
+        encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
     });
 }
 
@@ -85,14 +86,14 @@ pub fn message(form: &Form, id: MessageId, message: &Message, is_redelivered: bo
         let id = id.format(&mut text);
         let mut encoder = Encoder::new(out, Command::Message, form.version);
         if form.is_named {
-            encoder = encoder.header("subscription", &form.id);
+            encoder = encoder.known("subscription", &form.id);
         }
-        encoder = encoder.header("message-id", id).header("destination", message.shown());
+        encoder = encoder.plain("message-id", id).known("destination", message.shown());
         if form.ack != AckMode::Auto {
-            encoder = encoder.header("ack", id);
+            encoder = encoder.plain("ack", id);
         }
         if is_redelivered {
-            encoder = encoder.header("redelivered", "true");
+            encoder = encoder.plain("redelivered", "true");
         }
         let body = message.body();
         let lines = match form.version {

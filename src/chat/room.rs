@@ -276,27 +276,24 @@ impl Rooms {
     }
 
     /// Owner: the shards that have members of this room.
-    pub fn stays(&self, key: &str) -> &[Stay] {
-        self.find(key)
-            .and_then(|at| self.rooms[at as usize].ownership)
-            .map_or(&[], |place| &self.owned[place.place()].stays)
+    pub fn stays(&self, room: u32) -> &[Stay] {
+        let ownership = self.rooms[room as usize].ownership;
+        ownership.map_or(&[], |place| &self.owned[place.place()].stays)
     }
 
     /// Owner: gives a message of this room its number. `None` if nobody is in the room.
-    pub fn sequence(&mut self, key: &str) -> Option<MessageId> {
-        let at = self.find(key)?;
-        let ownership = &mut self.owned[self.rooms[at as usize].ownership?.place()];
+    pub fn sequence(&mut self, room: u32) -> Option<MessageId> {
+        let ownership = &mut self.owned[self.rooms[room as usize].ownership?.place()];
         ownership.sequence += 1;
         Some(MessageId { life: ownership.life, sequence: ownership.sequence })
     }
 
-    /// Leaves a message that was sequenced for the stay with this number for the local members. Returns the
-    /// room if so much is pending that it should be fanned out before the turn ends.
-    pub fn deliver(&mut self, sequenced: Sequenced, stay: u32, pending_bytes_max: u64) -> Option<u32> {
-        let at = self.find(sequenced.message.key())?;
+    /// Leaves a message that was sequenced for the stay with this number for the local members. Returns the bytes that
+    /// are pending.
+    pub fn deliver(&mut self, at: u32, sequenced: Sequenced, stay: u32) -> u64 {
         let room = &mut self.rooms[at as usize];
         if room.members.is_empty() || room.stay != stay {
-            return None;
+            return 0;
         }
         if !room.is_listed {
             room.is_listed = true;
@@ -307,7 +304,7 @@ impl Rooms {
         let backlog = &mut backlogs[place.place()];
         backlog.pending_bytes += sequenced.message.weight();
         backlog.pending.push(sequenced);
-        (backlog.pending_bytes > pending_bytes_max).then_some(at)
+        backlog.pending_bytes
     }
 
     /// The walk that is under way, or one that begins with all that is pending; `None` if there is nothing to fan out.
@@ -456,13 +453,15 @@ mod tests {
     fn a_room_is_forgotten_with_its_last_use_and_lives_again_under_another_number() {
         let mut rooms = rooms();
         rooms.add_stay("/topic/a", Stay { shard: 1, number: 1 });
-        let first = rooms.sequence("/topic/a").unwrap();
-        assert_eq!(rooms.sequence("/topic/a").unwrap().sequence, first.sequence + 1);
+        let room = rooms.find("/topic/a").unwrap();
+        let first = rooms.sequence(room).unwrap();
+        assert_eq!(rooms.sequence(room).unwrap().sequence, first.sequence + 1);
         rooms.end_stay("/topic/a", 1);
         assert!(rooms.is_empty());
-        assert_eq!(rooms.sequence("/topic/a"), None);
+        assert_eq!(rooms.find("/topic/a"), None);
         rooms.add_stay("/topic/a", Stay { shard: 0, number: 1 });
-        assert_ne!(rooms.sequence("/topic/a").unwrap().life, first.life);
+        let room = rooms.find("/topic/a").unwrap();
+        assert_ne!(rooms.sequence(room).unwrap().life, first.life);
         rooms.check();
     }
 
@@ -475,16 +474,17 @@ mod tests {
             message: Message::new(&destination, b"", b"0123456789"),
         };
         rooms.add_stay("/topic/a", Stay { shard: 0, number: 1 });
-        assert_eq!(rooms.deliver(sequenced(), 1, 1), None);
+        let weight = sequenced().message.weight();
+        assert_eq!(rooms.deliver(rooms.find("/topic/a").unwrap(), sequenced(), 1), 0);
         let (room, position, stay) = rooms.join("/topic/a", Member { connection: 1, form: Symbol(0) });
         let first = stay.unwrap();
-        assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
-        assert_eq!(rooms.deliver(sequenced(), first, 1), Some(room));
+        assert_eq!(rooms.deliver(room, sequenced(), first), weight);
+        assert_eq!(rooms.deliver(room, sequenced(), first), 2 * weight);
         let walk = rooms.walk(room).unwrap();
         assert_eq!((walk.messages.len(), walk.members.len(), walk.next), (2, 1, 0));
         // What comes while a walk is under way waits for the next one.
-        assert_eq!(rooms.deliver(sequenced(), first, 1000), None);
-        assert_eq!(rooms.pending_bytes(room), sequenced().message.weight());
+        assert_eq!(rooms.deliver(room, sequenced(), first), weight);
+        assert_eq!(rooms.pending_bytes(room), weight);
         rooms.walked(room, 0);
         assert_eq!(rooms.walk(room).unwrap().messages.len(), 2);
         rooms.walked(room, 1);
@@ -497,9 +497,9 @@ mod tests {
         // What was under way to those who have left is not for those who come after them.
         rooms.leave(room, position);
         let (room, _, stay) = rooms.join("/topic/a", Member { connection: 2, form: Symbol(0) });
-        assert_eq!(rooms.deliver(sequenced(), first, 1), None);
+        assert_eq!(rooms.deliver(room, sequenced(), first), 0);
         assert!(!rooms.has_backlog(room));
-        assert_eq!(rooms.deliver(sequenced(), stay.unwrap(), 1), Some(room));
+        assert_eq!(rooms.deliver(room, sequenced(), stay.unwrap()), weight);
     }
 
     #[test]

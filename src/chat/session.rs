@@ -11,6 +11,7 @@
 //! Invariant: `extra` is `None` or holds something.
 
 mod extra;
+mod head;
 
 use smallvec::SmallVec;
 
@@ -26,6 +27,7 @@ use crate::wire::stomp::{self, StompFrame, Version};
 
 use extra::Extra;
 pub use extra::Unsettled;
+use head::{Head, Value};
 
 /// One subscription of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,21 +199,22 @@ impl Session {
             // for, what comes now comes after its end.
             return Ok(());
         }
+        let head = Head::of(stomp_frame);
         // Read first: a receipt that is too long must be refused before the frame takes effect.
-        let receipt = bounded(stomp_frame, "receipt", context.limits)?;
+        let receipt = head.receipt.bounded(context.limits)?;
         match command {
-            Frame::Send => self.send(stomp_frame, context)?,
-            Frame::Subscribe => self.subscribe(stomp_frame, context)?,
-            Frame::Unsubscribe => self.unsubscribe(stomp_frame, context)?,
-            Frame::Ack => self.settle(stomp_frame, false, context)?,
-            Frame::Nack => self.settle(stomp_frame, true, context)?,
+            Frame::Send => self.send(stomp_frame, &head, context)?,
+            Frame::Subscribe => self.subscribe(&head, context)?,
+            Frame::Unsubscribe => self.unsubscribe(&head, context)?,
+            Frame::Ack => self.settle(&head, false, context)?,
+            Frame::Nack => self.settle(&head, true, context)?,
             Frame::Begin => {
-                let id = required(stomp_frame, "transaction", context.limits)?;
+                let id = head.required(&head.transaction, context.limits)?;
                 self.extra_mut().begin(id, context.limits)?;
             }
-            Frame::Commit => self.commit(stomp_frame, context)?,
+            Frame::Commit => self.commit(&head, context)?,
             Frame::Abort => {
-                let id = required(stomp_frame, "transaction", context.limits)?;
+                let id = head.required(&head.transaction, context.limits)?;
                 let aborted = self.extra_mut().take_transaction(&id);
                 self.tidy();
                 aborted?;
@@ -229,9 +232,9 @@ impl Session {
 
     /// CONNECT and STOMP (STOMP 1.2, Connecting). A missing `host` is accepted: no client sends it unasked.
     fn connect(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let accepted = stomp_frame.header("accept-version");
+        let [accepted, beats, login] = stomp_frame.values(["accept-version", "heart-beat", "login"]);
         let version = Version::negotiate(accepted.as_deref()).ok_or(Fault::NoCommonVersion)?;
-        if let Some(beats) = stomp_frame.header("heart-beat") {
+        if let Some(beats) = beats {
             let (can_send, wants) = beats.split_once(',').ok_or(Fault::BadHeartBeat)?;
             let number = |text: &str| text.trim().parse::<u32>().map_err(|_| Fault::BadHeartBeat);
             let (can_send, wants) = (number(can_send)?, number(wants)?);
@@ -245,7 +248,8 @@ impl Session {
                 self.beat_in = Interval::from_ms(at_least(can_send));
             }
         }
-        if let Some(login) = bounded(stomp_frame, "login", context.limits)?
+        let login = Value { header: "login", text: login };
+        if let Some(login) = login.bounded(context.limits)?
             && !login.is_empty()
         {
             self.login = Some(Login::new(context.names.acquire(login)));
@@ -255,13 +259,17 @@ impl Session {
         Ok(())
     }
 
-    fn send(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let text = destination(stomp_frame, context.limits)?;
-        let destination = Destination::parse_send(&text)?;
+    fn send(
+        &mut self,
+        stomp_frame: &StompFrame<'_>,
+        head: &Head<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        let destination = Destination::parse_send(head.destination(context.limits)?)?;
         let mut lines = Vec::new();
         stomp::user_header_lines(stomp_frame, &mut lines);
         let message = Message::new(&destination, &lines, stomp_frame.body);
-        match bounded(stomp_frame, "transaction", context.limits)? {
+        match head.transaction.bounded(context.limits)? {
             Some(transaction) => {
                 let weight = message.weight();
                 self.in_transaction(&transaction, Command::Publish(message), weight, context.limits)
@@ -285,12 +293,12 @@ impl Session {
         held
     }
 
-    fn subscribe(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let text = destination(stomp_frame, context.limits)?;
+    fn subscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let text = head.destination(context.limits)?;
         let login = self.login.map(|login| &**context.names.value(login.symbol()));
-        let destination = Destination::parse_subscribe(&text, login)?;
-        let (id, is_named) = self.subscription_id(stomp_frame, context.limits)?;
-        let ack = AckMode::parse(stomp_frame.header("ack").as_deref()).ok_or(Fault::BadAckMode)?;
+        let destination = Destination::parse_subscribe(text, login)?;
+        let (id, is_named) = self.subscription_id(head, context.limits)?;
+        let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
         if self.find(&id, context.forms).is_some() {
             return Err(Fault::SubscriptionExists);
         }
@@ -305,24 +313,19 @@ impl Session {
         Ok(())
     }
 
-    fn unsubscribe(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let (id, _) = self.subscription_id(stomp_frame, context.limits)?;
+    fn unsubscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let (id, _) = self.subscription_id(head, context.limits)?;
         let found = self.find(&id, context.forms).ok_or(Fault::NoSuchSubscription)?;
         context.commands.push(Command::Unsubscribe(found.form));
         Ok(())
     }
 
     /// The `id` header; STOMP 1.0 may leave it out, and then means the destination.
-    fn subscription_id(
-        &self,
-        stomp_frame: &StompFrame<'_>,
-        limits: &limits::Stomp,
-    ) -> Result<(Box<str>, bool), Fault> {
-        match bounded(stomp_frame, "id", limits)? {
-            Some(id) => Ok((id, true)),
-            None if self.version == Some(Version::V10) => Ok((destination(stomp_frame, limits)?, false)),
-            None => Err(Fault::MissingHeader { command: stomp_frame.command, header: "id" }),
+    fn subscription_id(&self, head: &Head<'_>, limits: &limits::Stomp) -> Result<(Box<str>, bool), Fault> {
+        if head.id.text.is_none() && self.version == Some(Version::V10) {
+            return Ok((head.destination(limits)?.into(), false));
         }
+        Ok((head.required(&head.id, limits)?, true))
     }
 
     fn find(&self, id: &str, forms: &Interner<Form>) -> Option<&Subscription> {
@@ -336,16 +339,11 @@ impl Session {
 
     /// ACK and NACK. 1.2 names the message by `id`, 1.1 and 1.0 by `message-id`: both are the message's id
     /// here.
-    fn settle(
-        &mut self,
-        stomp_frame: &StompFrame<'_>,
-        is_nack: bool,
-        context: &mut Context<'_>,
-    ) -> Result<(), Fault> {
-        let header = if self.version == Some(Version::V12) { "id" } else { "message-id" };
-        let id = required(stomp_frame, header, context.limits)?;
+    fn settle(&mut self, head: &Head<'_>, is_nack: bool, context: &mut Context<'_>) -> Result<(), Fault> {
+        let id = if self.version == Some(Version::V12) { &head.id } else { &head.message_id };
+        let id = head.required(id, context.limits)?;
         let id: MessageId = id.parse().map_err(|_| Fault::UnknownAck)?;
-        match bounded(stomp_frame, "transaction", context.limits)? {
+        match head.transaction.bounded(context.limits)? {
             Some(transaction) => {
                 let unsettled = Unsettled { id, form: Symbol(u32::MAX) };
                 let command = Command::Settle { unsettled, is_nack };
@@ -380,8 +378,8 @@ impl Session {
     }
 
     /// COMMIT: what the transaction held happens, in order.
-    fn commit(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let id = required(stomp_frame, "transaction", context.limits)?;
+    fn commit(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+        let id = head.required(&head.transaction, context.limits)?;
         let taken = self.extra_mut().take_transaction(&id);
         self.tidy();
         for command in taken? {
@@ -524,38 +522,4 @@ impl Session {
         self.extra = None;
         self.subscriptions.shrink_to_fit();
     }
-}
-
-/// The value of a header, within `stomp.id_bytes_max`.
-fn bounded(
-    stomp_frame: &StompFrame<'_>,
-    header: &'static str,
-    limits: &limits::Stomp,
-) -> Result<Option<Box<str>>, Fault> {
-    let Some(value) = stomp_frame.header(header) else { return Ok(None) };
-    let max = limits.id_bytes_max;
-    if value.len() > max as usize {
-        return Err(Fault::IdTooLong { header, max });
-    }
-    Ok(Some(value.into()))
-}
-
-/// The same, of a header that the frame must have.
-fn required(
-    stomp_frame: &StompFrame<'_>,
-    header: &'static str,
-    limits: &limits::Stomp,
-) -> Result<Box<str>, Fault> {
-    bounded(stomp_frame, header, limits)?.ok_or(Fault::MissingHeader { command: stomp_frame.command, header })
-}
-
-fn destination(stomp_frame: &StompFrame<'_>, limits: &limits::Stomp) -> Result<Box<str>, Fault> {
-    let value = stomp_frame
-        .header("destination")
-        .ok_or(Fault::MissingHeader { command: stomp_frame.command, header: "destination" })?;
-    let max = limits.destination_bytes_max;
-    if value.len() > max as usize {
-        return Err(Fault::DestinationTooLong { max });
-    }
-    Ok(value.into())
 }

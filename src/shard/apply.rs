@@ -100,9 +100,9 @@ impl Shard {
         let Slot { connection, session } = &self.slots[index as usize];
         let min = self.limits.stomp.heart_beat_min_ms;
         // The session's name is the connection's: which shard, which place, which use of it.
-        let name = format!("{}-{index}-{}", self.id, connection.generation);
+        let name = [u32::from(self.id), index, connection.generation];
         let mut answer = Vec::with_capacity(160);
-        reply::connected(session.version_or_newest(), &name, (min, min), &mut answer);
+        reply::connected(session.version_or_newest(), name, [min, min], &mut answer);
         self.push_vec(index, answer);
         self.keep_alive(index, now);
     }

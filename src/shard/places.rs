@@ -6,9 +6,7 @@
 //!
 //! Invariant: letters to one shard are in the order of the events that caused them.
 
-use smallvec::SmallVec;
-
-use crate::chat::destination::{Destination, Kind, kind_of_key};
+use crate::chat::destination::{Destination, Kind};
 use crate::chat::fault::Fault;
 use crate::chat::message::Message;
 use crate::chat::queue::{Offer, Settlement};
@@ -73,11 +71,14 @@ impl Shard {
     /// Handles what this shard has published to places of its own.
     fn drain_own(&mut self, now: Tick) {
         let me = usize::from(self.id);
+        let mut mail = std::mem::take(&mut self.mail);
         while !self.outboxes[me].is_empty() {
-            for letter in std::mem::take(&mut self.outboxes[me]) {
+            std::mem::swap(&mut self.outboxes[me], &mut mail);
+            for letter in mail.drain(..) {
                 self.handle_mail(letter, now);
             }
         }
+        self.mail = mail;
         let credit = std::mem::take(&mut self.handled[me]);
         self.under_way[me].subtract(credit);
     }
@@ -87,14 +88,19 @@ impl Shard {
             Mail::Join { key, stay } => self.rooms.add_stay(&key, stay),
             Mail::Leave { key, shard } => self.rooms.end_stay(&key, shard),
             Mail::Publish { origin, message } => {
-                if !self.deferred.is_empty() || self.is_held_up(&message) {
+                let room = self.room_of(&message);
+                if !self.deferred.is_empty() || self.is_held_up(room) {
                     // Behind what is held back already, so that nothing overtakes.
                     self.deferred.push_back((origin, message));
                 } else {
-                    self.publish_for(origin, message, now);
+                    self.publish_for(origin, room, message, now);
                 }
             }
-            Mail::Deliver { sequenced, stay } => self.deliver(sequenced, stay, now),
+            Mail::Deliver { sequenced, stay } => {
+                if let Some(room) = self.room_of(&sequenced.message) {
+                    self.deliver(room, sequenced, stay, now);
+                }
+            }
             Mail::Confirmed { connection, serial } => {
                 if self.is_current(connection) && self.phase(connection.index) == Phase::Stomp {
                     self.confirmed(connection.index, serial, now);
@@ -124,10 +130,16 @@ impl Shard {
 
     // ---- publications ----
 
+    /// The room that a message is for, if it is for one and that has members or an owner here. Good until somebody
+    /// joins or leaves.
+    fn room_of(&self, message: &Message) -> Option<u32> {
+        if message.kind() == Kind::Queue { None } else { self.rooms.find(message.key()) }
+    }
+
     /// A publication that another shard has sent to this one, the owner.
-    fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
+    fn publish_for(&mut self, origin: Origin, room: Option<u32>, message: Message, now: Tick) {
         self.handled[origin.shard as usize].add(message.weight());
-        let answer = match (self.publish_here(message, now), origin.serial) {
+        let answer = match (self.publish_here(room, message, now), origin.serial) {
             (Err(fault), serial) => Mail::Rejected { connection: origin.connection, serial, fault },
             (Ok(()), Some(serial)) => Mail::Confirmed { connection: origin.connection, serial },
             (Ok(()), None) => return,
@@ -138,25 +150,26 @@ impl Shard {
     /// Hands on what was held back, in order, until one is held up still.
     fn hand_on_deferred(&mut self, now: Tick) {
         while let Some((origin, message)) = self.deferred.pop_front() {
-            if self.is_held_up(&message) {
+            let room = self.room_of(&message);
+            if self.is_held_up(room) {
                 return self.deferred.push_front((origin, message));
             }
-            self.publish_for(origin, message, now);
+            self.publish_for(origin, room, message, now);
             // So that the next one is judged by what this one has added.
             self.post_mail();
         }
     }
 
-    /// Whether a shard that the message must go to is behind.
-    fn is_held_up(&self, message: &Message) -> bool {
+    /// Whether a shard that a message of this room must go to is behind.
+    fn is_held_up(&self, room: Option<u32>) -> bool {
         let bytes_max = self.limits.mesh.bytes_max;
-        let stays = self.rooms.stays(message.key());
+        let stays = room.map_or(&[][..], |room| self.rooms.stays(room));
         stays.iter().any(|stay| stay.shard != self.id && self.mesh.is_full(stay.shard, bytes_max))
     }
 
     /// Gives a message its place, as the owner.
-    fn publish_here(&mut self, message: Message, now: Tick) -> Result<(), Fault> {
-        if kind_of_key(message.key()) == Kind::Queue {
+    fn publish_here(&mut self, room: Option<u32>, message: Message, now: Tick) -> Result<(), Fault> {
+        if message.kind() == Kind::Queue {
             let mut offers = Vec::new();
             let taken = self.queues.publish(message, now, &mut offers);
             self.hand_out(offers);
@@ -166,22 +179,28 @@ impl Shard {
             });
         }
         // Nobody in the room: there is no order to have a place in.
-        let Some(id) = self.rooms.sequence(message.key()) else { return Ok(()) };
-        let stays: SmallVec<[Stay; 16]> = self.rooms.stays(message.key()).into();
-        for Stay { shard, number: stay } in stays {
-            let sequenced = Sequenced { id, message: message.clone() };
+        let Some(room) = room else { return Ok(()) };
+        let Some(id) = self.rooms.sequence(room) else { return Ok(()) };
+        let sequenced = Sequenced { id, message };
+        let mut own = None;
+        for &Stay { shard, number: stay } in self.rooms.stays(room) {
             if shard == self.id {
-                self.deliver(sequenced, stay, now);
+                own = Some(stay);
             } else {
-                self.outboxes[shard as usize].push(Mail::Deliver { sequenced, stay });
+                let letter = Mail::Deliver { sequenced: sequenced.clone(), stay };
+                self.outboxes[shard as usize].push(letter);
             }
+        }
+        if let Some(stay) = own {
+            // The last, so that with one shard the message is moved: a first copy of it allocates.
+            self.deliver(room, sequenced, stay, now);
         }
         Ok(())
     }
 
     /// Leaves a message for the local members of its room.
-    fn deliver(&mut self, sequenced: Sequenced, stay: u32, now: Tick) {
-        if let Some(room) = self.rooms.deliver(sequenced, stay, PENDING_BYTES_MAX) {
+    fn deliver(&mut self, room: u32, sequenced: Sequenced, stay: u32, now: Tick) {
+        if self.rooms.deliver(room, sequenced, stay) > PENDING_BYTES_MAX {
             self.fan_out_to_queues(room, now);
         }
     }

@@ -90,9 +90,9 @@ fn a_message_is_read_and_written_without_allocating() {
         assert_eq!(stomp_frame.header("receipt").as_deref(), Some("r-1"));
         assert_eq!(stomp_frame.header("transaction"), None);
         Encoder::new(&mut message, Command::Message, Version::V12)
-            .header("destination", "/topic/room")
-            .header("subscription", "sub-0")
-            .header_u64("message-id", 12_345)
+            .known("destination", "/topic/room")
+            .known("subscription", "sub-0")
+            .plain("message-id", "12345")
             .raw_lines(b"content-type:text/plain\nfrom:a\\cb\n")
             .body(stomp_frame.body);
         ws::encode_message(Kind::Text, &message, &mut out);

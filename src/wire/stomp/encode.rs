@@ -5,7 +5,7 @@
 //! Invariant: what is appended is one whole frame that [`Decoder`](super::Decoder) reads back; no name or
 //! value can end a line or the head.
 
-use super::header::Escapes;
+use super::header::{Escapes, is_plain};
 use super::{Command, Version};
 
 /// One STOMP frame being written. It is complete after [`body`](Encoder::body) or
@@ -42,9 +42,40 @@ impl<'o> Encoder<'o> {
         self
     }
 
-    /// One header whose value is a number.
-    pub fn header_u64(self, name: &str, value: u64) -> Self {
-        self.header(name, itoa::Buffer::new().format(value))
+    /// One header whose name is a word of STOMP's: it needs no escapes, which is not looked at again.
+    #[inline]
+    pub fn known(self, name: &'static str, value: &str) -> Self {
+        debug_assert!(is_plain(name), "{name}");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(b':');
+        self.escapes.write(value, false, self.out);
+        self.out.push(b'\n');
+        self
+    }
+
+    /// The same, and neither does the value: a number, or an id of letters, digits and hyphens.
+    #[inline]
+    pub fn plain(self, name: &'static str, value: &str) -> Self {
+        debug_assert!(is_plain(name) && is_plain(value), "{name}:{value}");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(b':');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'\n');
+        self
+    }
+
+    /// One header whose value is numbers with something between them, a character of ASCII that needs no escape.
+    pub fn numbers(self, name: &'static str, numbers: &[u32], between: u8) -> Self {
+        debug_assert!(is_plain(name) && between.is_ascii_graphic() && between != b'\\', "{name}: {between}");
+        self.out.extend_from_slice(name.as_bytes());
+        let mut before = b':';
+        for number in numbers {
+            self.out.push(before);
+            self.out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            before = between;
+        }
+        self.out.push(b'\n');
+        self
     }
 
     /// Header lines that are escaped for this version already, each with its LF.
@@ -57,7 +88,9 @@ impl<'o> Encoder<'o> {
     /// Ends the frame with a body; its length goes before it, as the last header, unless it is empty. STOMP
     /// 1.2, "Header content-length": frames with a body SHOULD have one, and a body with a NUL needs it.
     pub fn body(self, body: &[u8]) {
-        let this = if body.is_empty() { self } else { self.header_u64("content-length", body.len() as u64) };
+        let mut length = itoa::Buffer::new();
+        let this =
+            if body.is_empty() { self } else { self.plain("content-length", length.format(body.len())) };
         this.out.reserve(body.len() + 2);
         this.out.push(b'\n');
         this.out.extend_from_slice(body);

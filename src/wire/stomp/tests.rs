@@ -209,7 +209,7 @@ fn frames_as_they_are_written() {
     Encoder::new(&mut out, Command::Connected, Version::V12)
         .header("version", "1.2")
         .header("server", "a:\\b\n")
-        .header_u64("n", 7)
+        .plain("n", "7")
         .finish();
     assert_eq!(out, b"CONNECTED\nversion:1.2\nserver:a:\\b \nn:7\n\n\0");
     out.clear();
