@@ -110,8 +110,8 @@ impl MessageId {
     /// Bytes that hold any id as text.
     pub const TEXT_BYTES_MAX: usize = 16 + 1 + 20;
 
-    /// Writes the id as text into `buffer` and returns the text.
-    pub fn format(self, buffer: &mut [u8; Self::TEXT_BYTES_MAX]) -> &str {
+    /// Writes the id as text into `buffer` and returns the text, which is ASCII.
+    pub fn format(self, buffer: &mut [u8; Self::TEXT_BYTES_MAX]) -> &[u8] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut at = 0;
         let digits = (16 - self.life.leading_zeros() as usize / 4).max(1);
@@ -124,13 +124,13 @@ impl MessageId {
         let mut decimal = itoa::Buffer::new();
         let decimal = decimal.format(self.sequence).as_bytes();
         buffer[at..at + decimal.len()].copy_from_slice(decimal);
-        std::str::from_utf8(&buffer[..at + decimal.len()]).unwrap_or_default()
+        &buffer[..at + decimal.len()]
     }
 }
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.format(&mut [0; Self::TEXT_BYTES_MAX]))
+        f.write_str(std::str::from_utf8(self.format(&mut [0; Self::TEXT_BYTES_MAX])).unwrap_or_default())
     }
 }
 

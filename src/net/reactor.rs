@@ -17,6 +17,7 @@
 use std::io;
 use std::mem;
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +37,9 @@ use crate::time::{Clock, Tick};
 /// Events taken from the kernel in one turn. What is left over comes first in the next one: epoll
 /// rotates its ready list.
 const EVENTS_MAX: usize = 1024;
+
+/// Reads between two looks of the shard at what they brought: more would find the first of it out of the caches.
+const READS_MAX: usize = 32;
 
 const WAKE_UP: Token = Token(usize::MAX);
 const FLUSH_TIMER: Token = Token(usize::MAX - 1);
@@ -127,6 +131,13 @@ pub struct Options {
     pub trim_heap: fn(),
 }
 
+/// What was read from a connection, and where in the scratch buffer it is.
+#[derive(Debug)]
+struct Received {
+    key: ConnKey,
+    bytes: Range<usize>,
+}
+
 /// How the connections ended that were open when the reactor was told to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ends {
@@ -169,6 +180,8 @@ pub struct Reactor {
 
     /// Where every byte arrives; the shard keeps what it cannot use at once.
     scratch: Box<[u8]>,
+    /// What is in `scratch` and the shard has not seen, one behind the other from its begin. Empty between phases.
+    received: Vec<Received>,
     /// Connections to read from in this turn. May name closed ones, which their generation tells.
     ready: Vec<ConnKey>,
     /// Connections to read from in the next turn; swapped with `ready`.
@@ -213,6 +226,7 @@ impl Reactor {
             acceptor: Some(acceptor),
             sockets: Sockets::with_capacity(connections),
             shard,
+            received: Vec::with_capacity(READS_MAX),
             ready: Vec::new(),
             later: Vec::new(),
             resumed: Vec::new(),
@@ -404,6 +418,9 @@ impl Reactor {
     }
 
     /// Reads from every listed connection, from each at most its share.
+    ///
+    /// Many have one frame. So up to [`READS_MAX`] are read from before the shard sees what came: its code and the
+    /// kernel's do not drive each other out of the processor's caches for each of them.
     fn read(&mut self, now: Tick) {
         let mut ready = mem::take(&mut self.ready);
         for key in ready.drain(..) {
@@ -414,6 +431,7 @@ impl Reactor {
             self.sockets.clear(key.index, LISTED);
             self.read_connection(key, now);
         }
+        self.take_in(now);
         self.ready = mem::replace(&mut self.later, ready);
     }
 
@@ -425,19 +443,37 @@ impl Reactor {
                 self.later.push(key);
                 return;
             }
-            let buffer = &mut self.scratch[..share];
-            match self.sockets.receive(key.index, buffer) {
-                Ok(0) => self.shard.receive_end(key, now),
+            let start = self.received.last().map_or(0, |last| last.bytes.end);
+            let end = self.scratch.len().min(start + share);
+            match self.sockets.receive(key.index, &mut self.scratch[start..end]) {
+                Ok(0) => {
+                    self.take_in(now);
+                    self.shard.receive_end(key, now);
+                }
                 Ok(received) => {
                     share -= received;
-                    self.shard.receive(key, &mut buffer[..received], now);
+                    let end = start + received;
+                    self.received.push(Received { key, bytes: start..end });
+                    // Whether the shard wants more of this connection, it says when it has seen this.
+                    let has_more = self.sockets.readiness(key.index) & READABLE != 0;
+                    if has_more || self.received.len() == READS_MAX || end > self.scratch.len() / 2 {
+                        self.take_in(now);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
+                    self.take_in(now);
                     let silence = self.sockets.silence(key.index, &error);
                     self.shard.fail(key, &error, silence, now);
                 }
             }
+        }
+    }
+
+    /// Gives the shard what was read. A connection that it has closed meanwhile is heard no more.
+    fn take_in(&mut self, now: Tick) {
+        for Received { key, bytes } in self.received.drain(..) {
+            self.shard.receive(key, &mut self.scratch[bytes], now);
         }
     }
 

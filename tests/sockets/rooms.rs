@@ -2,6 +2,8 @@
 
 use std::thread;
 
+use rustix::process::Signal;
+
 use crate::support::{Client, Frame};
 use crate::websocket::{CONTINUATION, FIN, TEXT, write_raw, ws_frame};
 use crate::{Setup, members, send};
@@ -13,6 +15,7 @@ on_one_and_three_reactors!(
     memberships_and_messages_keep_their_order,
     nothing_comes_after_unsubscribe,
     a_megabyte_in_pieces,
+    many_who_talk_at_once_and_more_than_a_turn_reads,
     what_is_delayed_comes_whole_in_order_and_in_fewer_writes,
 );
 
@@ -78,6 +81,36 @@ fn one_order_for_all(setup: Setup) {
         let own: Vec<usize> = own.map(|number| number.parse().unwrap()).collect();
         assert_eq!(own, (0..EACH).collect::<Vec<_>>(), "in the order of its publisher");
     }
+}
+
+/// Small frames and large ones of many connections arrive in one turn, and the large ones are more than it reads.
+fn many_who_talk_at_once_and_more_than_a_turn_reads(setup: Setup) {
+    const TALKERS: usize = 40;
+    const EACH: usize = 12;
+    let server = setup.server_with("[turn]\nread_bytes_max = 4096\n", &[]);
+    let mut listener = Client::connect(&server);
+    listener.subscribe("s", "/topic/babel");
+    let mut talkers: Vec<Client> = (0..TALKERS).map(|_| Client::connect(&server)).collect();
+    // Stopped, so that everything is there when it reads.
+    server.signal(Signal::STOP);
+    for (talker, client) in talkers.iter_mut().enumerate() {
+        for number in 0..EACH {
+            let padding = if (talker + number) % 5 == 0 { "x".repeat(3000) } else { String::new() };
+            client.publish("/topic/babel", format!("{talker} {number} {padding}"));
+        }
+    }
+    server.signal(Signal::CONT);
+    let mut next = [0; TALKERS];
+    for _ in 0..TALKERS * EACH {
+        let body = listener.expect_body();
+        let words: Vec<&str> = body.split(' ').collect();
+        let (talker, number): (usize, usize) = (words[0].parse().unwrap(), words[1].parse().unwrap());
+        assert_eq!(number, next[talker], "in the order of talker {talker}");
+        assert_eq!(words[2].len(), if (talker + number) % 5 == 0 { 3000 } else { 0 });
+        next[talker] += 1;
+    }
+    talkers.into_iter().for_each(Client::disconnect);
+    listener.disconnect();
 }
 
 fn nothing_waits_for_an_answer(setup: Setup) {

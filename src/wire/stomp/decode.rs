@@ -85,19 +85,23 @@ impl Decoder {
                 }
             }
         };
-        if self.body == 0 && !self.header_lines(buf, command, version, limits)? {
-            return Ok(Step::Need);
+        let mut lines = None;
+        if self.body == 0 {
+            lines = self.header_lines(buf, command, version, limits)?;
+            if lines.is_none() {
+                return Ok(Step::Need);
+            }
         }
         let Some(end) = self.body_end(buf, command, limits)? else {
             return Ok(Step::Need);
         };
-        let stomp_frame = StompFrame::new(
-            command,
-            version,
-            header_lines_of(&buf[..self.body as usize])?,
-            &buf[self.body as usize..end],
-            self.accept_version,
-        );
+        let lines = match lines {
+            Some(lines) => lines,
+            // They were complete before the body was.
+            None => header_lines_of(&buf[..self.body as usize], command)?,
+        };
+        let stomp_frame =
+            StompFrame::new(command, version, lines, &buf[self.body as usize..end], self.accept_version);
         *self = Decoder::default();
         Ok(Step::Frame { stomp_frame, consumed: end + 1 })
     }
@@ -136,15 +140,15 @@ impl Decoder {
         }
     }
 
-    /// Goes on over header lines; `true` when the blank line was found and the body begins.
+    /// Goes on over header lines; all of them when the blank line was found and the body begins.
     #[inline]
-    fn header_lines(
+    fn header_lines<'a>(
         &mut self,
-        buf: &[u8],
+        buf: &'a [u8],
         command: Command,
         version: Version,
         limits: &limits::Stomp,
-    ) -> Result<bool, StompError> {
+    ) -> Result<Option<&'a str>, StompError> {
         let escapes = Escapes::of(command, version);
         loop {
             let head_left = limits.head_bytes_max.saturating_sub(self.line) as usize;
@@ -155,15 +159,15 @@ impl Decoder {
                 (header_max, StompError::header_too_long(limits))
             };
             let (content, consumed) = match self.line(buf, line_max, too_long)? {
-                Line::Partial => return Ok(false),
+                Line::Partial => return Ok(None),
                 Line::Whole { content, consumed } => (content, consumed),
             };
             self.line = consumed as u32;
             self.scanned = self.line;
             if content.is_empty() {
-                header_lines_of(&buf[..consumed])?;
+                let lines = header_lines_of(&buf[..consumed], command)?;
                 self.body = self.line;
-                return Ok(true);
+                return Ok(Some(lines));
             }
             if u32::from(self.headers) >= limits.headers_max {
                 return Err(StompError::too_many_headers(limits));
@@ -277,9 +281,10 @@ fn leading_eols(buf: &[u8]) -> usize {
 
 /// The header lines of a complete head, from behind the command's line, as text.
 #[inline]
-fn header_lines_of(head: &[u8]) -> Result<&str, StompError> {
-    let command = memchr::memchr(b'\n', head).map_or(head.len(), |at| at + 1);
-    let lines = std::str::from_utf8(&head[command..]).map_err(|_| StompError::HeadNotUtf8)?;
+fn header_lines_of(head: &[u8], command: Command) -> Result<&str, StompError> {
+    let eol = command.as_str().len();
+    let lines = eol + if head[eol] == b'\r' { 2 } else { 1 };
+    let lines = std::str::from_utf8(&head[lines..]).map_err(|_| StompError::HeadNotUtf8)?;
     // The blank line.
     let lines = lines.strip_suffix('\n').unwrap_or(lines);
     Ok(lines.strip_suffix('\r').unwrap_or(lines))

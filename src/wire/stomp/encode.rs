@@ -5,7 +5,7 @@
 //! Invariant: what is appended is one whole frame that [`Decoder`](super::Decoder) reads back; no name or
 //! value can end a line or the head.
 
-use super::header::{Escapes, is_plain};
+use super::header::{Escapes, may_have_special};
 use super::{Command, Version};
 
 /// One STOMP frame being written. It is complete after [`body`](Encoder::body) or
@@ -45,7 +45,7 @@ impl<'o> Encoder<'o> {
     /// One header whose name is a word of STOMP's: it needs no escapes, which is not looked at again.
     #[inline]
     pub fn known(self, name: &'static str, value: &str) -> Self {
-        debug_assert!(is_plain(name), "{name}");
+        debug_assert!(is_plain(name.as_bytes()), "{name}");
         self.out.extend_from_slice(name.as_bytes());
         self.out.push(b':');
         self.escapes.write(value, false, self.out);
@@ -53,20 +53,21 @@ impl<'o> Encoder<'o> {
         self
     }
 
-    /// The same, and neither does the value: a number, or an id of letters, digits and hyphens.
+    /// The same, and neither does the value: ASCII such as a number, or an id of letters, digits and hyphens.
     #[inline]
-    pub fn plain(self, name: &'static str, value: &str) -> Self {
-        debug_assert!(is_plain(name) && is_plain(value), "{name}:{value}");
+    pub fn plain(self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        debug_assert!(is_plain(name.as_bytes()) && is_plain(value), "{name}: {value:?}");
         self.out.extend_from_slice(name.as_bytes());
         self.out.push(b':');
-        self.out.extend_from_slice(value.as_bytes());
+        self.out.extend_from_slice(value);
         self.out.push(b'\n');
         self
     }
 
     /// One header whose value is numbers with something between them, a character of ASCII that needs no escape.
     pub fn numbers(self, name: &'static str, numbers: &[u32], between: u8) -> Self {
-        debug_assert!(is_plain(name) && between.is_ascii_graphic() && between != b'\\', "{name}: {between}");
+        debug_assert!(is_plain(name.as_bytes()) && is_plain(&[between]), "{name}: {between}");
         self.out.extend_from_slice(name.as_bytes());
         let mut before = b':';
         for number in numbers {
@@ -101,4 +102,9 @@ impl<'o> Encoder<'o> {
     pub fn finish(self) {
         self.out.extend_from_slice(b"\n\0");
     }
+}
+
+/// Whether a name or value is written as it is in every version.
+fn is_plain(text: &[u8]) -> bool {
+    text.is_ascii() && !may_have_special(text)
 }

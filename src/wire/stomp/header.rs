@@ -97,15 +97,10 @@ const fn is_special(byte: u8) -> bool {
     matches!(byte, 0 | b'\n' | b'\r' | b':' | b'\\')
 }
 
-/// Whether a name or value is written as it is in every version.
-pub(super) fn is_plain(text: &str) -> bool {
-    !text.bytes().any(is_special)
-}
-
 /// Whether some byte is special, or another control character: eight bytes at a time, since nearly every
 /// header of every message written is free of them.
 #[inline]
-fn may_have_special(bytes: &[u8]) -> bool {
+pub(super) fn may_have_special(bytes: &[u8]) -> bool {
     let words = bytes.chunks_exact(8);
     let mut last = [b' '; 8];
     last[..words.remainder().len()].copy_from_slice(words.remainder());
@@ -132,7 +127,8 @@ const fn has_special(word: u64) -> bool {
 /// error". Returns where the colon is.
 #[inline]
 pub(super) fn check_line(line: &[u8], escapes: Escapes) -> Result<usize, StompError> {
-    let colon = match memchr::memchr(b':', line) {
+    // Names are so short that a call would take longer.
+    let colon = match line.iter().position(|&byte| byte == b':') {
         None | Some(0) => return Err(StompError::HeaderMalformed),
         Some(colon) => colon,
     };
@@ -233,7 +229,6 @@ impl<'a> Headers<'a> {
         let line = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
         let line = line.strip_suffix('\r').unwrap_or(line);
-        // Names are so short that a call would take longer.
         let colon = line.bytes().position(|byte| byte == b':')?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         Some((name, if self.trim { value.trim_matches(BLANK) } else { value }))
