@@ -484,7 +484,7 @@ impl Shard {
         !self.dirty.is_empty()
             || !self.crowd.is_empty()
             || !self.waiting.is_empty()
-            // What came while rooms were written.
+            // What came while rooms were written; the wake-up that came with it would do as well.
             || self.rooms.has_dirty()
             // What was published after the mailbox had been drained.
             || !self.outboxes[usize::from(self.id)].is_empty()

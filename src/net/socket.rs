@@ -351,6 +351,13 @@ mod tests {
         let mut received = vec![0; sent];
         peer.read_exact(&mut received).unwrap();
         assert!(received.iter().all(|byte| *byte == 7));
+        // The same of one piece, which is written on another way.
+        sockets.clear(3, BLOCKED);
+        while sockets.send_one(3, &piece).is_ok_and(|sent| sent == piece.len()) {}
+        assert_eq!(sockets.readiness(3) & BLOCKED, BLOCKED);
+        sockets.clear(3, BLOCKED);
+        assert_eq!(sockets.send_one(3, &piece).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(sockets.readiness(3) & BLOCKED, BLOCKED);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Shard {
         let mut rooms = std::mem::take(&mut self.lists);
         self.rooms.take_dirty(&mut rooms);
         self.delay(&mut rooms, at);
-        // No more than the mailbox may hold, however fast others post.
+        // About what a mailbox may hold, however fast others post.
         let mut mail_left = self.limits.mesh.bytes_max;
         for room in rooms.drain(..) {
             self.take_late_mail(&mut mail_left, now);

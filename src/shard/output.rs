@@ -2,7 +2,8 @@
 //!
 //! In the flush rooms are fanned out first (`fan_out`). A member with nothing else to send gets the room's bytes
 //! straight from the encoder's buffer in one `send`; everybody else gets a reference in the outbound queue, and each
-//! queue leaves in one write. So no connection is written twice in a turn.
+//! queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such and then has
+//! its RECEIPT from another shard, say.
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 

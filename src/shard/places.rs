@@ -45,13 +45,18 @@ impl Shard {
         }
     }
 
-    /// Takes in what other shards have posted since the mailbox was drained, if it is within `bytes_left`. For the midst
-    /// of a flush: what it causes in rooms that are still to be written leaves with them, all else in the next turn.
+    /// Takes in what other shards have posted since the mailbox was drained, unless that is more than `bytes_left`. For
+    /// the midst of a flush: what it causes in rooms that were written before, or not listed, leaves in the next turn, all
+    /// else in this one.
+    ///
+    /// Publishers that are held up are not looked at here. The next turn does, and there is one: whoever posted has woken
+    /// this shard, and that wake-up has not been seen yet.
     pub(super) fn take_late_mail(&mut self, bytes_left: &mut u64, now: Tick) {
         let bytes = self.mesh.bytes(self.id);
         if bytes == 0 || bytes > *bytes_left {
             return;
         }
+        // More may have come since: the bound is one on when to stop looking.
         *bytes_left -= bytes;
         self.take_mail(now);
         self.drain_own(now);

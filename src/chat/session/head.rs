@@ -3,7 +3,7 @@
 //! They are found in one walk over the lines: a frame has few, and each reading of it looks at all of them. Bounds are
 //! held when a value is asked for, so that a header which means nothing in this frame refuses nothing.
 //!
-//! Invariant: what is given out is within its bound.
+//! Invariant: an id, a receipt or a destination that is given out is within its bound.
 
 use std::borrow::Cow;
 

@@ -53,7 +53,7 @@ impl<'o> Encoder<'o> {
         self
     }
 
-    /// The same, and neither does the value: ASCII such as a number, or an id of letters, digits and hyphens.
+    /// The same, and neither does the value: ASCII such as a number, a version or an id of ours.
     #[inline]
     pub fn plain(self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
