@@ -156,6 +156,9 @@ metrics! {
         /// Times that a publisher was not read any further because too much mail was under way to one room
         /// owner.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
+        /// Times that the rest of a session's frames was left for the next turn because its comings and goings had
+        /// `turn.members_max` members written to.
+        memberships_put_off_total: Counter;
     }
     conn {
         /// HTTP requests with a complete head, upgrades included.

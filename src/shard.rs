@@ -258,6 +258,8 @@ pub struct Shard {
 
     mesh: Arc<Mesh>,
     outboxes: Vec<Vec<Mail>>,
+    /// What other shards' sessions are told of what they asked for, posted behind all that it is about.
+    answers: Vec<(u16, Mail)>,
     mail: Vec<Mail>,
     /// What this shard has under way to each owner.
     under_way: Vec<Credit>,
@@ -265,7 +267,12 @@ pub struct Shard {
     handled: Vec<Credit>,
     /// Publications held back because a member's shard is behind.
     deferred: VecDeque<(Origin, Message)>,
+    /// Whose input waits for credit, or for the next turn.
     stalled: Vec<ConnKey>,
+    /// Members that comings and goings have had written to in this turn.
+    sealed: u32,
+    /// Somebody stalls for the next turn, which nothing else may cause.
+    is_put_off: bool,
 
     tcbs: Arc<TcbTable>,
     site: Arc<dyn Site>,
@@ -328,11 +335,14 @@ impl Shard {
             rest: rest::Rest::default(),
             now: setup.now,
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
+            answers: Vec::new(),
             mail: Vec::new(),
             under_way: vec![Credit::default(); usize::from(shards)],
             handled: vec![Credit::default(); usize::from(shards)],
             deferred: VecDeque::new(),
             stalled: Vec::new(),
+            sealed: 0,
+            is_put_off: false,
             mesh: setup.mesh,
             tcbs: setup.tcbs,
             site: setup.site,
@@ -488,6 +498,7 @@ impl Shard {
             || self.rooms.has_dirty()
             // What was published after the mailbox had been drained.
             || !self.outboxes[usize::from(self.id)].is_empty()
+            || self.is_put_off
             || !self.resumable.is_empty()
             || !self.resumed.is_empty()
             || !self.closed.is_empty()

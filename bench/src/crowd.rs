@@ -330,6 +330,61 @@ mod tests {
     }
 
     #[test]
+    fn who_subscribes_after_a_message_was_posted_does_not_get_it() {
+        let mut crowd = Crowd::new(2, 10);
+        let room = (0..).map(|n| format!("/topic/{n}")).find(|room| owner_of(1, room, 2) == 0).unwrap();
+        crowd.gather(2, |_| ("s".into(), room.clone()));
+        let late = crowd.connect(1);
+        crowd.settle();
+        crowd.give(crowd.clients()[0], &mut send(&room, 100, None));
+        let (now, Crowd { shards, swallow, .. }) = (crowd.now, &mut crowd);
+        shards[0].drain_mailbox(now);
+        shards[0].flush(swallow, now, Micros(0));
+        // The message is in the mailbox of its shard, which has not looked into it.
+        crowd.give(late, &mut subscribe("s", &room));
+        crowd.settle();
+        assert_eq!(crowd.shards()[1].counters().messages_delivered_total, 1);
+        crowd.give(crowd.clients()[0], &mut send(&room, 100, None));
+        crowd.settle();
+        assert_eq!(crowd.shards()[1].counters().messages_delivered_total, 3);
+    }
+
+    #[test]
+    fn one_who_comes_and_goes_in_a_large_room_has_a_share_of_each_turn() {
+        const MEMBERS: u32 = 1000;
+        const TIMES: usize = 50;
+        let mut crowd = Crowd::new(1, 2 * MEMBERS);
+        crowd.gather(MEMBERS, |_| ("s".into(), "/topic/large".into()));
+        let restless = crowd.connect(0);
+        crowd.settle();
+        let round = [
+            send("/topic/large", 10, None),
+            subscribe("x", "/topic/large"),
+            send("/topic/large", 10, None),
+            unsubscribe("x"),
+        ];
+        crowd.give(restless, &mut round.concat().repeat(TIMES));
+        let members_max = u64::from(limits::Turn::default().members_max);
+        let mut turns = 0;
+        let mut delivered = 0;
+        loop {
+            let counters = crowd.shards()[0].counters();
+            let in_turn = counters.messages_delivered_total - delivered;
+            assert!(in_turn <= 2 * members_max, "{in_turn} in turn {turns}");
+            delivered = counters.messages_delivered_total;
+            if !crowd.shards()[0].has_work() {
+                break;
+            }
+            turns += 1;
+            crowd.turn();
+        }
+        // It has the second message of each round itself.
+        assert_eq!(delivered, TIMES as u64 * u64::from(2 * MEMBERS + 1));
+        assert!(crowd.shards()[0].counters().memberships_put_off_total > 10);
+        crowd.shards().iter().for_each(Shard::check);
+    }
+
+    #[test]
     fn more_mail_than_a_turn_takes_waits_for_the_next() {
         let (body, bytes_max) = (60_000, limits::Mesh::default().bytes_max);
         let messages = bytes_max.div_ceil(body) + 1;

@@ -32,10 +32,10 @@ impl Shard {
         let serial = is_confirmed.then(|| self.serial());
         let mut published = 0;
         let mut failed = None;
-        if commands
+        let changes_members = commands
             .iter()
-            .any(|command| matches!(command, Command::Subscribe { .. } | Command::Unsubscribe(_)))
-        {
+            .any(|command| matches!(command, Command::Subscribe { .. } | Command::Unsubscribe(_)));
+        if changes_members {
             self.catch_up(now);
             if self.phase(index) != Phase::Stomp {
                 // A publication before this was refused, and the session has ended by it.
@@ -91,6 +91,9 @@ impl Shard {
             }
         }
         self.commands = commands;
+        if changes_members && self.sealed >= self.limits.turn.members_max {
+            self.put_off(index);
+        }
         if let Some((fault, receipt)) = failed {
             self.fault(index, fault, receipt.as_deref(), now);
         }
@@ -127,7 +130,9 @@ impl Shard {
                 self.forms.release(form);
                 return Err(Fault::TooManyRooms { max });
             }
-            self.seal(key, now);
+            if let Some(room) = self.rooms.find(key) {
+                self.seal(room, now);
+            }
             let (room, position, stay) = self.rooms.join(key, Member { connection: index, form });
             if let Some(number) = stay {
                 let stay = Stay { shard: self.id, number };
@@ -177,9 +182,7 @@ impl Shard {
             let consumer = self.consumer(index, gone.form, gone.position);
             self.queue_leave(key, consumer, now);
         } else {
-            if self.rooms.has_backlog(gone.place) {
-                self.fan_out_to_queues(gone.place, now);
-            }
+            self.seal(gone.place, now);
             let left = self.rooms.leave(gone.place, gone.position);
             if let Some(moved) = left.moved {
                 let last = self.rooms.room(gone.place).members().len() as u32;
@@ -226,19 +229,29 @@ impl Shard {
         self.rest.published_bytes += message.weight();
         let limits = &self.limits.mesh;
         if under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max {
-            self.stall(index);
+            self.counters.publishers_stalled_total += u64::from(self.stall(index));
         }
         self.outboxes[owner as usize].push(Mail::Publish { origin, message });
     }
 
     /// Takes no more input from this connection until what is under way has been handled.
-    fn stall(&mut self, index: u32) {
+    fn stall(&mut self, index: u32) -> bool {
         let key = self.key_of(index);
         let connection = &mut self.slots[index as usize].connection;
-        if !connection.is_stalled {
-            connection.is_stalled = true;
-            self.stalled.push(key);
-            self.counters.publishers_stalled_total += 1;
+        if connection.is_stalled {
+            return false;
+        }
+        connection.is_stalled = true;
+        self.stalled.push(key);
+        true
+    }
+
+    /// Takes no more input from this connection in this turn: a member that comes or goes has all that its room owes written
+    /// to everybody, and a session may say SEND and SUBSCRIBE a thousand times in one read.
+    fn put_off(&mut self, index: u32) {
+        if self.phase(index) == Phase::Stomp && self.stall(index) {
+            self.is_put_off = true;
+            self.counters.memberships_put_off_total += 1;
         }
     }
 

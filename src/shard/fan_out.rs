@@ -118,12 +118,14 @@ impl Shard {
         served
     }
 
-    /// Puts all that a room owes its members into their queues.
-    pub(super) fn fan_out_to_queues(&mut self, room: u32, now: Tick) {
+    /// Puts all that a room owes its members into their queues; returns how many there were.
+    pub(super) fn fan_out_to_queues(&mut self, room: u32, now: Tick) -> u32 {
+        let mut members = 0u32;
         // What a walk was begun with, then what came since.
         while self.rooms.has_backlog(room) {
-            self.fan_out(room, None::<&mut NoTransport>, u32::MAX, now);
+            members = members.saturating_add(self.fan_out(room, None::<&mut NoTransport>, u32::MAX, now));
         }
+        members
     }
 
     /// Walks on over up to `share` members of a room; returns how many there were.

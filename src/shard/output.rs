@@ -37,6 +37,7 @@ impl Shard {
         self.flush_crowd(transport, now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
+        self.sealed = 0;
         self.publish_metrics();
     }
 

@@ -35,11 +35,12 @@ impl Shard {
         self.resume(now);
     }
 
-    /// Gives what this shard has published to places of its own its place in their order, before a session's
-    /// membership changes: one that says SEND, then UNSUBSCRIBE, means them in this order. Mail comes first, as
-    /// always: a join in it may be older than the publications.
+    /// Takes in what other shards have posted, and gives what this one has published to places of its own its place in
+    /// their order, before a session's membership changes: one that says SEND, then UNSUBSCRIBE, means them in this
+    /// order, and whoever subscribes after somebody else had the RECEIPT of a SEND is not to have that message. Mail
+    /// comes first, as always: a join in it may be older than the publications.
     pub(super) fn catch_up(&mut self, now: Tick) {
-        if !self.outboxes[usize::from(self.id)].is_empty() {
+        if self.mesh.bytes(self.id) > 0 || !self.outboxes[usize::from(self.id)].is_empty() {
             self.take_mail(now);
             self.drain_own(now);
         }
@@ -149,7 +150,16 @@ impl Shard {
             (Ok(()), Some(serial)) => Mail::Confirmed { connection: origin.connection, serial },
             (Ok(()), None) => return,
         };
-        self.outboxes[origin.shard as usize].push(answer);
+        self.answer(origin.shard, answer);
+    }
+
+    /// Tells a session of `shard` what became of what it asked for.
+    fn answer(&mut self, shard: u16, answer: Mail) {
+        if shard == self.id {
+            self.outboxes[shard as usize].push(answer);
+        } else {
+            self.answers.push((shard, answer));
+        }
     }
 
     /// Hands on what was held back, in order, until one is held up still.
@@ -212,11 +222,10 @@ impl Shard {
 
     /// Fans out what a room has pending before its members change, so that each gets exactly what was
     /// sequenced while it was in.
-    pub(super) fn seal(&mut self, key: &str, now: Tick) {
-        if let Some(room) = self.rooms.find(key)
-            && self.rooms.has_backlog(room)
-        {
-            self.fan_out_to_queues(room, now);
+    pub(super) fn seal(&mut self, room: u32, now: Tick) {
+        if self.rooms.has_backlog(room) {
+            let members = self.fan_out_to_queues(room, now);
+            self.sealed = self.sealed.saturating_add(members);
         }
     }
 
@@ -233,6 +242,7 @@ impl Shard {
 
     /// Lets publishers go on if nothing is held up any more.
     fn unstall(&mut self) {
+        self.is_put_off = false;
         if self.stalled.is_empty() || !self.deferred.is_empty() {
             return;
         }
@@ -256,8 +266,19 @@ impl Shard {
     }
 
     /// Puts all letters into their mailboxes. Done before sockets are written: whoever reads an answer and
-    /// acts on it comes behind what the answer was about.
+    /// acts on it comes behind what the answer was about. So answers are posted last, when that is in the mailboxes of
+    /// all shards.
     pub(super) fn post_mail(&mut self) {
+        self.post_outboxes();
+        if !self.answers.is_empty() {
+            for (shard, answer) in self.answers.drain(..) {
+                self.outboxes[shard as usize].push(answer);
+            }
+            self.post_outboxes();
+        }
+    }
+
+    fn post_outboxes(&mut self) {
         for shard in (0..self.shards).filter(|shard| *shard != self.id) {
             let credit = std::mem::take(&mut self.handled[shard as usize]);
             if credit != Credit::default() {
@@ -287,7 +308,7 @@ impl Shard {
                 return Err(fault);
             }
             let rejected = Mail::Rejected { connection: consumer.connection, serial: None, fault };
-            self.outboxes[consumer.shard as usize].push(rejected);
+            self.answer(consumer.shard, rejected);
             return Ok(());
         }
         let mut offers = Vec::new();

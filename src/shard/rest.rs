@@ -67,6 +67,7 @@ impl Shard {
         self.rooms.shrink_to(MAIL_KEPT);
         self.commands.shrink_to(MAIL_KEPT);
         self.mail.shrink_to(MAIL_KEPT);
+        self.answers.shrink_to(MAIL_KEPT);
         self.outboxes.iter_mut().for_each(|outbox| outbox.shrink_to(MAIL_KEPT));
         self.mesh.shrink_to(self.id, MAIL_KEPT);
         self.deferred.shrink_to(MAIL_KEPT);
