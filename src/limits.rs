@@ -241,8 +241,8 @@ section! {
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
         /// Unsent bytes at which it reads on.
         low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
-        /// Unsent bytes of all connections of one reactor together; past it, connections above their
-        /// low-water mark are cut off first.
+        /// Unsent bytes of all connections of one reactor together, what is in many queues once; past it,
+        /// connections above their low-water mark are cut off first.
         reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
     }
 }

@@ -238,6 +238,8 @@ pub struct Shard {
     pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
+    /// What they really took, and when that was looked at; only if they are more than the bound.
+    held: (u64, Tick),
     transaction_bytes: u64,
     subscriptions: u64,
     /// The server is ending.
@@ -321,6 +323,7 @@ impl Shard {
             pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,
+            held: (0, Tick(0)),
             transaction_bytes: 0,
             subscriptions: 0,
             farewell: None,

@@ -120,11 +120,17 @@ impl Crowd {
     /// Shards without clients, and a table of control blocks for `capacity` of them.
     #[must_use]
     pub fn new(shards: u16, capacity: u32) -> Crowd {
+        Crowd::with_limits(shards, capacity, ShardLimits::default())
+    }
+
+    /// The same, with other limits than the defaults.
+    #[must_use]
+    pub fn with_limits(shards: u16, capacity: u32, limits: ShardLimits) -> Crowd {
         let now = Tick(1);
         let mesh = Arc::new(Mesh::new((0..shards).map(|_| Box::new(|| {}) as _).collect()));
         let pending = Arc::new(Pending::new(u32::MAX));
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(capacity, u32::from(shards))));
-        let limits = Arc::new(ShardLimits::default());
+        let limits = Arc::new(limits);
         let shard = |id| {
             Shard::new(ShardSetup {
                 id,
@@ -382,6 +388,58 @@ mod tests {
         assert_eq!(delivered, TIMES as u64 * u64::from(2 * MEMBERS + 1));
         assert!(crowd.shards()[0].counters().memberships_put_off_total > 10);
         crowd.shards().iter().for_each(Shard::check);
+    }
+
+    /// Takes nothing: nobody reads.
+    struct Full;
+
+    impl Transport for Full {
+        fn send(&mut self, _: u32, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn shutdown_write(&mut self, _: u32) {}
+        fn closer(&self, _: u32) -> Closer {
+            Closer::Local
+        }
+        fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_message_that_waits_in_many_queues_is_held_once() {
+        const MEMBERS: u32 = 100;
+        const BODY: u64 = 60_000;
+        let limits = ShardLimits {
+            outbound: limits::Outbound { reactor_bytes_max: 1 << 20, ..limits::Outbound::default() },
+            ..ShardLimits::default()
+        };
+        let cut_off = |rooms: u32| {
+            let mut crowd = Crowd::with_limits(1, MEMBERS, limits.clone());
+            crowd.gather(MEMBERS, |n| ("s".into(), format!("/topic/{}", n % rooms)));
+            let sender = crowd.clients()[0];
+            for _ in 0..2 {
+                for room in 0..rooms {
+                    crowd.give(sender, &mut send(&format!("/topic/{room}"), BODY as usize, None));
+                }
+            }
+            let shard = &mut crowd.shards[0];
+            shard.drain_mailbox(crowd.now);
+            for _ in 0..100 {
+                shard.flush(&mut Full, crowd.now, Micros(0));
+            }
+            shard.check();
+            (shard.counters().outbound_bytes, shard.counters().slow_consumers_total)
+        };
+        // Six times the bound by what is owed, and a ninth of it by what is there.
+        let (unsent, cut) = cut_off(1);
+        assert!(unsent >= u64::from(MEMBERS) * 2 * BODY, "{unsent}");
+        assert_eq!(cut, 0);
+        // With a room for each it is all there, so some must go until what is left is within the bound.
+        let (unsent, cut) = cut_off(MEMBERS);
+        assert!(unsent <= 1 << 20, "{unsent}");
+        assert!((80..u64::from(MEMBERS)).contains(&cut), "{cut}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Invariant: an empty queue is a null pointer, 8 bytes; a queue that is not empty holds no empty segment, and
 //! its byte count is the sum of its segments ([`Outbound::check`]).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -142,6 +142,15 @@ impl Outbound {
         self.0.take().map_or(0, |queue| queue.bytes)
     }
 
+    /// Notes the segments in `held`, each once however many queues it is in: by where its content ends, which does not
+    /// change while it is sent; how much of it is unsent where most is.
+    pub fn note_held(&self, held: &mut HashMap<usize, usize>) {
+        for segment in self.segments() {
+            let most = held.entry(segment.as_ptr_range().end.addr()).or_default();
+            *most = segment.len().max(*most);
+        }
+    }
+
     fn segments(&self) -> impl Iterator<Item = &Bytes> {
         self.0.iter().flat_map(|queue| std::iter::once(&queue.front).chain(&queue.rest))
     }
@@ -203,6 +212,20 @@ mod tests {
         outbound.push(Bytes::from_static(b"close"));
         assert_eq!(content(&outbound), b"efclose");
         outbound.check();
+    }
+
+    #[test]
+    fn a_segment_in_many_queues_is_held_once() {
+        let shared = Bytes::from(vec![1; 5000]);
+        let mut queues = [Outbound::default(), Outbound::default(), Outbound::default()];
+        for (sent, queue) in queues.iter_mut().enumerate() {
+            queue.push(shared.clone());
+            queue.push(Bytes::from(vec![2; 2000]));
+            queue.advance(1000 + sent);
+        }
+        let mut held = HashMap::new();
+        queues.iter().for_each(|queue| queue.note_held(&mut held));
+        assert_eq!(held.values().sum::<usize>(), 4000 + 3 * 2000);
     }
 
     #[test]

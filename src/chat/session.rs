@@ -236,7 +236,12 @@ impl Session {
         let version = Version::negotiate(accepted.as_deref()).ok_or(Fault::NoCommonVersion)?;
         if let Some(beats) = beats {
             let (can_send, wants) = beats.split_once(',').ok_or(Fault::BadHeartBeat)?;
-            let number = |text: &str| text.trim().parse::<u32>().map_err(|_| Fault::BadHeartBeat);
+            let number = |text: &str| {
+                let text = text.trim_matches([' ', '\t']);
+                // A sign is no digit, though a parser of numbers takes it.
+                let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+                text.parse::<u32>().ok().filter(|_| is_number).ok_or(Fault::BadHeartBeat)
+            };
             let (can_send, wants) = (number(can_send)?, number(wants)?);
             if version > Version::V10 {
                 let limits = context.limits;

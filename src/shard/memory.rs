@@ -2,6 +2,8 @@
 //!
 //! Invariant: no byte is in two parts.
 
+use std::collections::HashMap;
+
 use super::{Closed, ConnKey, Shard, Slot};
 use crate::chat::room;
 use crate::chat::session::{Session, Subscription};
@@ -73,6 +75,17 @@ impl Shard {
             memory.buffers += Part::exact(slot.connection.boxed_bytes() + slot.session.boxed_bytes());
         }
         memory
+    }
+
+    /// What unsent segments take, those that many queues share once, and the queues beside. O(segments).
+    pub(super) fn held_bytes(&self) -> u64 {
+        let mut held = HashMap::new();
+        let mut boxed = 0;
+        for (_, slot) in &self.slots {
+            slot.connection.outbound.note_held(&mut held);
+            boxed += slot.connection.outbound.boxed_bytes();
+        }
+        (held.values().sum::<usize>() + boxed) as u64
     }
 
     /// Between two turns these lists are empty, but for what is still to be done.

@@ -159,15 +159,28 @@ impl Shard {
         if unsent > bytes_max && !connection.is_writable {
             return self.cut_off(index, Fault::SlowConsumer { max: bytes_max }, now);
         }
-        if self.outbound_bytes > outbound.reactor_bytes_max && unsent > outbound.low_water_bytes {
-            return self.cut_off(index, Fault::OutboundExhausted { max: outbound.reactor_bytes_max }, now);
+        let max = outbound.reactor_bytes_max;
+        if self.outbound_bytes > max && unsent > outbound.low_water_bytes && self.holds_more_than(max, now) {
+            self.held.0 = self.held.0.saturating_sub(unsent);
+            return self.cut_off(index, Fault::OutboundExhausted { max }, now);
         }
+        let outbound = &self.limits.outbound;
+        let connection = &mut self.slots[index as usize].connection;
         if connection.is_paused && unsent <= outbound.low_water_bytes {
             connection.is_paused = false;
             self.resumable.push(key);
         } else if unsent > outbound.high_water_bytes {
             connection.is_paused = true;
         }
+    }
+
+    /// Whether unsent bytes really take more than `max`: a message to a room is counted for each member who has not been
+    /// sent it, and is there once. That is looked at once in a tick, as it takes a walk over everything.
+    fn holds_more_than(&mut self, max: u64, now: Tick) -> bool {
+        if self.held.1 != now {
+            self.held = (self.held_bytes(), now);
+        }
+        self.held.0 > max
     }
 
     fn publish_metrics(&mut self) {

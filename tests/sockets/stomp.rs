@@ -169,6 +169,7 @@ fn every_refusal_has_its_name(setup: Setup) {
         (vec![], format!("SUBSCRIBE\nid:{long}\ndestination:/topic/a\n\n\0"), "id-too-long"),
         (vec![], "SUBSCRIBE\nid:s\ndestination:/topic/a\nack:maybe\n\n\0".into(), "bad-ack-mode"),
         (vec![], "!CONNECT\naccept-version:1.2\nheart-beat:often\n\n\0".into(), "bad-heart-beat"),
+        (vec![], "!CONNECT\naccept-version:1.2\nheart-beat:+5,5\n\n\0".into(), "bad-heart-beat"),
         (vec![subscribe], format!("{subscribe}\0"), "subscription-exists"),
         (vec![], "UNSUBSCRIBE\nid:s\n\n\0".into(), "no-such-subscription"),
         (vec![], "ACK\nid:1-1\n\n\0".into(), "unknown-ack"),
