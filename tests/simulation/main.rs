@@ -9,6 +9,7 @@
 
 mod client;
 mod model;
+mod wires;
 mod world;
 
 use std::panic;

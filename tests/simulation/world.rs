@@ -1,13 +1,11 @@
-//! Shards, wires, clients and the clock, under one random generator.
+//! Shards, their wires, clients and the clock, under one random generator.
 
-use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
-use rand::seq::IndexedMutRandom;
 use rand::{RngExt, SeedableRng};
 use tcbchat::chat::destination::Pattern;
 use tcbchat::conn::keepalive::Mechanism;
@@ -15,13 +13,14 @@ use tcbchat::limits;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::mesh::Mesh;
 use tcbchat::shard::pending::Pending;
-use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
+use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 use crate::client::{Client, Stage};
 use crate::model::Model;
+use crate::wires::{Meanwhile, Wire, Wires};
 
 /// Clients at most. More than the table holds, so that some are refused.
 const CLIENTS: usize = 14;
@@ -39,91 +38,6 @@ struct NoSite;
 
 impl Site for NoSite {
     fn answer(&self, _: &Request<'_>, _: SocketAddr, _: &mut Vec<u8>) {}
-}
-
-/// The socket between one connection of a shard and its client.
-struct Wire {
-    /// Bytes that the server has written and the client has not read.
-    to_client: Vec<u8>,
-    /// How many may be there.
-    room: usize,
-    is_blocked: bool,
-    is_broken: bool,
-    is_shut: bool,
-    /// Whose stream ended first, read or not.
-    ended_first: Option<Closer>,
-}
-
-#[derive(Default)]
-struct Wires(HashMap<u32, Wire>);
-
-impl Transport for Wires {
-    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let wire = self.0.get_mut(&index).expect("only open connections are written to");
-        assert!(!wire.is_shut, "a write after the end of the stream");
-        if wire.is_broken {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let mut sent = 0;
-        for slice in slices {
-            let free = wire.room.saturating_sub(wire.to_client.len());
-            let count = slice.len().min(free);
-            wire.to_client.extend_from_slice(&slice[..count]);
-            sent += count;
-            if count < slice.len() {
-                wire.is_blocked = true;
-                break;
-            }
-        }
-        if sent == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(sent) }
-    }
-
-    fn shutdown_write(&mut self, index: u32) {
-        let wire = self.0.get_mut(&index).expect("only open connections are shut");
-        wire.is_shut = true;
-        wire.ended_first.get_or_insert(Closer::Local);
-    }
-
-    fn closer(&self, index: u32) -> Closer {
-        self.0[&index].ended_first.unwrap_or(Closer::Local)
-    }
-
-    fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
-        None
-    }
-}
-
-/// A shard's wires, and what other reactors do while it writes to them.
-struct Meanwhile<'a> {
-    wires: &'a mut Wires,
-    others: Vec<(&'a mut Shard, &'a mut Wires)>,
-    rng: &'a mut StdRng,
-    now: Tick,
-    at: Micros,
-}
-
-impl Transport for Meanwhile<'_> {
-    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if self.rng.random_bool(0.2)
-            && let Some((shard, wires)) = self.others.choose_mut(self.rng)
-        {
-            shard.drain_mailbox(self.now);
-            shard.flush(*wires, self.now, self.at);
-        }
-        self.wires.send(index, slices)
-    }
-
-    fn shutdown_write(&mut self, index: u32) {
-        self.wires.shutdown_write(index);
-    }
-
-    fn closer(&self, index: u32) -> Closer {
-        self.wires.closer(index)
-    }
-
-    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence> {
-        self.wires.silence(index, error)
-    }
 }
 
 /// A client and its place.
