@@ -238,8 +238,7 @@ pub struct Shard {
     pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
     outbound_bytes: u64,
-    /// What they really took, and when that was looked at; only if they are more than the bound.
-    held: (u64, Tick),
+    held: output::Held,
     transaction_bytes: u64,
     subscriptions: u64,
     /// The server is ending.
@@ -323,7 +322,7 @@ impl Shard {
             pending: setup.pending,
             refused_peers: HashMap::new(),
             outbound_bytes: 0,
-            held: (0, Tick(0)),
+            held: output::Held::default(),
             transaction_bytes: 0,
             subscriptions: 0,
             farewell: None,

@@ -234,7 +234,7 @@ impl Shard {
         self.outboxes[owner as usize].push(Mail::Publish { origin, message });
     }
 
-    /// Takes no more input from this connection until what is under way has been handled.
+    /// Takes no more input from this connection until [`Shard::unstall`] lets it go on. `false` if it was so already.
     fn stall(&mut self, index: u32) -> bool {
         let key = self.key_of(index);
         let connection = &mut self.slots[index as usize].connection;

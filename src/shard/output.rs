@@ -2,8 +2,8 @@
 //!
 //! In the flush rooms are fanned out first (`fan_out`). A member with nothing else to send gets the room's bytes
 //! straight from the encoder's buffer in one `send`; everybody else gets a reference in the outbound queue, and each
-//! queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such and then has
-//! its RECEIPT from another shard, say.
+//! queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such
+//! and then has its RECEIPT from another shard, say.
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 
@@ -19,6 +19,14 @@ use crate::time::{Micros, Tick};
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
+
+/// What unsent bytes really take: looked at only if their sum over all queues is more than the bound.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    bytes: u64,
+    /// When they were looked at.
+    at: Option<Tick>,
+}
 
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
@@ -161,7 +169,7 @@ impl Shard {
         }
         let max = outbound.reactor_bytes_max;
         if self.outbound_bytes > max && unsent > outbound.low_water_bytes && self.holds_more_than(max, now) {
-            self.held.0 = self.held.0.saturating_sub(unsent);
+            self.held.bytes = self.held.bytes.saturating_sub(unsent);
             return self.cut_off(index, Fault::OutboundExhausted { max }, now);
         }
         let outbound = &self.limits.outbound;
@@ -177,10 +185,10 @@ impl Shard {
     /// Whether unsent bytes really take more than `max`: a message to a room is counted for each member who has not been
     /// sent it, and is there once. That is looked at once in a tick, as it takes a walk over everything.
     fn holds_more_than(&mut self, max: u64, now: Tick) -> bool {
-        if self.held.1 != now {
-            self.held = (self.held_bytes(), now);
+        if self.held.at != Some(now) {
+            self.held = Held { bytes: self.held_bytes(), at: Some(now) };
         }
-        self.held.0 > max
+        self.held.bytes > max
     }
 
     fn publish_metrics(&mut self) {
