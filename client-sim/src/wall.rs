@@ -11,7 +11,6 @@
 //! with the stage.
 
 mod doctor;
-pub mod netns;
 pub mod outcome;
 mod report;
 mod rows;

@@ -14,8 +14,6 @@ use crate::cli::{ChatArgs, Messages};
 use crate::crew::Broken;
 use crate::failure::{Failure, Kind};
 use crate::report::{self, Report};
-use crate::wall::netns;
-use crate::wall::outcome::Trouble;
 use crate::worker::desk::{ChatTally, Counts};
 use crate::worker::orders::{ChatOrder, Notice, Order, Pace};
 
@@ -54,7 +52,7 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
 }
 
 /// Moves this process, and all that it starts, to where sockets are small.
-fn tight_sockets(bytes: u32) -> Result<(), Trouble> {
+fn tight_sockets(bytes: u32) -> Result<(), netns::Error> {
     netns::enter()?;
     // The least, the first and the most of each socket.
     let sizes = format!("4096 {bytes} {bytes}");
@@ -62,10 +60,10 @@ fn tight_sockets(bytes: u32) -> Result<(), Trouble> {
     netns::sysctl("net.ipv4.tcp_rmem", &sizes)
 }
 
-fn refusal(trouble: Trouble) -> Refusal {
-    match trouble {
-        Trouble::Missing(text) => Refusal::Plan(text),
-        Trouble::Broken(text) => Refusal::Broken(text),
+fn refusal(error: netns::Error) -> Refusal {
+    match error {
+        netns::Error::Missing(text) => Refusal::Plan(text),
+        netns::Error::Broken(text) => Refusal::Broken(text),
     }
 }
 

@@ -124,6 +124,15 @@ impl From<String> for Trouble {
     }
 }
 
+impl From<netns::Error> for Trouble {
+    fn from(error: netns::Error) -> Self {
+        match error {
+            netns::Error::Missing(text) => Self::Missing(text),
+            netns::Error::Broken(text) => Self::Broken(text),
+        }
+    }
+}
+
 impl From<std::io::Error> for Trouble {
     fn from(error: std::io::Error) -> Self {
         Self::Broken(error.to_string())

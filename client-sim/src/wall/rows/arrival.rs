@@ -7,10 +7,10 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use netns::Counters;
 use rustix::process::Signal;
 
 use crate::wall::doctor;
-use crate::wall::netns::{self, Counters};
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, SOON, User, socket, source};

@@ -6,8 +6,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use netns::Counters;
+
 use crate::wall::doctor;
-use crate::wall::netns::Counters;
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, Refusal, User, source};

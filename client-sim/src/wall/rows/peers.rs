@@ -12,7 +12,6 @@ use socket2::{SockFilter, SockRef};
 
 use crate::scrape::Metrics;
 use crate::wall::doctor;
-use crate::wall::netns;
 use crate::wall::outcome::{Outcome, Side, Trouble, bytes, commas};
 use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, SOON, User, socket, source};

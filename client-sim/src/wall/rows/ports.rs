@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use crate::plan::{Machine, Plan, Wish};
 use crate::wall::doctor;
-use crate::wall::netns;
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, Refusal, SOON, User, source};

@@ -7,9 +7,10 @@
 use std::thread;
 use std::time::Duration;
 
+use netns::Counters;
+
 use crate::scrape::Metrics;
 use crate::wall::doctor;
-use crate::wall::netns::{self, Counters};
 use crate::wall::outcome::{Outcome, Side, Trouble, commas};
 use crate::wall::stage::{Launch, Served, Stage};
 use crate::wall::user::{Crowd, Refusal, SOON, User, source};

@@ -1,16 +1,16 @@
-//! A network namespace of this process's own, and what the kernel counts in it.
+//! A network namespace of one's own, and what the kernel counts in it.
 //!
-//! Limits are lowered only here: the namespace is empty but for a loopback interface, and it ends with the
-//! last process in it. As root it is simply made; without root a user namespace is tried first, in which
+//! Limits of the kernel are changed only here: the namespace is empty but for a loopback interface, and it ends with the
+//! last thread in it. As root it is simply made; without root a user namespace is tried first, in which
 //! the process may do to *its* network what root may do to the host's.
 //!
-//! Invariant: [`enter`] is called while the process has one thread, so that all later ones, and all
-//! children, are in the namespace.
+//! A namespace is a thread's, and of the threads and processes that this one starts from then on. [`enter`] in a process
+//! that has only one thread moves the process; a user namespace needs that.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
@@ -21,19 +21,36 @@ use rustix::thread::UnshareFlags;
 
 use std::os::fd::AsRawFd;
 
-use super::outcome::Trouble;
+/// Why there is no such namespace, or not with that limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// A privilege is missing.
+    Missing(String),
+    /// Anything else.
+    Broken(String),
+}
 
-/// Moves this process into a network namespace of its own, with the loopback interface up.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Missing(text) | Error::Broken(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Moves this thread into a network namespace of its own, with the loopback interface up.
 ///
 /// # Errors
 /// A missing privilege, or what the kernel says.
-pub fn enter() -> Result<(), Trouble> {
+pub fn enter() -> Result<(), Error> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     match unshare(UnshareFlags::NEWNET) {
         Ok(()) => {}
         Err(Errno::PERM) => {
             unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(|error| {
-                Trouble::Missing(format!(
+                Error::Missing(format!(
                     "a network namespace of its own needs root, or a kernel that gives user namespaces to \
                      everyone (unshare: {error})"
                 ))
@@ -47,7 +64,7 @@ pub fn enter() -> Result<(), Trouble> {
                 fs::write(file, text).map_err(|error| missing(file, &error))?;
             }
         }
-        Err(error) => return Err(Trouble::Broken(format!("unshare: {error}"))),
+        Err(error) => return Err(Error::Broken(format!("unshare: {error}"))),
     }
     loopback_up().map_err(|error| missing("the loopback interface", &error))
 }
@@ -61,12 +78,12 @@ fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     }
 }
 
-fn missing(what: &str, error: &io::Error) -> Trouble {
+fn missing(what: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Trouble::Missing(format!("{what}: {error}; run it as root, outside of a sandbox"))
+            Error::Missing(format!("{what}: {error}; run it as root, outside of a sandbox"))
         }
-        _ => Trouble::Broken(format!("{what}: {error}")),
+        _ => Error::Broken(format!("{what}: {error}")),
     }
 }
 
@@ -94,15 +111,48 @@ fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// How many buckets the kernel's table of established connections has that this namespace uses.
+///
+/// # Errors
+/// What reading the sysctl says.
+pub fn connection_buckets() -> io::Result<u32> {
+    let text = fs::read_to_string(path("net.ipv4.tcp_ehash_entries"))?;
+    // Negative where the table is the host's: the number is the same.
+    let buckets = text.trim().trim_start_matches('-').parse();
+    buckets.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}")))
+}
+
+/// Moves this thread into a network namespace whose table of established connections has `buckets` buckets, or the next
+/// power of two, at most 16,777,216. The host's is set when it boots (`thash_entries`).
+///
+/// # Errors
+/// A missing privilege, or what the kernel says; or the kernel has no memory for such a table, and gave another.
+pub fn enter_with_connection_buckets(buckets: u32) -> Result<(), Error> {
+    enter()?;
+    // A table is made with its namespace: what is set in one is for those that come from it.
+    sysctl("net.ipv4.tcp_child_ehash_entries", &buckets.to_string())?;
+    enter()?;
+    match connection_buckets() {
+        Ok(given) if given >= buckets => Ok(()),
+        Ok(given) => {
+            Err(Error::Broken(format!("a table of {buckets} buckets was asked for, and has {given}")))
+        }
+        Err(error) => Err(missing("net.ipv4.tcp_ehash_entries", &error)),
+    }
+}
+
 /// Sets a sysctl of the network namespace (`net.ipv4.tcp_max_tw_buckets`).
 ///
 /// # Errors
 /// A missing privilege, or what the kernel says.
-pub fn sysctl(name: &str, value: &str) -> Result<(), Trouble> {
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+pub fn sysctl(name: &str, value: &str) -> Result<(), Error> {
     // A line end, as sysctl(8) writes it: a write of no bytes would change nothing.
-    fs::write(Path::new(&path), format!("{value}\n"))
+    fs::write(path(name), format!("{value}\n"))
         .map_err(|error| missing(&format!("sysctl {name}={value}"), &error))
+}
+
+fn path(sysctl: &str) -> String {
+    format!("/proc/sys/{}", sysctl.replace('.', "/"))
 }
 
 /// The kernel's TCP counters of this namespace (`/proc/net/netstat`), by name.
@@ -185,6 +235,8 @@ fn parse_unacknowledged(text: &str, port: u16) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -217,6 +269,24 @@ mod tests {
              2: 0100007F:1F90 0100017F:9C42 04 00000020:00000001 03:00000F2C\n\
              3: 0100017F:9C42 0100007F:1F90 01 00000300:00000000 03:00000F2C\n";
         assert_eq!(parse_unacknowledged(text, 8080), 0x1020);
+    }
+
+    #[test]
+    fn a_thread_has_the_table_that_it_asks_for() {
+        let host = connection_buckets().unwrap();
+        let other = host / 2;
+        let entered = thread::spawn(move || {
+            enter_with_connection_buckets(other).map(|()| connection_buckets().unwrap())
+        });
+        match entered.join().unwrap() {
+            Ok(buckets) => assert_eq!(buckets, other),
+            Err(Error::Missing(reason)) => {
+                assert!(std::env::var_os("CI").is_none(), "{reason}");
+                eprintln!("skipped: {reason}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(connection_buckets().unwrap(), host, "of the thread alone");
     }
 
     #[test]
