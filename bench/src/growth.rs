@@ -11,13 +11,19 @@
 //! the base: as many connections as the base, with as many threads of clients ([`Kind::SameClients`]), and with as many
 //! reactors as well ([`Kind::SameThreads`]). What is left against the last is the cost of the connections themselves.
 //!
+//! The kernel finds each segment's socket in a table whose size was chosen when the machine booted. A size that has more
+//! ends of connections than that has buckets is measured with a larger table as well ([`Kind::LargerTable`]), in a network
+//! namespace of its own, and so is the base ([`Kind::SameTable`]).
+//!
 //! Invariant: every number is of a chat that lost nothing; a size that the machine does not hold is named with the
 //! reason.
 
 mod plot;
 mod report;
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use clap::value_parser;
 use tcbchat_bench::write_text;
@@ -61,7 +67,7 @@ pub struct Args {
     svg: Option<PathBuf>,
 }
 
-/// Measures, prints, and writes the files that were asked for.
+/// Measures, prints, and writes the files that were asked for. What was measured before a run failed is shown, too.
 ///
 /// # Errors
 /// A sentence for the user.
@@ -69,16 +75,23 @@ pub fn run(args: &Args) -> Result<(), String> {
     let sizes = sizes(args)?;
     let programs = Programs::find()?;
     let mut report = Report::new(args.base, ROOM_SIZE, args.in_flight, args.rounds);
+    let measured = rounds(&programs, args, &sizes, &mut report);
+    if !report.rows.is_empty() {
+        args.files.publish(&report, &report.markdown())?;
+        args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(&report)?))?;
+    }
+    measured
+}
+
+fn rounds(programs: &Programs, args: &Args, sizes: &[u32], report: &mut Report) -> Result<(), String> {
     for round in 1..=args.rounds {
-        for &connections in &sizes {
-            if report.is_refused(connections) {
-                continue;
+        for &connections in sizes {
+            if !report.is_refused(connections, Kind::Planned) {
+                measure(programs, args, report, connections, round)?;
             }
-            measure(&programs, args, &mut report, connections, round)?;
         }
     }
-    args.files.publish(&report, &report.markdown())?;
-    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(&report)?))
+    Ok(())
 }
 
 /// The base first, because it says how many threads are more; then the others, ascending.
@@ -94,7 +107,7 @@ fn sizes(args: &Args) -> Result<Vec<u32>, String> {
     Ok(sizes)
 }
 
-/// One size, and the base with as many threads if there are more of them.
+/// One size, and the base with what is different in it besides the number of connections.
 fn measure(
     programs: &Programs,
     args: &Args,
@@ -103,17 +116,19 @@ fn measure(
     round: u32,
 ) -> Result<(), String> {
     eprintln!("round {round} of {}: {connections} connections", args.rounds);
+    // `None` where the kernel is too old to say.
+    let buckets = netns::connection_buckets().ok();
     let numbers = match chat(programs, args, connections, None) {
         Ok(numbers) => numbers,
         Err(NoRun::Refused(reason)) if connections != args.base => {
             eprintln!("{reason}");
-            report.refused.push(Refused { connections, reason });
+            report.refused.push(Refused { connections, kind: Kind::Planned, reason });
             return Ok(());
         }
         Err(reason) => return Err(reason.into()),
     };
     let (reactors, threads) = (numbers.reactors, numbers.threads);
-    report.add(connections, Kind::Planned, numbers);
+    report.add(connections, Kind::Planned, buckets, numbers);
     let base = report.row(args.base, Kind::Planned);
     let (base_reactors, base_threads) =
         base.map_or((reactors, threads), |row| (row.reactors(), row.threads()));
@@ -121,7 +136,7 @@ fn measure(
     let mut add = |kind, reactors| {
         eprintln!("  {} connections, reactors: {reactors}, threads of clients: {threads}", args.base);
         let numbers = chat(programs, args, args.base, Some((reactors, threads)))?;
-        report.add(connections, kind, numbers);
+        report.add(connections, kind, buckets, numbers);
         Ok::<(), String>(())
     };
     if threads > base_threads {
@@ -130,7 +145,64 @@ fn measure(
     if reactors > base_reactors {
         add(Kind::SameThreads, reactors)?;
     }
+    match buckets {
+        Some(buckets) if connections != args.base && ends(connections) > u64::from(buckets) => {
+            measure_in_larger_table(programs, args, report, connections)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Both ends of each connection are on this machine.
+fn ends(connections: u32) -> u64 {
+    u64::from(connections) * 2
+}
+
+/// Two buckets for each end, up to the kernel's own limit.
+fn larger_table(connections: u32) -> u32 {
+    const BUCKETS_MAX: u64 = 1 << 24;
+    (ends(connections) * 2).next_power_of_two().min(BUCKETS_MAX) as u32
+}
+
+/// One size, and the base, in a namespace whose table of connections is large enough for it.
+fn measure_in_larger_table(
+    programs: &Programs,
+    args: &Args,
+    report: &mut Report,
+    connections: u32,
+) -> Result<(), String> {
+    if report.is_refused(connections, Kind::LargerTable) {
+        return Ok(());
+    }
+    let buckets = larger_table(connections);
+    for (kind, connections_there) in [(Kind::LargerTable, connections), (Kind::SameTable, args.base)] {
+        eprintln!("  {connections_there} connections, buckets of the kernel's table: {buckets}");
+        match in_table(buckets, || chat(programs, args, connections_there, None)) {
+            Ok(numbers) => report.add(connections, kind, Some(buckets), numbers),
+            Err(NoRun::Refused(reason)) => {
+                eprintln!("{reason}");
+                report.refused.push(Refused { connections, kind: Kind::LargerTable, reason });
+                return Ok(());
+            }
+            Err(reason) => return Err(reason.into()),
+        }
+    }
     Ok(())
+}
+
+/// Has `run` start what it starts in a network namespace whose table of connections has so many buckets.
+fn in_table<T: Send>(buckets: u32, run: impl FnOnce() -> Result<T, NoRun> + Send) -> Result<T, NoRun> {
+    let entered = || {
+        netns::enter_with_connection_buckets(buckets).map_err(|error| match error {
+            netns::Error::Missing(reason) => NoRun::Refused(reason),
+            netns::Error::Broken(reason) => NoRun::Broken(reason),
+        })
+    };
+    // A thread that has entered one does not come back.
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| entered().and_then(|()| run()));
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// The most threads, up to so many, over which the rooms of a run can be divided evenly: a window needs all members of
@@ -204,6 +276,13 @@ mod tests {
         assert_eq!(even_threads(200, 54), 2);
         assert_eq!(even_threads(250, 54), 1);
         assert_eq!(even_threads(50, 54), 1);
+    }
+
+    #[test]
+    fn a_table_for_all_has_room_for_both_ends() {
+        assert_eq!(larger_table(1_000_000), 4_194_304);
+        assert_eq!(larger_table(131_073), 1_048_576);
+        assert_eq!(larger_table(10_000_000), 16_777_216);
     }
 
     #[test]

@@ -31,10 +31,15 @@ pub fn draw(report: &Report) -> Result<String, String> {
         line("server, user", Kind::Planned, &|row| row.median(|numbers| numbers.user_bytes)),
         line("kernel, per end", Kind::Planned, &|row| row.median(|numbers| numbers.kernel_bytes_per_end)),
     ];
+    let mut larger = line("all connections, larger table in the kernel", Kind::LargerTable, &cpu);
+    // One point is no line: the base has the table of the largest size here.
+    let same = report.rows.iter().rev().find(|row| row.kind == Kind::SameTable).and_then(cpu);
+    larger.points.splice(0..0, same.map(|us| (f64::from(report.base), us)));
     let costs = [
         line("all connections", Kind::Planned, &cpu),
         line(&format!("{base} connections, as many threads"), Kind::SameThreads, &cpu),
         line(&format!("{base} connections, as many threads of clients"), Kind::SameClients, &cpu),
+        larger,
     ];
     let sizes = || report.rows.iter().map(|row| f64::from(row.connections));
     let least = sizes().reduce(f64::min).ok_or("there is no point to draw")?;
@@ -93,11 +98,14 @@ mod tests {
     #[test]
     fn every_measured_point_is_there() {
         let svg = draw(&report()).unwrap();
-        for text in ["server, user", "all connections", "10,000 connections, as many threads of"] {
+        for text in
+            ["server, user", "all connections, larger table", "10,000 connections, as many threads of"]
+        {
             assert!(svg.contains(text), "no {text:?}");
         }
-        // User bytes and CPU of three sizes, and CPU of the base twice; the kernel's bytes were not read.
-        assert_eq!(svg.matches("<circle").count(), 8);
+        // User bytes and CPU of three sizes, CPU of the base twice, and two with a larger table; the kernel's bytes were not
+        // read.
+        assert_eq!(svg.matches("<circle").count(), 10);
         assert!(!svg.contains("kernel, per end"));
         assert!(draw(&Report::new(1, 100, 1, 1)).is_err());
     }

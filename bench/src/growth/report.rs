@@ -21,6 +21,10 @@ pub enum Kind {
     SameClients,
     /// With the connections of the base, and its own numbers of reactors and of threads of clients.
     SameThreads,
+    /// With its own connections, where the kernel's table of connections is large enough for them.
+    LargerTable,
+    /// The base as planned, with that table.
+    SameTable,
 }
 
 /// All rounds of one chat.
@@ -28,8 +32,10 @@ pub enum Kind {
 pub struct Row {
     /// The size that it is for.
     pub connections: u32,
-    /// With its own connections, or with the base's and as many threads.
+    /// With its own connections, or with the base's and what it has in common with it.
     pub kind: Kind,
+    /// Buckets of the kernel's table of connections.
+    pub buckets: Option<u32>,
     /// By round.
     pub rounds: Vec<Numbers>,
     /// Server CPU per delivery against the base's.
@@ -38,6 +44,8 @@ pub struct Row {
     pub to_same_clients: Option<Spread>,
     /// The same against the base's with as many reactors, too.
     pub to_same_threads: Option<Spread>,
+    /// The same against the base's with as large a table.
+    pub to_same_table: Option<Spread>,
 }
 
 impl Row {
@@ -58,11 +66,13 @@ impl Row {
     }
 }
 
-/// A size that the machine does not hold.
+/// A chat that the machine does not hold.
 #[derive(Debug, Serialize)]
 pub struct Refused {
     /// Sessions.
     pub connections: u32,
+    /// Which chat of them.
+    pub kind: Kind,
     /// What is missing, in the words of the simulator's plan.
     pub reason: String,
 }
@@ -79,7 +89,7 @@ pub struct Report {
     rounds: u32,
     /// By size and kind.
     pub rows: Vec<Row>,
-    /// Sizes without a row.
+    /// Chats without a row.
     pub refused: Vec<Refused>,
 }
 
@@ -90,9 +100,9 @@ impl Report {
         Self { schema: SCHEMA, version, base, room_size, in_flight, rounds, rows, refused }
     }
 
-    /// Whether a size is known not to fit.
-    pub fn is_refused(&self, connections: u32) -> bool {
-        self.refused.iter().any(|refused| refused.connections == connections)
+    /// Whether a chat is known not to fit.
+    pub fn is_refused(&self, connections: u32, kind: Kind) -> bool {
+        self.refused.iter().any(|refused| (refused.connections, refused.kind) == (connections, kind))
     }
 
     /// The row of a chat.
@@ -101,13 +111,20 @@ impl Report {
     }
 
     /// Another round of a chat.
-    pub fn add(&mut self, connections: u32, kind: Kind, numbers: Numbers) {
+    pub fn add(&mut self, connections: u32, kind: Kind, buckets: Option<u32>, numbers: Numbers) {
         match self.rows.iter_mut().find(|row| (row.connections, row.kind) == (connections, kind)) {
             Some(row) => row.rounds.push(numbers),
             None => {
-                let rounds = vec![numbers];
-                let (to_base, to_same_clients, to_same_threads) = (None, None, None);
-                self.rows.push(Row { connections, kind, rounds, to_base, to_same_clients, to_same_threads });
+                self.rows.push(Row {
+                    connections,
+                    kind,
+                    buckets,
+                    rounds: vec![numbers],
+                    to_base: None,
+                    to_same_clients: None,
+                    to_same_threads: None,
+                    to_same_table: None,
+                });
                 self.rows.sort_by_key(|row| (row.connections, row.kind));
             }
         }
@@ -115,24 +132,27 @@ impl Report {
     }
 
     fn compare(&mut self) {
-        let against = |row: &Row, connections, kind| {
-            let other = self.row(connections, kind)?;
-            // Of one size, the kinds are in the order of what they have in common with it.
-            let is_other = (row.connections, row.kind) != (connections, kind);
-            let is_earlier = row.kind == Kind::Planned || kind == Kind::Planned || row.kind > kind;
-            if is_other && is_earlier { ratio(&row.rounds, &other.rounds) } else { None }
+        use Kind::{LargerTable, Planned, SameClients, SameTable, SameThreads};
+        let against = |row: &Row, kinds: &[Kind], connections, kind| {
+            let is_asked = kinds.contains(&row.kind) && (row.connections, row.kind) != (connections, kind);
+            if is_asked { ratio(&row.rounds, &self.row(connections, kind)?.rounds) } else { None }
         };
+        let base = self.base;
         let ratios: Vec<_> = self
             .rows
             .iter()
             .map(|row| {
                 let size = row.connections;
-                [(self.base, Kind::Planned), (size, Kind::SameClients), (size, Kind::SameThreads)]
-                    .map(|(connections, kind)| against(row, connections, kind))
+                [
+                    against(row, &[Planned, SameClients, SameThreads, SameTable], base, Planned),
+                    against(row, &[Planned, SameThreads], size, SameClients),
+                    against(row, &[Planned], size, SameThreads),
+                    against(row, &[LargerTable], size, SameTable),
+                ]
             })
             .collect();
         for (row, ratios) in self.rows.iter_mut().zip(ratios) {
-            [row.to_base, row.to_same_clients, row.to_same_threads] = ratios;
+            [row.to_base, row.to_same_clients, row.to_same_threads, row.to_same_table] = ratios;
         }
     }
 
@@ -140,25 +160,27 @@ impl Report {
     pub fn markdown(&self) -> String {
         let base = label(&f64::from(self.base));
         let mut text = format!(
-            "\n| connections | reactors, threads of clients | server CPU per delivery, us | to {base} | with as many \
-             threads of clients | and as many reactors | in user space, % | waits per message | server, simulator busy, % |\n\
-             |---|---|---|---|---|---|---|---|---|\n"
+            "\n| connections | reactors, threads of clients | buckets of the kernel's table | server CPU per delivery, us | \
+             to {base} | with as many threads of clients | and as many reactors | with as large a table | in user space, % | \
+             waits per message | server, simulator busy, % |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
         );
         let shown = |ratio: &Option<Spread>| ratio.map_or_else(String::new, |ratio| ratio.cell(2));
         for row in &self.rows {
             let connections = label(&f64::from(match row.kind {
-                Kind::Planned => row.connections,
-                Kind::SameClients | Kind::SameThreads => self.base,
+                Kind::Planned | Kind::LargerTable => row.connections,
+                Kind::SameClients | Kind::SameThreads | Kind::SameTable => self.base,
             }));
             let of = |digits, number: fn(&Numbers) -> Option<f64>| cell(&row.rounds, digits, number);
             text += &format!(
-                "| {connections} | {}, {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
+                "| {connections} | {}, {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
                 row.reactors(),
                 row.threads(),
+                row.buckets.map_or_else(|| "-".to_owned(), |buckets| label(&f64::from(buckets))),
                 of(2, |n| Some(n.cpu_us_per_delivery)),
                 shown(&row.to_base),
                 shown(&row.to_same_clients),
                 shown(&row.to_same_threads),
+                shown(&row.to_same_table),
                 of(1, |n| Some(n.user_share_percent)),
                 of(2, |n| n.waits_per_message),
                 of(0, |n| Some(n.server_busy_percent)),
@@ -178,8 +200,10 @@ impl Report {
                 of(2, |n| n.idle_cpu_percent),
             );
         }
-        for Refused { connections, reason } in &self.refused {
-            text += &format!("\n{} connections were not tried: {reason}\n", label(&f64::from(*connections)));
+        for Refused { connections, kind, reason } in &self.refused {
+            let connections = label(&f64::from(*connections));
+            let table = if *kind == Kind::LargerTable { " with a larger table" } else { "" };
+            text += &format!("\n{connections} connections{table} were not tried: {reason}\n");
         }
         text
     }
@@ -195,13 +219,19 @@ pub mod tests {
         let mut report = Report::new(10_000, 100, 100, 2);
         for factor in [1.0, 2.0] {
             let with = |reactors, us| Numbers { reactors, ..costing(us * factor) };
-            report.add(10_000, Kind::Planned, with(2, 8.0));
-            report.add(1_000_000, Kind::Planned, with(53, 16.0));
-            report.add(1_000_000, Kind::SameThreads, with(53, 12.8));
-            report.add(1_000_000, Kind::SameClients, with(2, 10.0));
-            report.add(1_000, Kind::Planned, with(2, 4.0));
+            let table = Some(262_144);
+            report.add(10_000, Kind::Planned, table, with(2, 8.0));
+            report.add(1_000_000, Kind::SameTable, Some(4_194_304), with(2, 7.5));
+            report.add(1_000_000, Kind::Planned, table, with(53, 16.0));
+            report.add(1_000_000, Kind::SameThreads, table, with(53, 12.8));
+            report.add(1_000_000, Kind::SameClients, table, with(2, 10.0));
+            report.add(1_000_000, Kind::LargerTable, Some(4_194_304), with(53, 9.0));
+            report.add(1_000, Kind::Planned, None, with(2, 4.0));
         }
-        report.refused.push(Refused { connections: 3_000_000, reason: "open files are short".to_owned() });
+        for (kind, reason) in [(Kind::Planned, "open files are short"), (Kind::LargerTable, "it takes root")]
+        {
+            report.refused.push(Refused { connections: 3_000_000, kind, reason: reason.to_owned() });
+        }
         report
     }
 
@@ -212,17 +242,19 @@ pub mod tests {
             .rows
             .iter()
             .map(|row| {
-                let ratios = [row.to_base, row.to_same_clients, row.to_same_threads];
+                let ratios = [row.to_base, row.to_same_clients, row.to_same_threads, row.to_same_table];
                 (row.connections, row.kind, ratios.map(|ratio| ratio.map(|ratio| ratio.cell(2))))
             })
             .collect();
         let some = |ratio: &str| Some(ratio.to_owned());
         let expected = [
-            (1_000, Kind::Planned, [some("0.50"), None, None]),
-            (10_000, Kind::Planned, [None, None, None]),
-            (1_000_000, Kind::Planned, [some("2.00"), some("1.60"), some("1.25")]),
-            (1_000_000, Kind::SameClients, [some("1.25"), None, None]),
-            (1_000_000, Kind::SameThreads, [some("1.60"), some("1.28"), None]),
+            (1_000, Kind::Planned, [some("0.50"), None, None, None]),
+            (10_000, Kind::Planned, [None, None, None, None]),
+            (1_000_000, Kind::Planned, [some("2.00"), some("1.60"), some("1.25"), None]),
+            (1_000_000, Kind::SameClients, [some("1.25"), None, None, None]),
+            (1_000_000, Kind::SameThreads, [some("1.60"), some("1.28"), None, None]),
+            (1_000_000, Kind::LargerTable, [None, None, None, some("1.20")]),
+            (1_000_000, Kind::SameTable, [some("0.94"), None, None, None]),
         ];
         assert_eq!(ratios, expected);
     }
@@ -230,9 +262,17 @@ pub mod tests {
     #[test]
     fn the_tables_have_a_line_for_each_chat_and_the_reason_for_each_that_was_not() {
         let text = report().markdown();
-        assert!(text.contains("| 1,000,000 | 53, 3 | 24.00 (16.00-32.00) | 2.00 | 1.60 | 1.25 |"), "{text}");
-        assert!(text.contains("| 10,000 | 2, 3 | 15.00 (10.00-20.00) | 1.25 |  |  |"), "{text}");
+        let line = "| 1,000,000 | 53, 3 | 262,144 | 24.00 (16.00-32.00) | 2.00 | 1.60 | 1.25 |  |";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("| 10,000 | 2, 3 | 262,144 | 15.00 (10.00-20.00) | 1.25 |  |  |  |"), "{text}");
+        let line = "| 1,000,000 | 53, 3 | 4,194,304 | 13.50 (9.00-18.00) |  |  |  | 1.20 |";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("| 1,000 | 2, 3 | - |"), "{text}");
         assert!(text.contains("| 1,000,000 | 53 | 180.5 | - | 0.50 |"), "{text}");
         assert!(text.contains("3,000,000 connections were not tried: open files are short"), "{text}");
+        assert!(
+            text.contains("3,000,000 connections with a larger table were not tried: it takes root"),
+            "{text}"
+        );
     }
 }
