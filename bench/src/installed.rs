@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     /// Says why a test is left out when the server is not installed; in CI, nothing may be.
-    fn is_there(server: Installed) -> bool {
+    pub fn is_there(server: Installed) -> bool {
         let Err(reason) = server.check() else { return true };
         let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
         assert!(!in_ci, "CI may not skip: {reason}; .ci/setup installs it");

@@ -35,6 +35,8 @@ pub const FILES: [&str; 3] = [SCRIPT, PORT_MAPPER, "/usr/bin/erl"];
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// What it says when it is ready.
 const READY_MARK: &str = "Server startup complete";
+/// How often it is started, on other ports each time, when one of them was taken meanwhile.
+const STARTS_MAX: u32 = 3;
 /// How long its helpers may take to end after it.
 const HELPERS_END_WITHIN: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Last words that are shown when it does not start.
@@ -61,6 +63,17 @@ impl Node {
     /// # Errors
     /// It does not start, with the end of its log.
     pub fn start() -> Result<Self, String> {
+        // Its ports can only be named, so somebody else may take one before it does.
+        for _ in 1..STARTS_MAX {
+            match Self::start_once() {
+                Err(error) if says_port_is_taken(&error) => {}
+                started => return started,
+            }
+        }
+        Self::start_once()
+    }
+
+    fn start_once() -> Result<Self, String> {
         let problem = |error: std::io::Error| format!("rabbitmq: {error}");
         let directory = tempfile::tempdir().map_err(problem)?;
         let [web, distribution, names] = free_ports().map_err(problem)?;
@@ -87,6 +100,11 @@ impl Node {
         let own = [&self.machine.0, &self._port_mapper.0].map(|child| Process::open(Pid::from_child(child)));
         own.into_iter().flatten().chain(self.machine.helpers()).collect()
     }
+}
+
+/// In the words of RabbitMQ's own check, or of Erlang's.
+fn says_port_is_taken(error: &str) -> bool {
+    error.contains("dist_port_already_used") || error.contains("eaddrinuse")
 }
 
 /// Ports of 127.0.0.1 that nobody had a moment ago, all different.
@@ -152,6 +170,8 @@ impl Machine {
             // Variables of RabbitMQ and Erlang that a user has set are for another node.
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8"), ("RABBITMQ_CONF_ENV_FILE", "/dev/null")])
+            // Where it would leave its dump if it crashed.
+            .current_dir(directory)
             .env("HOME", directory)
             .envs([("ERL_EPMD_ADDRESS", "127.0.0.1"), ("ERL_EPMD_PORT", &names.to_string())])
             .envs([("RABBITMQ_NODENAME", "compare@localhost"), ("RABBITMQ_LOGS", "-")])
@@ -272,6 +292,23 @@ fn parent(stat: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::installed::{Installed, tests::is_there};
+
+    #[test]
+    fn a_taken_port_is_told_from_other_trouble() {
+        if !is_there(Installed::Rabbitmq) {
+            return;
+        }
+        let [taken] = free_ports().unwrap();
+        let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let [web, names] = free_ports().unwrap();
+        configure(directory.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, web))).unwrap();
+        let _port_mapper = PortMapper::start(names).unwrap();
+        let error = Machine::start(directory.path(), taken, names).unwrap_err();
+        assert!(says_port_is_taken(&error), "{error}");
+        assert!(!says_port_is_taken("rabbitmq has ended; its last words:\n"));
+    }
 
     #[test]
     fn a_child_s_child_is_a_descendant() {
