@@ -297,6 +297,7 @@ pub struct Shard {
     commands: Vec<session::Command>,
     spare: Option<Box<Inbound>>,
     lists: Vec<u32>,
+    said: Vec<u8>,
     fired: Vec<u32>,
 }
 
@@ -361,6 +362,7 @@ impl Shard {
             commands: Vec::new(),
             spare: None,
             lists: Vec::new(),
+            said: Vec::new(),
             fired: Vec::new(),
             limits: setup.limits,
         }

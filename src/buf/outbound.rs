@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 // Every connection has one, mostly empty.
 const _: () = assert!(size_of::<Outbound>() == 8);
@@ -32,6 +33,9 @@ fn join(last: &mut Bytes, segment: &[u8]) {
     joined.extend_from_slice(segment);
     *last = joined.freeze();
 }
+
+/// What one vectored write is given, without an allocation for as many segments as there mostly are.
+pub type Slices<'a> = SmallVec<[IoSlice<'a>; 4]>;
 
 /// The unsent segments of one connection, in order.
 #[derive(Debug, Default)]
@@ -87,14 +91,9 @@ impl Outbound {
         }
     }
 
-    /// Fills `out` with the next bytes to send, for one vectored write. How many slices were filled.
-    pub fn slices<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
-        let mut filled = 0;
-        for (slot, segment) in out.iter_mut().zip(self.segments()) {
-            *slot = IoSlice::new(segment);
-            filled += 1;
-        }
-        filled
+    /// The next bytes to send, for one vectored write: of up to `max` segments.
+    pub fn slices(&self, max: usize) -> Slices<'_> {
+        self.segments().take(max).map(|segment| IoSlice::new(segment)).collect()
     }
 
     /// Removes the first `n` bytes, which are sent. The last byte takes the queue's memory with it.
@@ -241,12 +240,10 @@ mod tests {
     fn slices_stop_at_either_end() {
         let large: &'static [u8] = &[7; JOINED_BYTES_MAX];
         let outbound = queue_of(&[b"a", b"b", large]);
-        let mut two = [IoSlice::new(b""); 2];
-        assert_eq!(outbound.slices(&mut two), 2);
-        assert_eq!((&*two[0], &*two[1]), (&b"a"[..], &b"b"[..]));
-        let mut four = [IoSlice::new(b""); 4];
-        assert_eq!(outbound.slices(&mut four), 3);
-        assert_eq!(Outbound::default().slices(&mut four), 0);
+        let two = outbound.slices(2);
+        assert_eq!((&*two[0], &*two[1], two.len()), (&b"a"[..], &b"b"[..], 2));
+        assert_eq!(outbound.slices(4).len(), 3);
+        assert!(Outbound::default().slices(4).is_empty());
     }
 
     #[test]
@@ -308,9 +305,8 @@ mod tests {
                         outbound.push(Bytes::from(segment));
                     }
                     Op::Send { slices, share } => {
-                        let mut out = [IoSlice::new(b""); 4];
-                        let filled = outbound.slices(&mut out[..slices.min(4)]);
-                        let offered: Vec<u8> = out[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+                        let offered: Vec<u8> =
+                            outbound.slices(slices).iter().flat_map(|slice| slice.to_vec()).collect();
                         prop_assert!(unsent.starts_with(&offered));
                         prop_assert_eq!(offered.is_empty(), unsent.is_empty());
                         let n = offered.len() * usize::from(share) / 255;

@@ -13,6 +13,7 @@
 mod extra;
 mod head;
 
+use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use crate::chat::destination::{Destination, Kind};
@@ -74,7 +75,7 @@ pub enum Command {
         is_nack: bool,
     },
     /// Answer RECEIPT when everything before has been done.
-    Receipt(Box<str>),
+    Receipt(CompactString),
     /// End the session when everything before has been done.
     Disconnect,
 }
@@ -215,14 +216,14 @@ impl Session {
             Frame::Commit => self.commit(&head, context)?,
             Frame::Abort => {
                 let id = head.required(&head.transaction, context.limits)?;
-                let aborted = self.extra_mut().take_transaction(&id);
+                let aborted = self.extra_mut().take_transaction(id);
                 self.tidy();
                 aborted?;
             }
             _ => {}
         }
         if let Some(receipt) = receipt {
-            context.commands.push(Command::Receipt(receipt));
+            context.commands.push(Command::Receipt(receipt.into()));
         }
         if command == Frame::Disconnect {
             context.commands.push(Command::Disconnect);
@@ -257,7 +258,7 @@ impl Session {
         if let Some(login) = login.bounded(context.limits)?
             && !login.is_empty()
         {
-            self.login = Some(Login::new(context.names.acquire(login)));
+            self.login = Some(Login::new(context.names.acquire(login.into())));
         }
         self.version = Some(version);
         context.commands.push(Command::Connected);
@@ -277,7 +278,7 @@ impl Session {
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => {
                 let weight = message.weight();
-                self.in_transaction(&transaction, Command::Publish(message), weight, context.limits)
+                self.in_transaction(transaction, Command::Publish(message), weight, context.limits)
             }
             None => {
                 context.commands.push(Command::Publish(message));
@@ -330,7 +331,7 @@ impl Session {
         if head.id.text.is_none() && self.version == Some(Version::V10) {
             return Ok((head.destination(limits)?.into(), false));
         }
-        Ok((head.required(&head.id, limits)?, true))
+        Ok((head.required(&head.id, limits)?.into(), true))
     }
 
     fn find(&self, id: &str, forms: &Interner<Form>) -> Option<&Subscription> {
@@ -353,7 +354,7 @@ impl Session {
                 let unsettled = Unsettled { id, form: Symbol(u32::MAX) };
                 let command = Command::Settle { unsettled, is_nack };
                 let weight = size_of::<Command>() as u64;
-                self.in_transaction(&transaction, command, weight, context.limits)
+                self.in_transaction(transaction, command, weight, context.limits)
             }
             None => self.settle_id(id, is_nack, context.commands),
         }
@@ -385,7 +386,7 @@ impl Session {
     /// COMMIT: what the transaction held happens, in order.
     fn commit(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let id = head.required(&head.transaction, context.limits)?;
-        let taken = self.extra_mut().take_transaction(&id);
+        let taken = self.extra_mut().take_transaction(id);
         self.tidy();
         for command in taken? {
             match command {
@@ -468,12 +469,17 @@ impl Session {
 
     /// Holds `receipt` back until `count` confirmations with this serial number have come, and until no
     /// earlier receipt is held back.
-    pub fn await_confirmations(&mut self, serial: u32, count: u32, receipt: Box<str>) {
-        self.extra_mut().awaited.push_back(extra::Awaited { serial, count, receipt });
+    pub fn await_confirmations(&mut self, serial: u32, count: u32, receipt: CompactString) {
+        let awaited = &mut self.extra_mut().awaited;
+        if awaited.is_empty() {
+            // Few sessions have a second one under way.
+            awaited.reserve_exact(1);
+        }
+        awaited.push_back(extra::Awaited { serial, count, receipt });
     }
 
     /// The publication with this serial number was refused: the receipt that it asked for, for the ERROR.
-    pub fn take_awaited(&mut self, serial: u32) -> Option<Box<str>> {
+    pub fn take_awaited(&mut self, serial: u32) -> Option<CompactString> {
         let awaited = &mut self.extra.as_mut()?.awaited;
         let at = awaited.iter().position(|awaited| awaited.serial == serial)?;
         awaited.remove(at).map(|awaited| awaited.receipt)
@@ -495,9 +501,9 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| !extra.awaited.is_empty())
     }
 
-    /// Another shard has confirmed one publication with this serial number. Adds the receipts that may be
+    /// A shard has confirmed one publication with this serial number. Adds the receipts that may be
     /// sent, in order; returns whether the session asked to end and nothing is awaited any more.
-    pub fn confirmed(&mut self, serial: u32, receipts: &mut Vec<Box<str>>) -> bool {
+    pub fn confirmed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) -> bool {
         let Some(extra) = &mut self.extra else { return false };
         if let Some(awaited) = extra.awaited.iter_mut().find(|awaited| awaited.serial == serial) {
             awaited.count = awaited.count.saturating_sub(1);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the commands of one frame are carried out in order, and none after one that failed.
 
-use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::chat::destination::Kind;
 use crate::chat::fault::Fault;
@@ -104,9 +104,8 @@ impl Shard {
         let min = self.limits.stomp.heart_beat_min_ms;
         // The session's name is the connection's: which shard, which place, which use of it.
         let name = [u32::from(self.id), index, connection.generation];
-        let mut answer = Vec::with_capacity(160);
-        reply::connected(session.version_or_newest(), name, [min, min], &mut answer);
-        self.push_vec(index, answer);
+        let version = session.version_or_newest();
+        self.say(index, |out| reply::connected(version, name, [min, min], out));
         self.keep_alive(index, now);
     }
 
@@ -256,7 +255,7 @@ impl Shard {
     }
 
     /// Answers a receipt now, or when what it covers has been confirmed.
-    fn receipt(&mut self, index: u32, id: Box<str>, serial: Option<u32>, published: u32) {
+    fn receipt(&mut self, index: u32, id: CompactString, serial: Option<u32>, published: u32) {
         match serial {
             Some(serial) if published > 0 => {
                 self.slots[index as usize].session.await_confirmations(serial, published, id);
@@ -271,9 +270,8 @@ impl Shard {
     }
 
     pub(super) fn send_receipt(&mut self, index: u32, id: &str) {
-        let mut answer = Vec::with_capacity(48 + id.len());
-        reply::receipt(self.slots[index as usize].session.version_or_newest(), id, &mut answer);
-        self.push(index, Bytes::from(answer));
+        let version = self.slots[index as usize].session.version_or_newest();
+        self.say(index, |out| reply::receipt(version, id, out));
         self.counters.receipts_sent_total += 1;
     }
 

@@ -103,9 +103,7 @@ impl Shard {
     /// Begins the closing handshake (RFC 6455 section 7.1.2).
     pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
         self.leave_all(index, now);
-        let mut close = Vec::with_capacity(2 + 2 + reason.len());
-        ws::encode_close(code, reason, &mut close);
-        self.push_vec(index, close);
+        self.say(index, |out| ws::encode_close(code, reason, out));
         let connection = &mut self.slots[index as usize].connection;
         connection.enter(Phase::Closing);
         if connection.inbound.as_ref().is_some_and(|inbound| inbound.raw.is_some()) {
@@ -122,10 +120,8 @@ impl Shard {
     pub(super) fn peer_closes(&mut self, index: u32, code: Option<u16>, now: Tick) {
         if self.phase(index) != Phase::Closing {
             self.leave_all(index, now);
-            let mut close = Vec::with_capacity(4);
             // RFC 6455 section 5.5.1: the answer typically echoes the code.
-            ws::encode_close(code.unwrap_or(NORMAL), "", &mut close);
-            self.push_vec(index, close);
+            self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
             if let Some(tcb) = self.slots[index as usize].connection.tcb {
                 self.tcb_event(tcb, TcbEvent::RemoteClose, now);
             }
@@ -154,9 +150,7 @@ impl Shard {
         tracing::debug!(shard = self.id, index, fault = fault.name(), "session ended: {fault}");
         self.leave_all(index, now);
         let version = self.slots[index as usize].session.version_or_newest();
-        let mut error = Vec::with_capacity(256);
-        reply::error(version, &fault, receipt, &mut error);
-        self.push_vec(index, error);
+        self.say(index, |out| reply::error(version, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
         self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
         match fault {

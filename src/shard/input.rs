@@ -157,20 +157,16 @@ impl Shard {
         now: Tick,
     ) {
         self.counters.handshakes_failed_total += 1;
-        let mut answer = Vec::new();
-        http::write_error(error, retry_after_s, is_head, &mut answer);
         self.leave_handshake(index);
-        self.push_vec(index, answer);
+        self.say(index, |out| http::write_error(error, retry_after_s, is_head, out));
         self.slots[index as usize].connection.enter(Phase::Lingering);
         self.arm_close(index, now);
     }
 
     fn upgrade(&mut self, index: u32, upgrade: &Upgrade, phase: Phase, now: Tick) {
         self.counters.upgrades_total += 1;
-        let mut answer = Vec::with_capacity(256);
-        http::write_upgrade(upgrade, &mut answer);
         self.leave_handshake(index);
-        self.push_vec(index, answer);
+        self.say(index, |out| http::write_upgrade(upgrade, out));
         let connection = &mut self.slots[index as usize].connection;
         connection.enter(phase);
         if let Some(tcb) = connection.tcb {
@@ -244,9 +240,7 @@ impl Shard {
                     }
                 }
                 Some(ws::Event::Ping(payload)) if self.phase(index).is_open() => {
-                    let mut pong = Vec::with_capacity(payload.len() + 2);
-                    ws::encode_pong(payload, &mut pong);
-                    self.push_vec(index, pong);
+                    self.say(index, |out| ws::encode_pong(payload, out));
                 }
                 Some(ws::Event::Ping(_) | ws::Event::Pong(_)) => {}
                 Some(ws::Event::Close(close)) => {

@@ -7,7 +7,7 @@
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::ErrorKind;
 
 use bytes::Bytes;
 
@@ -82,6 +82,16 @@ impl Shard {
         self.mark_dirty(index);
     }
 
+    /// Queues what `write` appends, which must end at a message's end.
+    pub(super) fn say(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut said = std::mem::take(&mut self.said);
+        write(&mut said);
+        // Exactly as long as it is: a vector with room to spare would be kept by a second allocation.
+        self.push(index, Bytes::copy_from_slice(&said));
+        said.clear();
+        self.said = said;
+    }
+
     pub(super) fn push_vec(&mut self, index: u32, bytes: Vec<u8>) {
         self.push(index, Bytes::from(bytes));
     }
@@ -95,11 +105,13 @@ impl Shard {
             return;
         }
         if connection.is_writable && !connection.outbound.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SEGMENTS_MAX];
-            let count = connection.outbound.slices(&mut slices);
-            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            let (offered, outcome) = {
+                let slices = connection.outbound.slices(SEGMENTS_MAX);
+                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+                (offered, transport.send(index, &slices))
+            };
             self.counters.sends_total += 1;
-            match transport.send(index, &slices[..count]) {
+            match outcome {
                 Ok(sent) => {
                     self.counters.bytes_sent_total += sent as u64;
                     self.outbound_bytes -= sent as u64;

@@ -6,6 +6,8 @@
 //!
 //! Invariant: letters to one shard are in the order of the events that caused them.
 
+use smallvec::SmallVec;
+
 use crate::chat::destination::{Destination, Kind};
 use crate::chat::fault::Fault;
 use crate::chat::message::Message;
@@ -230,7 +232,7 @@ impl Shard {
     }
 
     fn confirmed(&mut self, index: u32, serial: u32, now: Tick) {
-        let mut receipts = Vec::new();
+        let mut receipts = SmallVec::new();
         let is_finished = self.slots[index as usize].session.confirmed(serial, &mut receipts);
         for receipt in receipts {
             self.send_receipt(index, &receipt);

@@ -54,6 +54,7 @@ impl Shard {
     pub(super) fn rest(&mut self) {
         let was_leased = self.pool.decay() > 0;
         self.fanout.shrink_to(SCRATCH_BYTES_KEPT);
+        self.said.shrink_to(SCRATCH_BYTES_KEPT);
         for list in [&mut self.dirty, &mut self.lists, &mut self.fired] {
             list.shrink_to(LIST_KEPT);
         }

@@ -125,9 +125,7 @@ impl Shard {
     }
 
     fn ping(&mut self, index: u32, now: Tick) {
-        let mut ping = Vec::with_capacity(2);
-        ws::encode_ping(&[], &mut ping);
-        self.push_vec(index, ping);
+        self.say(index, |out| ws::encode_ping(&[], out));
         self.slots[index as usize].connection.pinged = now;
         self.counters.ws_pings_sent_total += 1;
     }
@@ -135,9 +133,7 @@ impl Shard {
     fn beat(&mut self, index: u32) {
         // Unsent bytes will be heard as well as a beat, and a peer that does not read must not collect beats.
         if self.slots[index as usize].connection.outbound.is_empty() {
-            let mut beat = Vec::with_capacity(3);
-            reply::heart_beat(&mut beat);
-            self.push_vec(index, beat);
+            self.say(index, reply::heart_beat);
             self.counters.heart_beats_sent_total += 1;
         }
     }

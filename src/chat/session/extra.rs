@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use compact_str::CompactString;
+
 use crate::chat::fault::Fault;
 use crate::chat::form::AckMode;
 use crate::chat::intern::Symbol;
@@ -25,7 +27,7 @@ pub struct Unsettled {
 pub(super) struct Awaited {
     pub(super) serial: u32,
     pub(super) count: u32,
-    pub(super) receipt: Box<str>,
+    pub(super) receipt: CompactString,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub(super) struct Extra {
     transactions: Vec<Transaction>,
     /// In order of delivery, which is what `ack:client` counts by.
     pub(super) unsettled: VecDeque<Unsettled>,
+    /// In the order of the frames.
     pub(super) awaited: VecDeque<Awaited>,
     pub(super) is_finishing: bool,
 }
@@ -59,15 +62,15 @@ impl Extra {
     }
 
     /// BEGIN.
-    pub(super) fn begin(&mut self, id: Box<str>, limits: &limits::Stomp) -> Result<(), Fault> {
-        if self.transactions.iter().any(|transaction| transaction.id == id) {
+    pub(super) fn begin(&mut self, id: &str, limits: &limits::Stomp) -> Result<(), Fault> {
+        if self.transactions.iter().any(|transaction| &*transaction.id == id) {
             return Err(Fault::TransactionExists);
         }
         let max = limits.transactions_max;
         if self.transactions.len() >= max as usize {
             return Err(Fault::TooManyTransactions { max });
         }
-        self.transactions.push(Transaction { id, commands: Vec::new(), bytes: 0 });
+        self.transactions.push(Transaction { id: id.into(), commands: Vec::new(), bytes: 0 });
         Ok(())
     }
 

@@ -52,7 +52,11 @@ impl<'a> Head<'a> {
     }
 
     /// One of the values, which the frame must have.
-    pub(super) fn required(&self, value: &Value<'_>, limits: &limits::Stomp) -> Result<Box<str>, Fault> {
+    pub(super) fn required<'v>(
+        &self,
+        value: &'v Value<'_>,
+        limits: &limits::Stomp,
+    ) -> Result<&'v str, Fault> {
         let missing = Fault::MissingHeader { command: self.command, header: value.header };
         value.bounded(limits)?.ok_or(missing)
     }
@@ -60,12 +64,12 @@ impl<'a> Head<'a> {
 
 impl Value<'_> {
     /// The value, within `stomp.id_bytes_max`.
-    pub(super) fn bounded(&self, limits: &limits::Stomp) -> Result<Option<Box<str>>, Fault> {
+    pub(super) fn bounded(&self, limits: &limits::Stomp) -> Result<Option<&str>, Fault> {
         let Some(text) = self.text.as_deref() else { return Ok(None) };
         let max = limits.id_bytes_max;
         if text.len() > max as usize {
             return Err(Fault::IdTooLong { header: self.header, max });
         }
-        Ok(Some(text.into()))
+        Ok(Some(text))
     }
 }
