@@ -11,9 +11,10 @@
 //! the base: as many connections as the base, with as many threads of clients ([`Kind::SameClients`]), and with as many
 //! reactors as well ([`Kind::SameThreads`]). What is left against the last is the cost of the connections themselves.
 //!
-//! The kernel finds each segment's socket in a table whose size was chosen when the machine booted. A size that has more
-//! ends of connections than that has buckets is measured with a larger table as well ([`Kind::LargerTable`]), in a network
-//! namespace of its own, and so is the base ([`Kind::SameTable`]).
+//! The kernel finds each segment's socket in a table whose size was chosen when the machine booted. A size, other than the
+//! base, that has more ends of connections than that has buckets is measured with a larger table as well
+//! ([`Kind::LargerTable`]), in a network namespace of its own, and so is the base ([`Kind::SameTable`]). Only these two are
+//! alike in all but the size: a namespace has no firewall and the kernel's defaults.
 //!
 //! Invariant: every number is of a chat that lost nothing; a size that the machine does not hold is named with the
 //! reason.
@@ -75,12 +76,16 @@ pub fn run(args: &Args) -> Result<(), String> {
     let sizes = sizes(args)?;
     let programs = Programs::find()?;
     let mut report = Report::new(args.base, ROOM_SIZE, args.in_flight, args.rounds);
-    let measured = rounds(&programs, args, &sizes, &mut report);
-    if !report.rows.is_empty() {
-        args.files.publish(&report, &report.markdown())?;
-        args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(&report)?))?;
+    if let Err(reason) = rounds(&programs, args, &sizes, &mut report) {
+        report.ended_by = Some(reason);
     }
-    measured
+    let published = if report.rows.is_empty() { Ok(()) } else { publish(args, &report) };
+    report.ended_by.map_or(published, Err)
+}
+
+fn publish(args: &Args, report: &Report) -> Result<(), String> {
+    args.files.publish(report, &report.markdown())?;
+    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(report)?))
 }
 
 fn rounds(programs: &Programs, args: &Args, sizes: &[u32], report: &mut Report) -> Result<(), String> {
@@ -116,7 +121,7 @@ fn measure(
     round: u32,
 ) -> Result<(), String> {
     eprintln!("round {round} of {}: {connections} connections", args.rounds);
-    // `None` where the kernel is too old to say.
+    // Not known before Linux 6.1, and where the kernel's settings are hidden.
     let buckets = netns::connection_buckets().ok();
     let numbers = match chat(programs, args, connections, None) {
         Ok(numbers) => numbers,
@@ -145,44 +150,44 @@ fn measure(
     if reactors > base_reactors {
         add(Kind::SameThreads, reactors)?;
     }
-    match buckets {
-        Some(buckets) if connections != args.base && ends(connections) > u64::from(buckets) => {
-            measure_in_larger_table(programs, args, report, connections)
+    match buckets.and_then(|buckets| larger_table(connections, buckets)) {
+        Some(larger) if connections != args.base => {
+            measure_in_larger_table(programs, args, report, connections, larger)
         }
         _ => Ok(()),
     }
 }
 
-/// Both ends of each connection are on this machine.
-fn ends(connections: u32) -> u64 {
-    u64::from(connections) * 2
-}
-
-/// Two buckets for each end, up to the kernel's own limit.
-fn larger_table(connections: u32) -> u32 {
+/// How many buckets a table needs that has two for each end, both of which are on this machine, up to the kernel's own
+/// limit; `None` if one with `buckets` has one for each, or is as large.
+fn larger_table(connections: u32, buckets: u32) -> Option<u32> {
     const BUCKETS_MAX: u64 = 1 << 24;
-    (ends(connections) * 2).next_power_of_two().min(BUCKETS_MAX) as u32
+    let ends = u64::from(connections) * 2;
+    let larger = (ends * 2).next_power_of_two().min(BUCKETS_MAX) as u32;
+    (ends > u64::from(buckets) && larger > buckets).then_some(larger)
 }
 
-/// One size, and the base, in a namespace whose table of connections is large enough for it.
+/// One size, and the base, in namespaces whose table of connections is large enough for it.
 fn measure_in_larger_table(
     programs: &Programs,
     args: &Args,
     report: &mut Report,
     connections: u32,
+    buckets: u32,
 ) -> Result<(), String> {
-    if report.is_refused(connections, Kind::LargerTable) {
+    // The base first: behind a million connections the kernel would still be busy with the end of their namespace.
+    let kinds = [(Kind::SameTable, args.base), (Kind::LargerTable, connections)];
+    if kinds.iter().any(|(kind, _)| report.is_refused(connections, *kind)) {
         return Ok(());
     }
-    let buckets = larger_table(connections);
-    for (kind, connections_there) in [(Kind::LargerTable, connections), (Kind::SameTable, args.base)] {
-        eprintln!("  {connections_there} connections, buckets of the kernel's table: {buckets}");
-        match in_table(buckets, || chat(programs, args, connections_there, None)) {
+    for (kind, there) in kinds {
+        eprintln!("  {there} connections, buckets of the kernel's table: {buckets}");
+        match in_table(buckets, || chat(programs, args, there, None)) {
             Ok(numbers) => report.add(connections, kind, Some(buckets), numbers),
             Err(NoRun::Refused(reason)) => {
                 eprintln!("{reason}");
-                report.refused.push(Refused { connections, kind: Kind::LargerTable, reason });
-                return Ok(());
+                report.refused.push(Refused { connections, kind, reason });
+                break;
             }
             Err(reason) => return Err(reason.into()),
         }
@@ -192,15 +197,12 @@ fn measure_in_larger_table(
 
 /// Has `run` start what it starts in a network namespace whose table of connections has so many buckets.
 fn in_table<T: Send>(buckets: u32, run: impl FnOnce() -> Result<T, NoRun> + Send) -> Result<T, NoRun> {
-    let entered = || {
-        netns::enter_with_connection_buckets(buckets).map_err(|error| match error {
-            netns::Error::Missing(reason) => NoRun::Refused(reason),
-            netns::Error::Broken(reason) => NoRun::Broken(reason),
-        })
-    };
     // A thread that has entered one does not come back.
     thread::scope(|scope| {
-        let thread = scope.spawn(|| entered().and_then(|()| run()));
+        let thread = scope.spawn(|| {
+            netns::enter_with_connection_buckets(buckets)?;
+            run()
+        });
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
@@ -279,10 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_for_all_has_room_for_both_ends() {
-        assert_eq!(larger_table(1_000_000), 4_194_304);
-        assert_eq!(larger_table(131_073), 1_048_576);
-        assert_eq!(larger_table(10_000_000), 16_777_216);
+    fn a_table_has_room_for_both_ends_or_there_is_a_larger_one() {
+        assert_eq!(larger_table(131_072, 262_144), None);
+        assert_eq!(larger_table(131_073, 262_144), Some(1_048_576));
+        assert_eq!(larger_table(1_000_000, 262_144), Some(4_194_304));
+        assert_eq!(larger_table(1_000_000, 4_194_304), None);
+        assert_eq!(larger_table(10_000_000, 262_144), Some(16_777_216));
+        assert_eq!(larger_table(10_000_000, 16_777_216), None, "the kernel makes no larger one");
     }
 
     #[test]

@@ -285,6 +285,15 @@ impl From<String> for NoRun {
     }
 }
 
+impl From<netns::Error> for NoRun {
+    fn from(error: netns::Error) -> Self {
+        match error {
+            netns::Error::Missing(reason) => NoRun::Refused(reason),
+            netns::Error::Broken(reason) => NoRun::Broken(reason),
+        }
+    }
+}
+
 impl From<NoRun> for String {
     fn from(reason: NoRun) -> Self {
         match reason {

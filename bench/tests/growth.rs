@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use serde_json::Value;
 
@@ -59,6 +60,39 @@ fn growth_measures_each_size_and_the_base_with_as_many_threads() {
     assert_eq!(said, std::fs::read_to_string(&markdown).unwrap());
     assert!(said.contains("\n| 600 | "), "{said}");
     assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn growth_has_a_larger_table_where_the_kernel_s_is_small_for_a_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("json");
+    let line = "growth --connections 200,300 --base 200 --rounds 1 --duration 0.2 --hold 0.1 --in-flight 2";
+    // What is started in the thread has the thread's namespace.
+    let output = thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            netns::enter_with_connection_buckets(512)?;
+            Ok(bench(20_000, line, &[("--json", &json)]))
+        });
+        thread.join().unwrap()
+    });
+    let output = match output {
+        Ok(output) => output,
+        Err(netns::Error::Missing(reason)) => {
+            let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+            assert!(!in_ci, "CI may not skip: {reason}");
+            println!("skipped: {reason}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    assert!(output.status.success(), "{output:?}");
+    let report = read(&json);
+    let rows: Vec<_> = report["rows"].as_array().unwrap().iter().collect();
+    let seen: Vec<_> =
+        rows.iter().map(|row| (row["kind"].as_str().unwrap(), row["buckets"].as_u64())).collect();
+    let expected = [("planned", 512), ("planned", 512), ("larger-table", 2048), ("same-table", 2048)];
+    assert_eq!(seen, expected.map(|(kind, buckets)| (kind, Some(buckets))), "{report}");
+    assert!(rows[2]["to_same_table"]["median"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]

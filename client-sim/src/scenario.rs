@@ -46,6 +46,15 @@ pub enum Refusal {
     Broken(String),
 }
 
+impl From<netns::Error> for Refusal {
+    fn from(error: netns::Error) -> Self {
+        match error {
+            netns::Error::Missing(text) => Self::Plan(text),
+            netns::Error::Broken(text) => Self::Broken(text),
+        }
+    }
+}
+
 /// What a scenario wants of the stage.
 pub struct Casting<'a> {
     /// Name of the scenario.

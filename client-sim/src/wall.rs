@@ -3,7 +3,7 @@
 //! [`WALLS`] is the table of all. Each wall is played in a process of its own, which this one starts: it may
 //! move into a network namespace, lower its limits and fill its descriptor table without a trace in the next.
 //!
-//! - [`stage`] is the place and its servers, [`netns`] the namespace and its counters;
+//! - [`stage`] is the place and its servers; its namespace and what the kernel counts there are the crate [`netns`]'s;
 //! - [`user`] comes one by one and sees every error, [`rows`] are the walls themselves;
 //! - [`outcome`] is what was seen, [`report`] shows it, [`doctor`] had said so before.
 //!

@@ -5,12 +5,15 @@
 //! the process may do to *its* network what root may do to the host's.
 //!
 //! A namespace is a thread's, and of the threads and processes that this one starts from then on. [`enter`] in a process
-//! that has only one thread moves the process; a user namespace needs that.
+//! that has only one thread moves the process. Beside other threads it takes root: a user namespace is a process's.
+//!
+//! Invariant: in the namespace that a thread came from nothing is changed.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
@@ -19,12 +22,10 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 use rustix::thread::UnshareFlags;
 
-use std::os::fd::AsRawFd;
-
 /// Why there is no such namespace, or not with that limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// A privilege is missing.
+    /// A privilege is missing, or memory for one more.
     Missing(String),
     /// Anything else.
     Broken(String),
@@ -49,11 +50,14 @@ pub fn enter() -> Result<(), Error> {
     match unshare(UnshareFlags::NEWNET) {
         Ok(()) => {}
         Err(Errno::PERM) => {
-            unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(|error| {
-                Error::Missing(format!(
+            unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(|error| match error {
+                Errno::INVAL => Error::Missing(
+                    "a network namespace for one of several threads needs root (unshare: EINVAL)".to_owned(),
+                ),
+                _ => Error::Missing(format!(
                     "a network namespace of its own needs root, or a kernel that gives user namespaces to \
                      everyone (unshare: {error})"
-                ))
+                )),
             })?;
             // user_namespaces(7): "deny" must be written before a group map without privilege.
             for (file, text) in [
@@ -61,12 +65,18 @@ pub fn enter() -> Result<(), Error> {
                 ("/proc/self/uid_map", format!("0 {uid} 1")),
                 ("/proc/self/gid_map", format!("0 {gid} 1")),
             ] {
-                fs::write(file, text).map_err(|error| missing(file, &error))?;
+                fs::write(file, text).map_err(|error| refused(file, &error))?;
             }
+        }
+        // `user.max_net_namespaces`, and memory.
+        Err(error @ (Errno::NOSPC | Errno::NOMEM)) => {
+            return Err(Error::Missing(format!(
+                "the kernel makes no other network namespace (unshare: {error})"
+            )));
         }
         Err(error) => return Err(Error::Broken(format!("unshare: {error}"))),
     }
-    loopback_up().map_err(|error| missing("the loopback interface", &error))
+    loopback_up().map_err(|error| refused("the loopback interface", &error))
 }
 
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
@@ -78,7 +88,7 @@ fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     }
 }
 
-fn missing(what: &str, error: &io::Error) -> Error {
+fn refused(what: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::Missing(format!("{what}: {error}; run it as root, outside of a sandbox"))
@@ -116,28 +126,34 @@ fn loopback_up() -> io::Result<()> {
 /// # Errors
 /// What reading the sysctl says.
 pub fn connection_buckets() -> io::Result<u32> {
-    let text = fs::read_to_string(path("net.ipv4.tcp_ehash_entries"))?;
-    // Negative where the table is the host's: the number is the same.
-    let buckets = text.trim().trim_start_matches('-').parse();
-    buckets.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}")))
+    signed_buckets().map(i32::unsigned_abs)
+}
+
+/// Negative in a namespace that has no table of its own, and uses the host's.
+fn signed_buckets() -> io::Result<i32> {
+    let text = fs::read_to_string(sysctl_path("net.ipv4.tcp_ehash_entries"))?;
+    let not_a_number = |_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}"));
+    text.trim().parse().map_err(not_a_number)
 }
 
 /// Moves this thread into a network namespace whose table of established connections has `buckets` buckets, or the next
 /// power of two, at most 16,777,216. The host's is set when it boots (`thash_entries`).
 ///
 /// # Errors
-/// A missing privilege, or what the kernel says; or the kernel has no memory for such a table, and gave another.
+/// A missing privilege, or what the kernel says; or the kernel has no memory for such a table. The thread may have left
+/// its namespace all the same.
 pub fn enter_with_connection_buckets(buckets: u32) -> Result<(), Error> {
     enter()?;
     // A table is made with its namespace: what is set in one is for those that come from it.
     sysctl("net.ipv4.tcp_child_ehash_entries", &buckets.to_string())?;
     enter()?;
-    match connection_buckets() {
-        Ok(given) if given >= buckets => Ok(()),
-        Ok(given) => {
-            Err(Error::Broken(format!("a table of {buckets} buckets was asked for, and has {given}")))
-        }
-        Err(error) => Err(missing("net.ipv4.tcp_ehash_entries", &error)),
+    match signed_buckets() {
+        Ok(given) if given > 0 && given.unsigned_abs() == buckets.next_power_of_two() => Ok(()),
+        // What the kernel does when it has no memory for the table.
+        Ok(given) => Err(Error::Missing(format!(
+            "the kernel made no table of {buckets} buckets, and uses one of {given}"
+        ))),
+        Err(error) => Err(refused("net.ipv4.tcp_ehash_entries", &error)),
     }
 }
 
@@ -147,12 +163,17 @@ pub fn enter_with_connection_buckets(buckets: u32) -> Result<(), Error> {
 /// A missing privilege, or what the kernel says.
 pub fn sysctl(name: &str, value: &str) -> Result<(), Error> {
     // A line end, as sysctl(8) writes it: a write of no bytes would change nothing.
-    fs::write(path(name), format!("{value}\n"))
-        .map_err(|error| missing(&format!("sysctl {name}={value}"), &error))
+    fs::write(sysctl_path(name), format!("{value}\n"))
+        .map_err(|error| refused(&format!("sysctl {name}={value}"), &error))
 }
 
-fn path(sysctl: &str) -> String {
-    format!("/proc/sys/{}", sysctl.replace('.', "/"))
+fn sysctl_path(name: &str) -> String {
+    format!("/proc/sys/{}", name.replace('.', "/"))
+}
+
+/// A file of `/proc/net`, which by that name is the namespace's of the process's first thread.
+fn read_net(file: &str) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/thread-self/net/{file}"))
 }
 
 /// The kernel's TCP counters of this namespace (`/proc/net/netstat`), by name.
@@ -165,7 +186,7 @@ impl Counters {
     /// # Errors
     /// What reading the file says.
     pub fn read() -> io::Result<Self> {
-        Ok(Self::parse(&fs::read_to_string("/proc/net/netstat")?))
+        Ok(Self::parse(&read_net("netstat")?))
     }
 
     /// Pairs of lines, each with a prefix: names first, then values.
@@ -191,7 +212,7 @@ impl Counters {
 /// # Errors
 /// What reading the file says.
 pub fn time_wait(port: u16) -> io::Result<(u64, u64)> {
-    Ok(parse_time_wait(&fs::read_to_string("/proc/net/tcp")?, port))
+    Ok(parse_time_wait(&read_net("tcp")?, port))
 }
 
 fn parse_time_wait(text: &str, port: u16) -> (u64, u64) {
@@ -217,7 +238,7 @@ fn parse_time_wait(text: &str, port: u16) -> (u64, u64) {
 /// # Errors
 /// What reading the file says.
 pub fn unacknowledged_bytes(port: u16) -> io::Result<u64> {
-    Ok(parse_unacknowledged(&fs::read_to_string("/proc/net/tcp")?, port))
+    Ok(parse_unacknowledged(&read_net("tcp")?, port))
 }
 
 fn parse_unacknowledged(text: &str, port: u16) -> u64 {
@@ -235,6 +256,7 @@ fn parse_unacknowledged(text: &str, port: u16) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
 
     use super::*;
@@ -271,19 +293,32 @@ mod tests {
         assert_eq!(parse_unacknowledged(text, 8080), 0x1020);
     }
 
+    /// Says why a test is left out; in CI, nothing may be.
+    fn skip(reason: &dyn fmt::Display) {
+        let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+        assert!(!in_ci, "CI may not skip: {reason}");
+        println!("skipped: {reason}");
+    }
+
     #[test]
-    fn a_thread_has_the_table_that_it_asks_for() {
-        let host = connection_buckets().unwrap();
+    fn a_thread_has_the_table_and_the_counts_that_it_asks_for() {
+        let host = match connection_buckets() {
+            Ok(host) => host,
+            Err(error) => return skip(&format!("net.ipv4.tcp_ehash_entries: {error}")),
+        };
         let other = host / 2;
         let entered = thread::spawn(move || {
-            enter_with_connection_buckets(other).map(|()| connection_buckets().unwrap())
+            enter_with_connection_buckets(other)?;
+            // Nobody listens in a namespace that is new, so every port but this has nobody.
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let listens = format!(":{:04X} ", listener.local_addr().unwrap().port());
+            let lines = |file: &str| read_net(file).unwrap().lines().skip(1).map(str::to_owned).collect();
+            let sockets: Vec<String> = lines("tcp");
+            Ok((connection_buckets().unwrap(), sockets.len(), sockets[0].contains(&listens)))
         });
         match entered.join().unwrap() {
-            Ok(buckets) => assert_eq!(buckets, other),
-            Err(Error::Missing(reason)) => {
-                assert!(std::env::var_os("CI").is_none(), "{reason}");
-                eprintln!("skipped: {reason}");
-            }
+            Ok(seen) => assert_eq!(seen, (other, 1, true)),
+            Err(Error::Missing(reason)) => skip(&reason),
             Err(error) => panic!("{error}"),
         }
         assert_eq!(connection_buckets().unwrap(), host, "of the thread alone");

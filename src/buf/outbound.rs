@@ -73,17 +73,14 @@ impl Outbound {
 
     /// Appends a segment, which must end where a WebSocket frame ends. An empty one is ignored.
     pub fn push(&mut self, segment: Bytes) {
-        if segment.is_empty() {
+        if segment.is_empty() || self.joins_last(&segment) {
             return;
         }
         let bytes = segment.len() as u64;
         match &mut self.0 {
             Some(queue) => {
                 queue.bytes += bytes;
-                match queue.rest.back_mut() {
-                    Some(last) if last.len() + segment.len() <= JOINED_BYTES_MAX => join(last, &segment),
-                    _ => queue.rest.push_back(segment),
-                }
+                queue.rest.push_back(segment);
             }
             empty => {
                 *empty = Some(Box::new(Queue { front: segment, rest: VecDeque::new(), bytes, cut: false }))
@@ -91,9 +88,32 @@ impl Outbound {
         }
     }
 
+    /// [`push`](Self::push) of a copy, which takes an allocation only where it becomes a segment of its own.
+    pub fn append(&mut self, segment: &[u8]) {
+        if !self.joins_last(segment) {
+            // Exactly as long as it is: a vector with room to spare would be kept by a second allocation.
+            self.push(Bytes::copy_from_slice(segment));
+        }
+    }
+
+    /// Adds `segment` to the last one if both are small. The first is left alone: it may be under way.
+    fn joins_last(&mut self, segment: &[u8]) -> bool {
+        let Some(queue) = &mut self.0 else { return false };
+        match queue.rest.back_mut() {
+            Some(last) if last.len() + segment.len() <= JOINED_BYTES_MAX => join(last, segment),
+            _ => return false,
+        }
+        queue.bytes += segment.len() as u64;
+        true
+    }
+
     /// The next bytes to send, for one vectored write: of up to `max` segments.
     pub fn slices(&self, max: usize) -> Slices<'_> {
-        self.segments().take(max).map(|segment| IoSlice::new(segment)).collect()
+        let count = self.0.as_ref().map_or(0, |queue| 1 + queue.rest.len()).min(max);
+        // The iterator does not know how many there are.
+        let mut slices = Slices::with_capacity(count);
+        slices.extend(self.segments().take(count).map(|segment| IoSlice::new(segment)));
+        slices
     }
 
     /// Removes the first `n` bytes, which are sent. The last byte takes the queue's memory with it.
@@ -244,6 +264,11 @@ mod tests {
         assert_eq!((&*two[0], &*two[1], two.len()), (&b"a"[..], &b"b"[..], 2));
         assert_eq!(outbound.slices(4).len(), 3);
         assert!(Outbound::default().slices(4).is_empty());
+        let mut many = Outbound::default();
+        (0..9).for_each(|number| many.push(Bytes::from(vec![number; JOINED_BYTES_MAX])));
+        let numbers = |max: usize| many.slices(max).iter().map(|slice| slice[0]).collect::<Vec<u8>>();
+        assert_eq!(numbers(7), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers(64), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
@@ -261,6 +286,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Op {
         Push(Vec<u8>),
+        Append(Vec<u8>),
         /// A write of this share of what the slices offered.
         Send {
             slices: usize,
@@ -273,8 +299,9 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             8 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Push),
+            4 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Append),
             3 => (0..2 * JOINED_BYTES_MAX).prop_map(|length| Op::Push(vec![9; length])),
-            8 => (1..5_usize, any::<u8>()).prop_map(|(slices, share)| Op::Send { slices, share }),
+            8 => (1..20_usize, any::<u8>()).prop_map(|(slices, share)| Op::Send { slices, share }),
             1 => Just(Op::Truncate),
             1 => Just(Op::Clear),
         ]
@@ -291,9 +318,9 @@ mod tests {
             let mut partial = 0;
             for op in ops {
                 match op {
-                    Op::Push(segment) => {
+                    Op::Push(ref segment) | Op::Append(ref segment) => {
                         pushed += segment.len() as u64;
-                        unsent.extend_from_slice(&segment);
+                        unsent.extend_from_slice(segment);
                         let is_behind_the_front = ends.len() > 1;
                         match ends.back_mut() {
                             _ if segment.is_empty() => {}
@@ -302,7 +329,10 @@ mod tests {
                             }
                             _ => ends.push_back(segment.len()),
                         }
-                        outbound.push(Bytes::from(segment));
+                        match &op {
+                            Op::Append(segment) => outbound.append(segment),
+                            _ => outbound.push(Bytes::from(segment.clone())),
+                        }
                     }
                     Op::Send { slices, share } => {
                         let offered: Vec<u8> =

@@ -72,9 +72,15 @@ impl Shard {
 
     /// Queues bytes that end at a message's end.
     pub(super) fn push(&mut self, index: u32, bytes: Bytes) {
-        self.outbound_bytes += bytes.len() as u64;
+        let length = bytes.len();
+        self.slots[index as usize].connection.outbound.push(bytes);
+        self.queued(index, length);
+    }
+
+    /// So many bytes more are unsent.
+    fn queued(&mut self, index: u32, length: usize) {
+        self.outbound_bytes += length as u64;
         let connection = &mut self.slots[index as usize].connection;
-        connection.outbound.push(bytes);
         // Already here, and not only when the turn is flushed: one read may hold thousands of frames, each of which
         // is answered with much more than it takes.
         connection.is_paused |=
@@ -85,13 +91,15 @@ impl Shard {
     /// Queues what `write` appends, which must end at a message's end.
     pub(super) fn say(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let mut said = std::mem::take(&mut self.said);
+        debug_assert!(said.is_empty(), "an answer is for one connection");
         write(&mut said);
-        // Exactly as long as it is: a vector with room to spare would be kept by a second allocation.
-        self.push(index, Bytes::copy_from_slice(&said));
+        self.slots[index as usize].connection.outbound.append(&said);
+        self.queued(index, said.len());
         said.clear();
         self.said = said;
     }
 
+    /// [`push`](Shard::push) of what may be large, and should not be copied for that.
     pub(super) fn push_vec(&mut self, index: u32, bytes: Vec<u8>) {
         self.push(index, Bytes::from(bytes));
     }

@@ -121,7 +121,9 @@ impl Client {
 
     fn receipt(&mut self, awaited: Awaited) -> String {
         self.next += 1;
-        let id = format!("r{}", self.next);
+        // Short ones and long ones are kept differently.
+        let end = if self.next.is_multiple_of(3) { "-with-an-end-that-is-long-enough" } else { "" };
+        let id = format!("r{}{end}", self.next);
         self.awaited.insert(id.clone(), awaited);
         id
     }

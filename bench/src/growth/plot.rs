@@ -34,7 +34,8 @@ pub fn draw(report: &Report) -> Result<String, String> {
     let mut larger = line("all connections, larger table in the kernel", Kind::LargerTable, &cpu);
     // One point is no line: the base has the table of the largest size here.
     let same = report.rows.iter().rev().find(|row| row.kind == Kind::SameTable).and_then(cpu);
-    larger.points.splice(0..0, same.map(|us| (f64::from(report.base), us)));
+    larger.points.extend(same.map(|us| (f64::from(report.base), us)));
+    larger.points.sort_by(|one, other| one.0.total_cmp(&other.0));
     let costs = [
         line("all connections", Kind::Planned, &cpu),
         line(&format!("{base} connections, as many threads"), Kind::SameThreads, &cpu),

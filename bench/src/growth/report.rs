@@ -66,14 +66,14 @@ impl Row {
     }
 }
 
-/// A chat that the machine does not hold.
+/// A chat that the machine does not hold, or not any more.
 #[derive(Debug, Serialize)]
 pub struct Refused {
     /// Sessions.
     pub connections: u32,
     /// Which chat of them.
     pub kind: Kind,
-    /// What is missing, in the words of the simulator's plan.
+    /// What is missing, in the words of who says so.
     pub reason: String,
 }
 
@@ -89,15 +89,18 @@ pub struct Report {
     rounds: u32,
     /// By size and kind.
     pub rows: Vec<Row>,
-    /// Chats without a row.
+    /// Chats that were not played, or not again.
     pub refused: Vec<Refused>,
+    /// Why it ended before all rounds were played, if it did.
+    pub ended_by: Option<String>,
 }
 
 impl Report {
     /// A report without rows.
     pub fn new(base: u32, room_size: u32, in_flight: u32, rounds: u32) -> Self {
         let (version, rows, refused) = (env!("CARGO_PKG_VERSION"), Vec::new(), Vec::new());
-        Self { schema: SCHEMA, version, base, room_size, in_flight, rounds, rows, refused }
+        let ended_by = None;
+        Self { schema: SCHEMA, version, base, room_size, in_flight, rounds, rows, refused, ended_by }
     }
 
     /// Whether a chat is known not to fit.
@@ -202,8 +205,15 @@ impl Report {
         }
         for Refused { connections, kind, reason } in &self.refused {
             let connections = label(&f64::from(*connections));
-            let table = if *kind == Kind::LargerTable { " with a larger table" } else { "" };
-            text += &format!("\n{connections} connections{table} were not tried: {reason}\n");
+            let what = match kind {
+                Kind::LargerTable => format!("{connections} connections with a larger table"),
+                Kind::SameTable => format!("{base} connections with a larger table, for {connections},"),
+                Kind::Planned | Kind::SameClients | Kind::SameThreads => format!("{connections} connections"),
+            };
+            text += &format!("\n{what} were not tried: {reason}\n");
+        }
+        if let Some(reason) = &self.ended_by {
+            text += &format!("\nThe run ended before its {} rounds were over: {reason}\n", self.rounds);
         }
         text
     }
@@ -228,8 +238,12 @@ pub mod tests {
             report.add(1_000_000, Kind::LargerTable, Some(4_194_304), with(53, 9.0));
             report.add(1_000, Kind::Planned, None, with(2, 4.0));
         }
-        for (kind, reason) in [(Kind::Planned, "open files are short"), (Kind::LargerTable, "it takes root")]
-        {
+        let refused = [
+            (Kind::Planned, "open files are short"),
+            (Kind::LargerTable, "it takes memory"),
+            (Kind::SameTable, "it takes root"),
+        ];
+        for (kind, reason) in refused {
             report.refused.push(Refused { connections: 3_000_000, kind, reason: reason.to_owned() });
         }
         report
@@ -270,9 +284,12 @@ pub mod tests {
         assert!(text.contains("| 1,000 | 2, 3 | - |"), "{text}");
         assert!(text.contains("| 1,000,000 | 53 | 180.5 | - | 0.50 |"), "{text}");
         assert!(text.contains("3,000,000 connections were not tried: open files are short"), "{text}");
-        assert!(
-            text.contains("3,000,000 connections with a larger table were not tried: it takes root"),
-            "{text}"
-        );
+        let line = "3,000,000 connections with a larger table were not tried: it takes memory";
+        assert!(text.contains(line), "{text}");
+        let line = "10,000 connections with a larger table, for 3,000,000, were not tried: it takes root";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("ended"), "{text}");
+        let ended = Report { ended_by: Some("the server was killed".to_owned()), ..report() };
+        assert!(ended.markdown().contains("before its 2 rounds were over: the server was killed"));
     }
 }

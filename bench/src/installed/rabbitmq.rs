@@ -63,24 +63,30 @@ impl Node {
     /// # Errors
     /// It does not start, with the end of its log.
     pub fn start() -> Result<Self, String> {
-        // Its ports can only be named, so somebody else may take one before it does.
-        for _ in 1..STARTS_MAX {
+        for left in (0..STARTS_MAX).rev() {
             match Self::start_once() {
-                Err(error) if says_port_is_taken(&error) => {}
-                started => return started,
+                Ok(node) => return Ok(node),
+                Err(Failure { words, is_port_taken: true }) if left > 0 => {
+                    eprintln!("one of its ports was taken meanwhile, and it is started on others; {words}");
+                }
+                Err(failure) => return Err(failure.words),
             }
         }
-        Self::start_once()
+        unreachable!("the last start returns");
     }
 
-    fn start_once() -> Result<Self, String> {
+    fn start_once() -> Result<Self, Failure> {
         let problem = |error: std::io::Error| format!("rabbitmq: {error}");
         let directory = tempfile::tempdir().map_err(problem)?;
         let [web, distribution, names] = free_ports().map_err(problem)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, web));
         configure(directory.path(), address).map_err(problem)?;
-        let port_mapper = PortMapper::start(names)?;
-        let machine = Machine::start(directory.path(), distribution, names)?;
+        let mut port_mapper = PortMapper::start(names)?;
+        let machine = Machine::start(directory.path(), distribution, names).map_err(|failure| Failure {
+            // It ends by itself only where it cannot listen.
+            is_port_taken: failure.is_port_taken || port_mapper.has_ended(),
+            ..failure
+        })?;
         Ok(Self { address, machine, _port_mapper: port_mapper, _directory: directory })
     }
 
@@ -102,9 +108,23 @@ impl Node {
     }
 }
 
+/// Why it has not started.
+#[derive(Debug)]
+struct Failure {
+    words: String,
+    /// Its ports can only be named, so somebody else may take one before it does.
+    is_port_taken: bool,
+}
+
+impl From<String> for Failure {
+    fn from(words: String) -> Self {
+        Self { words, is_port_taken: false }
+    }
+}
+
 /// In the words of RabbitMQ's own check, or of Erlang's.
-fn says_port_is_taken(error: &str) -> bool {
-    error.contains("dist_port_already_used") || error.contains("eaddrinuse")
+fn says_port_is_taken(line: &str) -> bool {
+    line.contains("dist_port_already_used") || line.contains("eaddrinuse")
 }
 
 /// Ports of 127.0.0.1 that nobody had a moment ago, all different.
@@ -147,6 +167,10 @@ impl PortMapper {
             .map(Self)
             .map_err(|error| format!("{PORT_MAPPER}: {error}"))
     }
+
+    fn has_ended(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(Some(_)))
+    }
 }
 
 impl Drop for PortMapper {
@@ -162,7 +186,7 @@ impl Drop for PortMapper {
 struct Machine(Child);
 
 impl Machine {
-    fn start(directory: &Path, distribution: u16, names: u16) -> Result<Self, String> {
+    fn start(directory: &Path, distribution: u16, names: u16) -> Result<Self, Failure> {
         let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(DESCRIPTORS_MAX);
         let mut child = Command::new("/bin/sh")
             .args(["-c", "ulimit -n \"$1\" && shift && exec \"$@\"", "sh", &descriptors.to_string()])
@@ -195,10 +219,12 @@ impl Machine {
         let machine = Self(child);
         let deadline = Instant::now() + READY_WITHIN;
         let mut last = VecDeque::with_capacity(LOG_LINES_KEPT);
+        let mut is_port_taken = false;
         loop {
             let problem = match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(READY_MARK) => return Ok(machine),
                 Ok(line) => {
+                    is_port_taken |= says_port_is_taken(&line);
                     if last.len() == LOG_LINES_KEPT {
                         last.pop_front();
                     }
@@ -206,10 +232,15 @@ impl Machine {
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => "has ended".to_owned(),
-                Err(RecvTimeoutError::Timeout) => format!("is not ready after {READY_WITHIN:?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    // Another start would take as long.
+                    is_port_taken = false;
+                    format!("is not ready after {READY_WITHIN:?}")
+                }
             };
             let last: Vec<String> = last.into();
-            return Err(format!("rabbitmq {problem}; its last words:\n{}", last.join("\n")));
+            let words = format!("rabbitmq {problem}; its last words:\n{}", last.join("\n"));
+            return Err(Failure { words, is_port_taken });
         }
     }
 
@@ -301,13 +332,26 @@ mod tests {
         }
         let [taken] = free_ports().unwrap();
         let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let [web, names] = free_ports().unwrap();
-        configure(directory.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, web))).unwrap();
-        let _port_mapper = PortMapper::start(names).unwrap();
-        let error = Machine::start(directory.path(), taken, names).unwrap_err();
-        assert!(says_port_is_taken(&error), "{error}");
-        assert!(!says_port_is_taken("rabbitmq has ended; its last words:\n"));
+        let start = |web: u16, distribution: u16| {
+            let directory = tempfile::tempdir().unwrap();
+            configure(directory.path(), SocketAddr::from((Ipv4Addr::LOCALHOST, web))).unwrap();
+            let [names] = free_ports().unwrap();
+            let _port_mapper = PortMapper::start(names).unwrap();
+            Machine::start(directory.path(), distribution, names).unwrap_err()
+        };
+        let [free] = free_ports().unwrap();
+        for failure in [start(free, taken), start(taken, free)] {
+            assert!(failure.is_port_taken, "{}", failure.words);
+        }
+        let mut port_mapper = PortMapper::start(taken).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !port_mapper.has_ended() {
+            assert!(Instant::now() < deadline, "a port mapper without a port");
+            thread::sleep(Duration::from_millis(10));
+        }
+        // No port is wrong with this one.
+        let failure = Failure::from("rabbitmq has ended".to_owned());
+        assert!(!failure.is_port_taken && !says_port_is_taken(&failure.words));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const LISTEN: Duration = Duration::from_secs(2);
 pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
     let common = &args.common;
     if let Some(bytes) = args.socket_buffer {
-        tight_sockets(bytes).map_err(refusal)?;
+        tight_sockets(bytes)?;
     }
     let mut stage = Stage::open(&Casting {
         name: if deaf_every > 0 { "slow" } else { "chat" },
@@ -53,18 +53,12 @@ pub fn run(args: &ChatArgs, deaf_every: u32) -> Result<Report, Refusal> {
 
 /// Moves this process, and all that it starts, to where sockets are small.
 fn tight_sockets(bytes: u32) -> Result<(), netns::Error> {
+    // While there is one thread, so that all later ones are there, too.
     netns::enter()?;
     // The least, the first and the most of each socket.
     let sizes = format!("4096 {bytes} {bytes}");
     netns::sysctl("net.ipv4.tcp_wmem", &sizes)?;
     netns::sysctl("net.ipv4.tcp_rmem", &sizes)
-}
-
-fn refusal(error: netns::Error) -> Refusal {
-    match error {
-        netns::Error::Missing(text) => Refusal::Plan(text),
-        netns::Error::Broken(text) => Refusal::Broken(text),
-    }
 }
 
 impl Stage {

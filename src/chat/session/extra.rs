@@ -22,7 +22,7 @@ pub struct Unsettled {
     pub form: Symbol,
 }
 
-/// A receipt that waits for other shards.
+/// A receipt that waits for confirmations.
 #[derive(Debug)]
 pub(super) struct Awaited {
     pub(super) serial: u32,
