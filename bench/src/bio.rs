@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::write_json;
+use tcbchat_bench::{per_second, seconds, write_json};
 
 use crate::process::{Hold, Programs, Run, Server, simulate};
 use crate::thread_walls::status_bytes;
@@ -35,13 +35,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..))]
     room_size: u32,
     /// Messages per second over all rooms
-    #[arg(long, value_name = "PER_S", default_value_t = 100.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 100.0, value_parser = per_second)]
     rate: f64,
     /// Seconds of chat
-    #[arg(long, value_name = "S", default_value_t = 20.0)]
+    #[arg(long, value_name = "S", default_value_t = 20.0, value_parser = seconds)]
     duration: f64,
     /// Seconds of silence before the memory is measured
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     hold: f64,
     /// Runs, each with new servers; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=99))]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::write_json;
+use tcbchat_bench::{seconds, write_json};
 
 use crate::process::{self, Hold, Programs, Server};
 use report::{Measured, Point, Report};
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=99))]
     runs: u32,
     /// Seconds of silence before the memory is measured
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     hold: f64,
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::value_parser;
-use tcbchat_bench::write_text;
+use tcbchat_bench::{seconds, write_text};
 
 use crate::files::Files;
 use crate::load::{self, Numbers, Serving};
@@ -54,10 +54,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..))]
     in_flight: u32,
     /// Seconds of chat
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
     duration: f64,
     /// Seconds of silence before the memory is measured
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     hold: f64,
     #[command(flatten)]
     cores: Cores,

@@ -43,6 +43,27 @@ pub fn tuple(n: u32) -> FourTuple {
     FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
 }
 
+/// Seconds on a command line: within what the simulator takes.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 604_800.0)
+}
+
+/// A rate on a command line: within what the simulator takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn per_second(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 10_000_000.0)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (least..=most).contains(&number) { Ok(number) } else { Err(format!("not within {least} to {most}")) }
+}
+
 /// The middle one, or the mean of the two in the middle; `None` of nothing.
 pub fn median(numbers: &[f64]) -> Option<f64> {
     let mut numbers = numbers.to_vec();
@@ -112,6 +133,15 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn numbers_on_a_command_line_are_within_bounds() {
+        assert_eq!((seconds("0"), per_second("0.5")), (Ok(0.0), Ok(0.5)));
+        for text in ["NaN", "inf", "-1", "604801", "", "1s"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(per_second("0"), Err("not within 0.001 to 10000000".to_owned()));
     }
 
     #[test]

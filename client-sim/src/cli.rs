@@ -69,13 +69,13 @@ pub struct Common {
     #[arg(long, value_name = "PREFIX")]
     pub room_prefix: Option<String>,
     /// Connects per second, at most
-    #[arg(long, value_name = "PER_S", default_value_t = 5000.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 5000.0, value_parser = per_second)]
     pub connect_rate: f64,
     /// Connections that are not subscribed yet, at most; fewer while the machine is slow to answer
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_half_open: u32,
     /// Seconds that a client may take to get ready, and to leave
-    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = seconds)]
     pub timeout: f64,
     /// Heart-beats offered in CONNECT: milliseconds out,in; 0 for none
     #[arg(long, value_name = "OUT,IN", default_value = "30000,30000", value_parser = parse_pair)]
@@ -104,7 +104,7 @@ pub struct Common {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_failures: u64,
     /// Accepted 99th percentile in milliseconds, of deliveries, or of the set-up where nothing is delivered
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub max_p99: Option<f64>,
 
     /// Write the result as JSON
@@ -128,7 +128,7 @@ pub struct HoldArgs {
     /// Options of the connections.
     pub held: Held,
     /// Seconds for which the connections are held
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub hold: f64,
 }
 
@@ -150,7 +150,7 @@ pub struct Held {
 #[derive(Debug, Args)]
 pub struct Messages {
     /// Messages per second over all rooms
-    #[arg(long, value_name = "PER_S", default_value_t = 100.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 100.0, value_parser = per_second)]
     pub rate: f64,
     /// Closed loop instead of a rate: so many messages of each room are in flight, each until every member of the
     /// room has it
@@ -160,7 +160,7 @@ pub struct Messages {
     #[arg(long, value_name = "N", requires = "window", value_parser = clap::value_parser!(u32).range(1..))]
     pub in_flight: Option<u32>,
     /// Seconds of sending
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub duration: f64,
     /// Bytes of a message's body (44 at least: the message's identity)
     #[arg(long, value_name = "BYTES", default_value_t = 128)]
@@ -173,7 +173,7 @@ pub struct Messages {
     #[arg(long)]
     pub busy_poll: bool,
     /// Seconds for which the end waits, without any progress, for messages still under way
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub drain: f64,
 }
 
@@ -190,11 +190,11 @@ pub struct ChatArgs {
     /// Options of the messages.
     pub messages: Messages,
     /// Seconds for which the connections are held before the first message
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     pub hold: f64,
     /// Seconds for which they are idle after the last message, and the server after the last client, before the
     /// memory is measured once more
-    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    #[arg(long, value_name = "S", default_value_t = 0.0, value_parser = seconds)]
     pub settle: f64,
     /// Chat in a network namespace of its own whose sockets buffer at most so many bytes each way, so that a
     /// server has to hold back what its receivers have not read
@@ -220,10 +220,10 @@ pub struct ChurnArgs {
     /// Options of every scenario.
     pub common: Common,
     /// Cycles per second
-    #[arg(long, value_name = "PER_S", default_value_t = 500.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 500.0, value_parser = per_second)]
     pub rate: f64,
     /// Seconds in which cycles start
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub duration: f64,
     /// Connections open at once, at most
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -266,6 +266,25 @@ pub struct WallArgs {
     pub bio_server: Option<u32>,
 }
 
+/// Every run ends by itself: in a week at most.
+fn seconds(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 604_800.0)
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 10_000_000.0)
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 604_800_000.0)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    // Not a number is within no bounds, too.
+    if (least..=most).contains(&number) { Ok(number) } else { Err(format!("not within {least} to {most}")) }
+}
+
 fn parse_pair(text: &str) -> Result<(u32, u32), String> {
     let (out, r#in) = text.split_once(',').ok_or("two numbers with a comma between them")?;
     let number = |text: &str| text.trim().parse().map_err(|error| format!("{text}: {error}"));
@@ -281,6 +300,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_that_would_never_end_or_never_be_met_are_refused() {
+        let refused = |option: &str| {
+            let parsed = Cli::try_parse_from(["client-sim", "chat", option]);
+            parsed.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for option in ["--hold=inf", "--duration=NaN", "--timeout=-1", "--drain=604801"] {
+            assert!(refused(option).contains("not within 0 to 604800"), "{option}");
+        }
+        assert!(refused("--rate=0").contains("not within 0.001 to 10000000"));
+        assert!(refused("--max-p99=nan").contains("not within 0 to 604800000"));
+        assert!(refused("--connect-rate=fast").contains("not a number"));
+        assert_eq!(refused("--max-p99=0.5"), "");
     }
 
     #[test]

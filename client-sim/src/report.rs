@@ -338,6 +338,7 @@ pub struct Chat {
     pub rate_asked_per_s: Option<f64>,
     pub window: Option<u32>,
     pub in_flight_max: Option<u32>,
+    pub busy_poll: bool,
     pub rate_sent_per_s: f64,
     pub payload_bytes: usize,
     pub rooms: u64,

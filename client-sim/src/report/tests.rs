@@ -44,6 +44,7 @@ fn chat() -> Chat {
         rate_asked_per_s: Some(1.0),
         window: None,
         in_flight_max: None,
+        busy_poll: false,
         rate_sent_per_s: 1.0,
         payload_bytes: 128,
         rooms: 2,

@@ -170,6 +170,7 @@ fn account(
         rate_asked_per_s: messages.window.is_none().then_some(messages.rate),
         window: messages.window,
         in_flight_max: messages.in_flight,
+        busy_poll: messages.busy_poll,
         rate_sent_per_s: if sending_s > 0.0 { counts.sent as f64 / sending_s } else { 0.0 },
         payload_bytes: messages.payload.max(crate::payload::BYTES_MIN),
         rooms: orders.len() as u64,
