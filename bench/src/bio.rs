@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::{per_second, seconds, write_json};
+use tcbchat_bench::{per_second, seconds, show, write_json};
 
 use crate::process::{Hold, Programs, Run, Server, simulate};
 use crate::thread_walls::status_bytes;
@@ -100,11 +100,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     if args.stop_at > 0 {
         report.stops = stop::find_all(&programs, args.stop_at)?;
     }
-    print!("{}", report.table());
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    Ok(())
+    let written = args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report));
+    written.and(show(&report.table()))
 }
 
 /// One chat on a new server.

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tcbchat_bench::write_text;
 
 use crate::files::Files;
-use crate::process::{Cores, Programs, on_core, wait};
+use crate::process::{Cores, Ours, Programs, on_core, wait};
 use contender::{Contender, FLOOR, Running};
 use report::{Report, Run};
 use workload::Workload;
@@ -62,25 +62,44 @@ pub fn run(args: &Args) -> Result<(), String> {
     let contenders = contender::chosen(&args.servers, args.quick)?;
     let programs = Programs::find()?;
     let mut runs = Vec::new();
+    let ended = rounds(&programs, args, &workloads, &contenders, &mut runs);
+    let names: Vec<String> = contenders.iter().map(|contender| contender.name.to_owned()).collect();
+    if runs.is_empty() {
+        return ended;
+    }
+    let report = Report::new(args.rounds, args.quick, &names, runs);
+    let drawn = args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::ratios(&report)));
+    ended.and(drawn).and(args.files.publish(&report, &report.markdown()))
+}
+
+/// All of them, or those before one of ours failed.
+fn rounds(
+    programs: &Programs,
+    args: &Args,
+    workloads: &[Workload],
+    contenders: &[Contender],
+    runs: &mut Vec<Run>,
+) -> Result<(), String> {
     for round in 1..=args.rounds {
-        for workload in &workloads {
+        for workload in workloads {
             for contender in contenders.iter().filter(|contender| contender.does(workload, round)) {
                 eprintln!("round {round} of {}: {}, {}", args.rounds, workload.name, contender.name);
-                runs.push(match measure(&programs, args, workload, contender) {
+                runs.push(match measure(programs, args, workload, contender) {
                     Ok(json) => Run::of(workload.name, contender.name, round, &json),
                     // Others are not ours to mend, and all that was measured before is worth keeping.
                     Err(reason) if contender.is_installed() => {
                         Run::failed(workload.name, contender.name, round, reason)
                     }
-                    Err(reason) => return Err(format!("{}: {reason}", contender.name)),
+                    Err(reason) => {
+                        let reason = format!("{}: {reason}", contender.name);
+                        runs.push(Run::failed(workload.name, contender.name, round, reason.clone()));
+                        return Err(reason);
+                    }
                 });
             }
         }
     }
-    let names: Vec<String> = contenders.iter().map(|contender| contender.name.to_owned()).collect();
-    let report = Report::new(args.rounds, args.quick, &names, runs);
-    args.files.publish(&report, &report.markdown())?;
-    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::ratios(&report)))
+    Ok(())
 }
 
 /// One server, one workload, once: the simulator's JSON.
@@ -90,11 +109,13 @@ fn measure(
     workload: &Workload,
     contender: &Contender,
 ) -> Result<Value, String> {
-    let server = on_core(args.cores.server_core, || contender.start(programs, workload.is_delayed))?;
-    let simulate = || {
-        on_core(args.cores.client_core, || {
+    let mut server = on_core(args.cores.server_core, || contender.start(programs, workload.is_delayed))?;
+    let mut simulate = || {
+        let done = on_core(args.cores.client_core, || {
             simulate(programs, workload, contender.arguments(workload), &server)
-        })
+        });
+        // Then whatever was said or measured is of its end.
+        server.ended().map_or(done, |status| Err(format!("the server has ended: {status}")))
     };
     let first = simulate()?;
     if !contender.warms_up() {
@@ -131,6 +152,7 @@ fn simulate(
         .stderr(Stdio::inherit())
         .spawn()
         .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    let _ours = Ours::of(&child);
     let Some(status) = wait(&mut child, RUN_ENDS_WITHIN) else {
         drop(child.kill());
         drop(child.wait());

@@ -7,12 +7,12 @@
 //! Invariant: a round in which a message was lost is no result.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use serde::Serialize;
 use serde_json::Value;
-use tcbchat_bench::{median, write_json};
+use tcbchat_bench::{median, show, write_json};
 
 use crate::process::{Programs, Run, Server, on_core, simulate};
 
@@ -94,17 +94,17 @@ pub fn run(args: &Args) -> Result<(), String> {
             rounds.push(measure(&programs, args, beside)?);
         }
     }
-    println!(
-        "\n| small rooms beside | p50, ms | p99, ms | most, ms | p99 of the large room, ms |\n|---|---|---|---|---|"
-    );
+    let mut table = "\n| small rooms beside | p50, ms | p99, ms | most, ms | p99 of the large room, ms |\n\
+                     |---|---|---|---|---|\n"
+        .to_owned();
     for beside in Beside::ALL {
         let of = |number: fn(&Round) -> Option<f64>| {
             let numbers: Vec<f64> =
                 rounds.iter().filter(|round| round.beside == beside).filter_map(number).collect();
             median(&numbers).map_or("".into(), |middle| format!("{middle:.1}"))
         };
-        println!(
-            "| {} | {} | {} | {} | {} |",
+        table += &format!(
+            "| {} | {} | {} | {} | {} |\n",
             beside.name(),
             of(|round| Some(round.small_p50_ms)),
             of(|round| Some(round.small_p99_ms)),
@@ -118,13 +118,12 @@ pub fn run(args: &Args) -> Result<(), String> {
         rate_per_s: args.rate,
         rounds: &rounds,
     };
-    args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report))
+    args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report)).and(show(&table))
 }
 
 fn measure(programs: &Programs, args: &Args, beside: Beside) -> Result<Round, String> {
     let mut command = Command::new(&programs.server);
     command.args(["serve", "--listen", "127.0.0.1:0", "--reactors", "1", "--capacity", "19500"]);
-    command.stderr(Stdio::null());
     if beside == Beside::Whole {
         command.args(WHOLE);
     }

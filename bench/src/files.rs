@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use tcbchat_bench::{write_json, write_text};
+use tcbchat_bench::{show, write_json, write_text};
 
 /// Options for a result in two forms.
 #[derive(Debug, clap::Args)]
@@ -17,13 +17,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Prints the Markdown, and writes what was asked for.
+    /// Writes what was asked for, and prints the Markdown. One that cannot be written costs no other.
     ///
     /// # Errors
     /// A sentence for the user: which file, and why it cannot be written.
     pub fn publish(&self, report: &impl Serialize, markdown: &str) -> Result<(), String> {
-        print!("{markdown}");
-        self.json.as_deref().map_or(Ok(()), |path| write_json(path, report))?;
-        self.markdown.as_deref().map_or(Ok(()), |path| write_text(path, markdown))
+        let json = self.json.as_deref().map_or(Ok(()), |path| write_json(path, report));
+        let text = self.markdown.as_deref().map_or(Ok(()), |path| write_text(path, markdown));
+        json.and(text).and(show(markdown))
     }
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::{seconds, write_json};
+use tcbchat_bench::{seconds, show, write_json};
 
 use crate::process::{self, Hold, Programs, Server};
 use report::{Measured, Point, Report};
@@ -65,11 +65,8 @@ pub fn run(args: &Args) -> Result<(), String> {
         let point = measure(&programs, args, connections, capacity, &mut report.server_ready_line)?;
         report.points.push(point);
     }
-    print!("{}", report.table());
-    if let Some(path) = &args.json {
-        write_json(path, &report)?;
-    }
-    Ok(())
+    let written = args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report));
+    written.and(show(&report.table()))
 }
 
 /// All runs with so many sessions, and the parts of a server like theirs.

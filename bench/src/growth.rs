@@ -80,12 +80,15 @@ pub fn run(args: &Args) -> Result<(), String> {
         report.ended_by = Some(reason);
     }
     let published = if report.rows.is_empty() { Ok(()) } else { publish(args, &report) };
-    report.ended_by.map_or(published, Err)
+    match (report.ended_by, published) {
+        (Some(reason), Err(also)) => Err(format!("{reason}; and {also}")),
+        (reason, published) => reason.map_or(published, Err),
+    }
 }
 
 fn publish(args: &Args, report: &Report) -> Result<(), String> {
-    args.files.publish(report, &report.markdown())?;
-    args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(report)?))
+    let drawn = args.svg.as_deref().map_or(Ok(()), |path| write_text(path, &plot::draw(report)?));
+    drawn.and(args.files.publish(report, &report.markdown()))
 }
 
 fn rounds(programs: &Programs, args: &Args, sizes: &[u32], report: &mut Report) -> Result<(), String> {

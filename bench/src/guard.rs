@@ -14,6 +14,8 @@ mod paths;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tcbchat_bench::show;
+
 use crate::footprint;
 use crate::process::{Hold, Programs};
 use callgrind::Callgrind;
@@ -101,7 +103,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     }
     let bytes = if args.only.is_none() { Some(bytes()?) } else { None };
     let verdicts = kept.compare(&counted, bytes);
-    print!("{}", kept::table(&verdicts));
+    show(&kept::table(&verdicts))?;
     let refused: Vec<String> = verdicts.iter().filter_map(Verdict::refusal).collect();
     if refused.is_empty() {
         return Ok(());

@@ -19,7 +19,7 @@ use clap::value_parser;
 use rustix::time::{ClockId, clock_gettime};
 use tcbchat::tcb::{TableConfig, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{median, scattered_from, tuple, write_json};
+use tcbchat_bench::{median, scattered_from, show, tuple, write_json};
 
 use report::{Point, Report};
 
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<(), String> {
             }
         }
     }
-    print!("{}", report.table());
+    show(&report.table())?;
     if let Some(path) = &args.json {
         write_json(path, &report)?;
     }

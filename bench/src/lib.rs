@@ -6,6 +6,7 @@
 pub mod crowd;
 pub mod paths;
 
+use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -41,6 +42,17 @@ pub fn tuple(n: u32) -> FourTuple {
     let server = SocketAddr::from(([192, 0, 2, 1], 80));
     let address = Ipv4Addr::from_bits(0x0A00_0001 + n / 50_000);
     FourTuple::new(server, SocketAddr::from((address, (10_000 + n % 50_000) as u16)))
+}
+
+/// Prints a result. A reader that has gone has had what it wanted.
+///
+/// # Errors
+/// A sentence for the user: why it cannot be printed.
+pub fn show(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        _ => Ok(()),
+    }
 }
 
 /// Seconds on a command line: within what the simulator takes.

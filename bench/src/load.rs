@@ -5,7 +5,7 @@
 //!
 //! Invariant: a chat in which anything was lost, doubled or out of order has no numbers.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -71,10 +71,12 @@ pub fn chat(
     if let Some(reactors) = serving.reactors {
         command.args(["--reactors", &reactors.to_string()]);
     }
-    command.stderr(Stdio::null());
-    let server = on_core(cores.server_core, || Server::launch(&mut command))?;
+    let mut server = on_core(cores.server_core, || Server::launch(&mut command))?;
     let Run { json, has_passed, said } =
         on_core(cores.client_core, || simulate(programs, &server, "chat", arguments))?;
+    if let Some(status) = server.ended() {
+        return Err(NoRun::Broken(format!("the server has ended: {status}")));
+    }
     if !has_passed {
         return Err(NoRun::Broken(format!("client-sim failed: {said}")));
     }

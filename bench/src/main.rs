@@ -65,7 +65,17 @@ enum Measurement {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().measurement {
+    let measurement = Cli::parse().measurement;
+    // The servers among them end in their own ways.
+    let is_server = matches!(
+        measurement,
+        Measurement::BioServer(_) | Measurement::Floor(_) | Measurement::Peer(_) | Measurement::GuardPath(_)
+    );
+    if !is_server && let Err(error) = process::end_with_all_that_was_started() {
+        eprintln!("bench: {error}");
+        return ExitCode::FAILURE;
+    }
+    let outcome = match measurement {
         Measurement::Footprint(args) => footprint::run(&args),
         Measurement::HashTable(args) => hash_table::run(&args),
         Measurement::Bio(args) => bio::run(&args),

@@ -6,16 +6,19 @@
 //! Invariant: when a [`Server`] is gone, so is its process.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio, exit};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// How long a server may take to close all connections.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
@@ -74,10 +77,52 @@ fn build(cargo: &Path, profile: &std::ffi::OsStr) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("the programs could not be built: {status}")) }
 }
 
+/// Processes of ours that run.
+static RUNNING: Mutex<Vec<(u32, OwnedFd)>> = Mutex::new(Vec::new());
+
+/// A process that is told to end when this program is, as long as this value lives.
+#[derive(Debug)]
+pub struct Ours(u32);
+
+impl Ours {
+    /// Of a child that has not been waited for.
+    pub fn of(child: &Child) -> Self {
+        // A handle, as the number may be another's by the time. Without one it is not told: the kernel is too old.
+        if let Ok(handle) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
+            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push((child.id(), handle));
+        }
+        Self(child.id())
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|(pid, _)| *pid != self.0);
+    }
+}
+
+/// Has this program, when it is told to end, tell all that it has started first.
+///
+/// # Errors
+/// What the system says.
+pub fn end_with_all_that_was_started() -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    thread::spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        for (_, handle) in &*RUNNING.lock().unwrap_or_else(PoisonError::into_inner) {
+            // An error means that it has ended.
+            pidfd_send_signal(handle, Signal::TERM).ok();
+        }
+        exit(128 + signal);
+    });
+    Ok(())
+}
+
 /// A server process of ours.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    _ours: Ours,
     /// What it said when it was ready: address and plan.
     pub ready_line: String,
     log: Log,
@@ -117,6 +162,7 @@ impl Server {
         let binary = Path::new(command.get_program()).display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{binary}: {error}"))?;
+        let ours = Ours::of(&child);
         let stdout = child.stdout.take().ok_or("the server has no standard output".to_owned())?;
         let stderr = child.stderr.take().ok_or("the server has no standard error".to_owned())?;
         let log = Log::default();
@@ -131,7 +177,8 @@ impl Server {
                 kept.push_back(line);
             }
         });
-        let mut server = Server { child, ready_line: String::new(), log, _stdout: BufReader::new(stdout) };
+        let mut server =
+            Server { child, _ours: ours, ready_line: String::new(), log, _stdout: BufReader::new(stdout) };
         let read = server._stdout.read_line(&mut server.ready_line).map_err(|error| error.to_string())?;
         if read == 0 || address(&server.ready_line).is_none() {
             return Err(server.why_not(reader));
@@ -317,14 +364,20 @@ pub fn simulate(
 ) -> Result<Run, NoRun> {
     let directory = tempfile::tempdir().map_err(|error| format!("temporary directory: {error}"))?;
     let json = directory.path().join("result.json");
-    let output = Command::new(&programs.simulator)
+    let child = Command::new(&programs.simulator)
         .args([scenario, "--quiet", "--url", &server.url(), "--server-pid", &server.pid().to_string()])
         .args(arguments)
         .arg("--json")
         .arg(&json)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    let ours = Ours::of(&child);
+    let output =
+        child.wait_with_output().map_err(|error| format!("{}: {error}", programs.simulator.display()))?;
+    drop(ours);
     let warned = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(PLAN_DOES_NOT_FIT) {
         return Err(NoRun::Refused(warned.trim().to_owned()));

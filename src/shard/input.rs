@@ -219,6 +219,7 @@ impl Shard {
                     event
                 }
                 Err(error) => {
+                    self.catch_up(now);
                     self.ws_fault(index, error, now);
                     break;
                 }
@@ -245,6 +246,7 @@ impl Shard {
                 Some(ws::Event::Ping(_) | ws::Event::Pong(_)) => {}
                 Some(ws::Event::Close(close)) => {
                     let code = close.map(|(code, _)| code);
+                    self.catch_up(now);
                     self.peer_closes(index, code, now);
                     break;
                 }
@@ -328,6 +330,7 @@ impl Shard {
                     at += consumed;
                 }
                 Err(error) => {
+                    self.catch_up(now);
                     self.fault(index, error.into(), None, now);
                     return bytes.len();
                 }
@@ -354,6 +357,7 @@ impl Shard {
             Ok(()) => self.apply(index, now),
             Err(fault) => {
                 self.commands.clear();
+                self.catch_up(now);
                 let receipt = stomp_frame.header("receipt");
                 self.fault(index, fault, receipt.as_deref(), now);
             }

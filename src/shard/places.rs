@@ -38,8 +38,9 @@ impl Shard {
     }
 
     /// Takes in what other shards have posted, and gives what this one has published to places of its own its place in
-    /// their order, before a session's membership changes: one that says SEND, then UNSUBSCRIBE, means them in this
-    /// order, and whoever subscribes after somebody else had the RECEIPT of a SEND is not to have that message. Mail
+    /// their order. Before a session's membership changes: one that says SEND, then UNSUBSCRIBE, means them in this
+    /// order, and whoever subscribes after somebody else had the RECEIPT of a SEND is not to have that message. And before a
+    /// session ends: what it said before has its RECEIPT. Mail
     /// comes first, as always: a join in it may be older than the publications.
     pub(super) fn catch_up(&mut self, now: Tick) {
         if self.mesh.bytes(self.id) > 0 || !self.outboxes[usize::from(self.id)].is_empty() {

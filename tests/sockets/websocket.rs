@@ -162,6 +162,41 @@ fn oversized(setup: Setup) {
     server.await_metric("bounds_refused_total", |count| count == 3);
 }
 
+/// With several reactors some of the receipts are confirmed by others, and those are not waited for.
+#[test]
+fn what_was_said_before_the_end_has_its_receipts() {
+    const SENDS: u32 = 20;
+    let server = Setup { reactors: 1 }.server();
+    let mut listener = Client::connect(&server);
+    listener.subscribe("s", "/topic/before");
+    let too_long = format!("SEND\ndestination:/topic/before\nreceipt:{}\n\n\0", "r".repeat(300));
+    let ends = [
+        ws_frame(FIN | TEXT, b"NONSENSE\n\n\0"),
+        ws_frame(FIN | TEXT, b"UNSUBSCRIBE\nid:unknown\n\n\0"),
+        ws_frame(FIN | TEXT, too_long.as_bytes()),
+        // Not masked.
+        vec![FIN | TEXT, 1, b'\n'],
+        ws_frame(FIN | CLOSE, &1000_u16.to_be_bytes()),
+    ];
+    for (case, end) in ends.iter().enumerate() {
+        let mut client = Client::connect(&server);
+        let mut bytes = Vec::new();
+        for number in 0..SENDS {
+            let send = format!("SEND\ndestination:/topic/before\nreceipt:{case}-{number}\n\n{number}\0");
+            bytes.extend(ws_frame(FIN | TEXT, send.as_bytes()));
+        }
+        bytes.extend(end);
+        write_raw(&mut client, bytes);
+        for number in 0..SENDS {
+            let receipt = client.expect("RECEIPT");
+            assert_eq!(receipt.get("receipt-id"), Some(&*format!("{case}-{number}")));
+            assert_eq!(listener.expect_body(), number.to_string());
+        }
+        let code = if case < 3 { client.expect_error().1 } else { client.expect_close().0 };
+        assert_eq!(code, [1002, 1002, 1009, 1002, 1000][case], "case {case}");
+    }
+}
+
 fn a_close_is_answered_with_its_code(setup: Setup) {
     let server = setup.server();
     for code in [1000, 1001, 1011, 3000, 4999] {

@@ -3,7 +3,7 @@
 //! Invariant: every server does a workload's same work; where one cannot, what it does instead is said here and in
 //! `docs/BENCHMARKS.md`.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus};
 
 use super::workload::{self, Workload};
 use crate::installed::{Installed, rabbitmq, tomcat};
@@ -114,7 +114,7 @@ impl Contender {
             Kind::Tcbchat => {
                 let mut command = Command::new(&programs.server);
                 command.args(["serve", "--listen", "127.0.0.1:0", "--reactors", "1"]);
-                command.args(["--capacity", &CAPACITY.to_string()]).stderr(Stdio::null());
+                command.args(["--capacity", &CAPACITY.to_string()]);
                 if is_delayed {
                     command.args(["--set", workload::FLUSH_DELAY]);
                 }
@@ -153,6 +153,14 @@ impl Running {
             Self::Own(server) => server.url(),
             Self::Rabbitmq(node) => format!("ws://{}/ws", node.address()),
             Self::Tomcat(running) => running.server().url(),
+        }
+    }
+
+    /// How it has ended, if it is ours and has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Own(server) => server.ended(),
+            Self::Rabbitmq(_) | Self::Tomcat(_) => None,
         }
     }
 

@@ -55,7 +55,7 @@ impl Run {
         let latency = |name: &str| chat["latency_ms"][name].as_f64().filter(|_| paced);
         let share = cpu["server_user_s"]
             .as_f64()
-            .zip(cpu["server_s"].as_f64().filter(|all| *all > 0.0))
+            .zip(cpu["server_s"].as_f64().filter(|all| *all > 0.0 && count > 0))
             .map(|(user, all)| (user / all * 100.0).min(100.0));
         let reasons = json["verdict"]["reasons"].as_array().into_iter().flatten();
         Self {

@@ -207,7 +207,8 @@ impl Report {
             let connections = label(&f64::from(*connections));
             let what = match kind {
                 Kind::LargerTable => format!("{connections} connections with a larger table"),
-                Kind::SameTable => format!("{base} connections with a larger table, for {connections},"),
+                // It comes first, and where it cannot be the other is not tried.
+                Kind::SameTable => format!("{base} and {connections} connections with a larger table"),
                 Kind::Planned | Kind::SameClients | Kind::SameThreads => format!("{connections} connections"),
             };
             text += &format!("\n{what} were not tried: {reason}\n");
@@ -286,7 +287,7 @@ pub mod tests {
         assert!(text.contains("3,000,000 connections were not tried: open files are short"), "{text}");
         let line = "3,000,000 connections with a larger table were not tried: it takes memory";
         assert!(text.contains(line), "{text}");
-        let line = "10,000 connections with a larger table, for 3,000,000, were not tried: it takes root";
+        let line = "10,000 and 3,000,000 connections with a larger table were not tried: it takes root";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("ended"), "{text}");
         let ended = Report { ended_by: Some("the server was killed".to_owned()), ..report() };

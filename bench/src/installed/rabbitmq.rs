@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
-use crate::process::end;
+use crate::process::{Ours, end};
 
 const SCRIPT: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const PORT_MAPPER: &str = "/usr/bin/epmd";
@@ -97,13 +97,14 @@ impl Node {
 
     /// The Erlang machine.
     pub fn pid(&self) -> u32 {
-        self.machine.0.id()
+        self.machine.child.id()
     }
 
     /// Every process that there is because of it.
     #[cfg(test)]
     pub fn processes(&self) -> Vec<Process> {
-        let own = [&self.machine.0, &self._port_mapper.0].map(|child| Process::open(Pid::from_child(child)));
+        let own = [&self.machine.child, &self._port_mapper.child]
+            .map(|child| Process::open(Pid::from_child(child)));
         own.into_iter().flatten().chain(self.machine.helpers()).collect()
     }
 }
@@ -154,7 +155,10 @@ fn configure(directory: &Path, address: SocketAddr) -> std::io::Result<()> {
 
 /// `epmd` in the foreground.
 #[derive(Debug)]
-struct PortMapper(Child);
+struct PortMapper {
+    child: Child,
+    _ours: Ours,
+}
 
 impl PortMapper {
     fn start(port: u16) -> Result<Self, String> {
@@ -164,26 +168,32 @@ impl PortMapper {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map(Self)
+            .map(|child| {
+                let ours = Ours::of(&child);
+                Self { child, _ours: ours }
+            })
             .map_err(|error| format!("{PORT_MAPPER}: {error}"))
     }
 
     fn has_ended(&mut self) -> bool {
-        matches!(self.0.try_wait(), Ok(Some(_)))
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 }
 
 impl Drop for PortMapper {
     fn drop(&mut self) {
         // It has nothing to finish. An error means that it has ended.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
 /// The Erlang machine with RabbitMQ in it.
 #[derive(Debug)]
-struct Machine(Child);
+struct Machine {
+    child: Child,
+    _ours: Ours,
+}
 
 impl Machine {
     fn start(directory: &Path, distribution: u16, names: u16) -> Result<Self, Failure> {
@@ -216,7 +226,8 @@ impl Machine {
         let (says, said) = channel();
         forward(child.stdout.take(), says.clone());
         forward(child.stderr.take(), says);
-        let machine = Self(child);
+        let ours = Ours::of(&child);
+        let machine = Self { child, _ours: ours };
         let deadline = Instant::now() + READY_WITHIN;
         let mut last = VecDeque::with_capacity(LOG_LINES_KEPT);
         let mut is_port_taken = false;
@@ -246,7 +257,7 @@ impl Machine {
 
     /// All below it: the parent of what it runs, resolvers of names, looks at the disk.
     fn helpers(&self) -> Vec<Process> {
-        descendants(self.0.id()).into_iter().filter_map(Process::open).collect()
+        descendants(self.child.id()).into_iter().filter_map(Process::open).collect()
     }
 }
 
@@ -265,7 +276,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // Afterwards nobody knows whose they were.
         let helpers = self.helpers();
-        end(&mut self.0);
+        end(&mut self.child);
         helpers.iter().for_each(Process::kill);
         // One that does not end by SIGKILL is the kernel's; there is nothing more to do about it.
         for helper in &helpers {
