@@ -95,6 +95,23 @@ pub struct Stage {
     failures: Tally,
 }
 
+/// Why a window cannot be kept, and what to try: fewer threads only where descriptors do not ask for so many.
+fn shared_room(plan: &Plan, room_size: u32) -> String {
+    let threads = plan.threads;
+    let (why, advice) = if plan.private_fd_tables {
+        let whole = u64::from(room_size) * u64::from(threads);
+        let connections = u64::from(plan.connections).div_ceil(whole) * whole;
+        let why = format!(", as many as it takes with {} descriptors each,", plan.descriptors_per_table);
+        (why, format!("--connections {connections}"))
+    } else {
+        (String::new(), "--threads 1".to_owned())
+    };
+    format!(
+        "a window needs all members of a room on one thread, and {threads} threads{why} share a room; \
+         try: {advice}"
+    )
+}
+
 impl Stage {
     /// Plans, starts the server if asked to, and the workers.
     ///
@@ -123,10 +140,7 @@ impl Stage {
         }
         let is_whole = |thread| plan.share(thread).start.is_multiple_of(common.room_size);
         if casting.whole_rooms && !(0..plan.threads).all(is_whole) {
-            return Err(Refusal::Plan(format!(
-                "a window needs all members of a room on one thread, and {} threads share a room; try: --threads 1",
-                plan.threads
-            )));
+            return Err(Refusal::Plan(shared_room(&plan, common.room_size)));
         }
         if let Some(all) = casting.in_flight_max.filter(|all| *all < plan.threads) {
             return Err(Refusal::Plan(format!(

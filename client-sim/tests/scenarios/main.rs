@@ -185,6 +185,33 @@ fn a_window_is_filled_again_only_when_every_member_has_the_message() {
 }
 
 #[test]
+fn a_window_over_more_tables_than_divide_the_rooms_says_what_would_do() {
+    let refused = |connections: &str| {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_client-sim"), "chat"])
+            // Nobody listens there, and it does not come to that.
+            .args([
+                "--url",
+                "ws://127.0.0.1:1/ws",
+                "--window",
+                "1",
+                "--max-failures",
+                "10000",
+                "--timeout",
+                "1",
+            ])
+            .args(["--duration", "0", "--hold", "0", "--connections", connections])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refused("1000");
+    assert!(said.contains("as many as it takes with 600 descriptors each, share a room"), "{said}");
+    let advice = said.trim().rsplit_once("try: --connections ").expect("an advice").1;
+    assert!(!refused(advice).contains("share a room"), "{advice}");
+}
+
+#[test]
 fn losses_are_counted_exactly() {
     let (code, report) = chat(Fault::Lose(10), &[]);
     assert_eq!(code, 1);
