@@ -4,8 +4,8 @@
 
 use super::report::{Report, Row};
 
-const WIDTH: f64 = 860.0;
-const LEFT: f64 = 190.0;
+const WIDTH: f64 = 920.0;
+const LEFT: f64 = 250.0;
 const RIGHT: f64 = 120.0;
 const BAR: f64 = 14.0;
 const GAP: f64 = 14.0;
@@ -38,12 +38,13 @@ pub fn ratios(report: &Report) -> String {
         let colour = report.servers.iter().position(|name| *name == row.server).unwrap_or(1).max(1) - 1;
         let ratio = row.ratio.unwrap_or_default();
         let long = ratio.min(RATIO_MAX) * scale;
+        let most = row.ratio_spread.map_or(long, |(_, most)| most.min(RATIO_MAX) * scale);
         body += &format!(
             "<rect x=\"{LEFT}\" y=\"{top:.0}\" width=\"{long:.1}\" height=\"{:.0}\" fill=\"{}\"/>\n\
              <text x=\"{:.1}\" y=\"{:.0}\">{ratio:.2}</text>\n",
             BAR - 2.0,
             COLOURS[colour % COLOURS.len()],
-            LEFT + long + 6.0,
+            LEFT + long.max(most) + 6.0,
             top + BAR - 3.0
         );
         if let Some((least, most)) = row.ratio_spread {
@@ -74,4 +75,19 @@ pub fn ratios(report: &Report) -> String {
         + &format!(
             "<path d=\"M{one:.1} {TOP}V{top:.0}\" stroke=\"#b02a2a\" stroke-dasharray=\"4 3\"/>\n</svg>\n"
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::report;
+    use super::*;
+
+    #[test]
+    fn a_number_stands_behind_its_bar_and_its_spread() {
+        let svg = ratios(&report());
+        let scale = (WIDTH - LEFT - RIGHT) / RATIO_MAX;
+        // The median of three rounds is 1.10, and the greatest of them 1.50.
+        let x = LEFT + 1.5 * scale + 6.0;
+        assert!(svg.contains(&format!("<text x=\"{x:.1}\"")) && svg.contains(">1.10</text>"), "{svg}");
+    }
 }

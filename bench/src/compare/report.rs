@@ -232,7 +232,7 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use serde_json::json;
 
     use super::*;
@@ -250,7 +250,8 @@ mod tests {
         Run::of("1x1000-w1", server, round, &json)
     }
 
-    fn report() -> Report {
+    /// The floor and a server, three rounds of one workload.
+    pub fn report() -> Report {
         let runs = vec![
             run(FLOOR, 1, 2.0, &[]),
             run("tcbchat", 1, 3.0, &[]),
