@@ -10,6 +10,7 @@ pub mod chat;
 pub mod churn;
 pub mod hold;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +35,8 @@ use crate::worker::setup::Setup;
 const CAPACITY_SLACK: u32 = 64;
 /// Between two acts the kernel and the server finish what they have begun.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Times that connections are rounded up to whole rooms for the threads that the last rounding asked for.
+const ROUNDINGS_MAX: u32 = 16;
 /// A start in the near future, so that all workers have their orders by then.
 const START_AHEAD_US: u64 = 20_000;
 
@@ -95,14 +98,35 @@ pub struct Stage {
     failures: Tally,
 }
 
+/// Whether every room of a plan is on one thread.
+fn rooms_are_whole(plan: &Plan, room_size: u32) -> bool {
+    (0..plan.threads).all(|thread| plan.share(thread).start.is_multiple_of(room_size))
+}
+
+/// The next number of connections over those of the plan whose rooms divide, by the plan that they would get:
+/// the more connections, the more threads. `None` if no such number is near, as with rooms larger than a table.
+fn connections_that_divide(plan: &Plan, wish: &Wish, machine: &Machine) -> Option<u32> {
+    let mut plan = Cow::Borrowed(plan);
+    for _ in 0..ROUNDINGS_MAX {
+        let connections =
+            plan.connections.checked_next_multiple_of(wish.room_size.checked_mul(plan.threads)?)?;
+        plan = Cow::Owned(Plan::new(&Wish { connections, ..wish.clone() }, machine));
+        if rooms_are_whole(&plan, wish.room_size) {
+            return Some(connections);
+        }
+    }
+    None
+}
+
 /// Why a window cannot be kept, and what to try: fewer threads only where descriptors do not ask for so many.
-fn shared_room(plan: &Plan, room_size: u32) -> String {
+fn shared_room(plan: &Plan, wish: &Wish, machine: &Machine) -> String {
     let threads = plan.threads;
     let (why, advice) = if plan.private_fd_tables {
-        let whole = u64::from(room_size) * u64::from(threads);
-        let connections = u64::from(plan.connections).div_ceil(whole) * whole;
-        let why = format!(", as many as it takes with {} descriptors each,", plan.descriptors_per_table);
-        (why, format!("--connections {connections}"))
+        let advice = match connections_that_divide(plan, wish, machine) {
+            Some(connections) => format!("--connections {connections}"),
+            None => "a smaller --room-size".to_owned(),
+        };
+        (format!(", as many as it takes with {} descriptors each,", plan.descriptors_per_table), advice)
     } else {
         (String::new(), "--threads 1".to_owned())
     };
@@ -134,13 +158,13 @@ impl Stage {
             source_addresses: common.source_addresses,
             room_size: common.room_size,
         };
-        let plan = Plan::new(&wish, &Machine::read());
+        let machine = Machine::read();
+        let plan = Plan::new(&wish, &machine);
         if !common.quiet {
             eprintln!("plan: {plan}");
         }
-        let is_whole = |thread| plan.share(thread).start.is_multiple_of(common.room_size);
-        if casting.whole_rooms && !(0..plan.threads).all(is_whole) {
-            return Err(Refusal::Plan(shared_room(&plan, common.room_size)));
+        if casting.whole_rooms && !rooms_are_whole(&plan, wish.room_size) {
+            return Err(Refusal::Plan(shared_room(&plan, &wish, &machine)));
         }
         if let Some(all) = casting.in_flight_max.filter(|all| *all < plan.threads) {
             return Err(Refusal::Plan(format!(

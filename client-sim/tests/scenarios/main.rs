@@ -186,9 +186,11 @@ fn a_window_is_filled_again_only_when_every_member_has_the_message() {
 
 #[test]
 fn a_window_over_more_tables_than_divide_the_rooms_says_what_would_do() {
-    let refused = |connections: &str| {
+    // Three tables and no fewer for 1,000 connections, with up to 90 descriptors inherited.
+    const PREFIX: &str = "ulimit -n 580 && exec \"$0\" \"$@\"";
+    let refused = |more: &[&str]| {
         let output = Command::new("sh")
-            .args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_client-sim"), "chat"])
+            .args(["-c", PREFIX, env!("CARGO_BIN_EXE_client-sim"), "chat"])
             // Nobody listens there, and it does not come to that.
             .args([
                 "--url",
@@ -200,15 +202,19 @@ fn a_window_over_more_tables_than_divide_the_rooms_says_what_would_do() {
                 "--timeout",
                 "1",
             ])
-            .args(["--duration", "0", "--hold", "0", "--connections", connections])
+            .args(["--duration", "0", "--hold", "0"])
+            .args(more)
             .output()
             .unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
-    let said = refused("1000");
-    assert!(said.contains("as many as it takes with 600 descriptors each, share a room"), "{said}");
+    let said = refused(&["--connections", "1000"]);
+    assert!(said.contains("as many as it takes with 580 descriptors each, share a room"), "{said}");
     let advice = said.trim().rsplit_once("try: --connections ").expect("an advice").1;
-    assert!(!refused(advice).contains("share a room"), "{advice}");
+    assert!(!refused(&["--connections", advice]).contains("share a room"), "{advice}");
+
+    let said = refused(&["--connections", "1800", "--room-size", "600"]);
+    assert!(said.contains("try: a smaller --room-size"), "{said}");
 }
 
 #[test]
