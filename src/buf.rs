@@ -6,5 +6,5 @@
 mod outbound;
 mod pool;
 
-pub use outbound::Outbound;
+pub use outbound::{JOINED_BYTES_MAX, Outbound, Segment};
 pub use pool::{KEPT_LEASE_BYTES_MAX, LEASE_BYTES_MIN, Lease, Pool, PoolExhausted, PoolStats};

@@ -242,7 +242,7 @@ section! {
         /// Unsent bytes at which it reads on.
         low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
         /// Unsent bytes of all connections of one reactor together, what is in many queues once; past it,
-        /// connections above their low-water mark are cut off first.
+        /// connections above their low-water mark are cut off, or above an equal share of this if that is less.
         reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
     }
 }

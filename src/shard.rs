@@ -5,7 +5,7 @@
 //! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
-//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `timers`, `ending` (every way a connection
+//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `unsent` (bounds on what waits), `timers`, `ending` (every way a connection
 //! ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the
 //! bytes are for), `rest` (what is given back when traffic is over).
 //!
@@ -25,6 +25,7 @@ pub mod pending;
 mod places;
 pub mod rest;
 mod timers;
+mod unsent;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -237,8 +238,7 @@ pub struct Shard {
     sources: HashMap<u32, Source, FixedState>,
     pending: Arc<Pending>,
     refused_peers: HashMap<u32, SocketAddr>,
-    outbound_bytes: u64,
-    held: output::Held,
+    unsent: unsent::Unsent,
     transaction_bytes: u64,
     subscriptions: u64,
     /// The server is ending.
@@ -322,8 +322,7 @@ impl Shard {
             sources: HashMap::default(),
             pending: setup.pending,
             refused_peers: HashMap::new(),
-            outbound_bytes: 0,
-            held: output::Held::default(),
+            unsent: unsent::Unsent::default(),
             transaction_bytes: 0,
             subscriptions: 0,
             farewell: None,
@@ -571,7 +570,7 @@ impl Shard {
                 assert_eq!((member.connection, member.form), (index as u32, subscription.form));
             }
         }
-        assert_eq!(outbound, self.outbound_bytes);
+        assert_eq!(outbound, self.unsent.bytes);
         assert_eq!(transactions, self.transaction_bytes);
         assert_eq!(handshakes, self.handshakes);
         assert_eq!(handshakes as usize, self.sources.len());
@@ -586,7 +585,7 @@ impl Shard {
         self.check();
         assert_eq!(self.slots.len(), 0);
         assert_eq!(self.pool.stats().leased, 0);
-        assert_eq!(self.outbound_bytes, 0);
+        assert_eq!(self.unsent.bytes, 0);
         assert!(self.rooms.is_empty(), "{:?}", self.rooms);
         assert!(self.forms.is_empty() && self.names.is_empty());
         assert_eq!(self.wheel.len(), 0);

@@ -1,10 +1,11 @@
 //! What waits to be sent to one connection: a queue of segments that are shared with other connections.
 //!
 //! A segment is one or more whole WebSocket frames, encoded once for all who get them; the queue holds a
-//! reference. It does no I/O and has no bound of its own: the water marks are compared by who pushes.
+//! reference. A frame may be in two segments, so that connections can share its end and not its beginning. The queue
+//! does no I/O and has no bound of its own: the water marks are compared by who pushes.
 //!
-//! Invariant: an empty queue is a null pointer, 8 bytes; a queue that is not empty holds no empty segment, and
-//! its byte count is the sum of its segments ([`Outbound::check`]).
+//! Invariant: an empty queue is a null pointer, 8 bytes; a queue that is not empty holds no empty segment and ends where
+//! a frame ends, and its byte count is the sum of its segments ([`Outbound::check`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -18,7 +19,7 @@ const _: () = assert!(size_of::<Queue>() <= 80);
 
 /// Small segments are joined up to this size: a segment takes some 80 bytes beside its content, which nobody
 /// counts, and a peer that does not read can make thousands of answers of two bytes.
-const JOINED_BYTES_MAX: usize = 1024;
+pub const JOINED_BYTES_MAX: usize = 1024;
 
 /// Appends to a segment, in place where nobody else has it.
 fn join(last: &mut Bytes, segment: &[u8]) {
@@ -34,6 +35,22 @@ fn join(last: &mut Bytes, segment: &[u8]) {
     *last = joined.freeze();
 }
 
+/// Bytes to send, shared with everybody who sends them.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// One or more whole WebSocket frames, or what the segments before and after make whole.
+    pub bytes: Bytes,
+    /// The last frame goes on in the segment that must follow.
+    pub continues: bool,
+}
+
+impl From<Bytes> for Segment {
+    /// Whole frames.
+    fn from(bytes: Bytes) -> Self {
+        Segment { bytes, continues: false }
+    }
+}
+
 /// What one vectored write is given, without an allocation for as many segments as there mostly are.
 pub type Slices<'a> = SmallVec<[IoSlice<'a>; 4]>;
 
@@ -46,9 +63,11 @@ struct Queue {
     /// The segment that is sent next, without what of it is sent. Inline, because most queues never hold a
     /// second one: then the box is the only allocation.
     front: Bytes,
-    rest: VecDeque<Bytes>,
+    rest: VecDeque<Segment>,
     bytes: u64,
-    /// A part of `front` is sent.
+    /// The last frame of `front` goes on in the next segment.
+    continues: bool,
+    /// A part of the first frame of `front` is sent.
     cut: bool,
 }
 
@@ -68,22 +87,26 @@ impl Outbound {
     /// Bytes that the queue takes beside itself and its segments' contents.
     #[must_use]
     pub fn boxed_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |queue| size_of::<Queue>() + queue.rest.capacity() * size_of::<Bytes>())
+        self.0.as_ref().map_or(0, |queue| size_of::<Queue>() + queue.rest.capacity() * size_of::<Segment>())
     }
 
-    /// Appends a segment, which must end where a WebSocket frame ends. An empty one is ignored.
-    pub fn push(&mut self, segment: Bytes) {
-        if segment.is_empty() || self.joins_last(&segment) {
+    /// Appends a segment. An empty one is ignored. One that continues must be followed by what it continues in before
+    /// anything else is done with the queue.
+    pub fn push(&mut self, segment: impl Into<Segment>) {
+        let segment = segment.into();
+        if segment.bytes.is_empty() || (!segment.continues && self.joins_last(&segment.bytes)) {
             return;
         }
-        let bytes = segment.len() as u64;
+        let bytes = segment.bytes.len() as u64;
         match &mut self.0 {
             Some(queue) => {
                 queue.bytes += bytes;
                 queue.rest.push_back(segment);
             }
             empty => {
-                *empty = Some(Box::new(Queue { front: segment, rest: VecDeque::new(), bytes, cut: false }))
+                let Segment { bytes: front, continues } = segment;
+                let rest = VecDeque::new();
+                *empty = Some(Box::new(Queue { front, rest, bytes, continues, cut: false }));
             }
         }
     }
@@ -100,19 +123,24 @@ impl Outbound {
     fn joins_last(&mut self, segment: &[u8]) -> bool {
         let Some(queue) = &mut self.0 else { return false };
         match queue.rest.back_mut() {
-            Some(last) if last.len() + segment.len() <= JOINED_BYTES_MAX => join(last, segment),
+            Some(last) if !last.continues && last.bytes.len() + segment.len() <= JOINED_BYTES_MAX => {
+                join(&mut last.bytes, segment);
+            }
             _ => return false,
         }
         queue.bytes += segment.len() as u64;
         true
     }
 
-    /// The next bytes to send, for one vectored write: of up to `max` segments.
+    /// The next bytes to send, for one vectored write: of up to `max` segments, at least one.
     pub fn slices(&self, max: usize) -> Slices<'_> {
-        let count = self.0.as_ref().map_or(0, |queue| 1 + queue.rest.len()).min(max);
-        // The iterator does not know how many there are.
+        let Some(queue) = &self.0 else { return Slices::new() };
+        let count = (1 + queue.rest.len()).min(max);
         let mut slices = Slices::with_capacity(count);
-        slices.extend(self.segments().take(count).map(|segment| IoSlice::new(segment)));
+        slices.push(IoSlice::new(&queue.front));
+        for segment in queue.rest.range(..count - 1) {
+            slices.push(IoSlice::new(&segment.bytes));
+        }
         slices
     }
 
@@ -128,7 +156,10 @@ impl Outbound {
         while left >= queue.front.len() {
             left -= queue.front.len();
             match queue.rest.pop_front() {
-                Some(next) => (queue.front, queue.cut) = (next, false),
+                Some(next) => {
+                    queue.cut = queue.continues;
+                    (queue.front, queue.continues) = (next.bytes, next.continues);
+                }
                 None => {
                     self.0 = None;
                     return;
@@ -141,15 +172,24 @@ impl Outbound {
         }
     }
 
-    /// Keeps only what must go out so that the peer sees whole frames: the rest of the segment that is partly
-    /// sent, if one is. The bytes dropped.
+    /// Keeps only what must go out so that the peer sees whole frames: the rest of what is partly sent, if anything
+    /// is. The bytes dropped.
     ///
     /// For closing: a close frame pushed after it comes next on the wire, between two frames.
     pub fn truncate_to_partial(&mut self) -> u64 {
         match &mut self.0 {
             Some(queue) if queue.cut => {
-                let kept = queue.front.len() as u64;
-                queue.rest = VecDeque::new();
+                let rest = std::mem::take(&mut queue.rest);
+                let mut kept = queue.front.len() as u64;
+                let mut continues = queue.continues;
+                for segment in rest {
+                    if !continues {
+                        break;
+                    }
+                    continues = segment.continues;
+                    kept += segment.bytes.len() as u64;
+                    queue.rest.push_back(segment);
+                }
                 std::mem::replace(&mut queue.bytes, kept) - kept
             }
             _ => self.clear(),
@@ -171,7 +211,9 @@ impl Outbound {
     }
 
     fn segments(&self) -> impl Iterator<Item = &Bytes> {
-        self.0.iter().flat_map(|queue| std::iter::once(&queue.front).chain(&queue.rest))
+        self.0.iter().flat_map(|queue| {
+            std::iter::once(&queue.front).chain(queue.rest.iter().map(|segment| &segment.bytes))
+        })
     }
 
     /// Verifies the invariant; for tests and the simulation.
@@ -182,6 +224,10 @@ impl Outbound {
         assert!(self.segments().all(|segment| !segment.is_empty()), "an empty segment is queued");
         assert_eq!(self.segments().map(|segment| segment.len() as u64).sum::<u64>(), self.bytes());
         assert_eq!(self.is_empty(), self.bytes() == 0);
+        if let Some(queue) = &self.0 {
+            let continues = queue.rest.back().map_or(queue.continues, |last| last.continues);
+            assert!(!continues, "the last frame has no end");
+        }
     }
 }
 
@@ -231,6 +277,21 @@ mod tests {
         outbound.push(Bytes::from_static(b"close"));
         assert_eq!(content(&outbound), b"efclose");
         outbound.check();
+    }
+
+    #[test]
+    fn truncating_keeps_the_end_of_a_frame_whose_beginning_is_on_its_way() {
+        // From within the beginning, at its end, and within the end.
+        for sent in [1, 4, 5] {
+            let mut outbound = Outbound::default();
+            outbound.push(Segment { bytes: Bytes::from_static(b"head"), continues: true });
+            outbound.push(Bytes::from_static(b"tail"));
+            outbound.push(Bytes::from_static(&[0; JOINED_BYTES_MAX]));
+            outbound.advance(sent);
+            assert_eq!(outbound.truncate_to_partial(), JOINED_BYTES_MAX as u64);
+            assert_eq!(content(&outbound), b"headtail"[sent..]);
+            outbound.check();
+        }
     }
 
     #[test]
@@ -287,6 +348,8 @@ mod tests {
     enum Op {
         Push(Vec<u8>),
         Append(Vec<u8>),
+        /// A frame in two segments.
+        Parts(Vec<u8>, Vec<u8>),
         /// A write of this share of what the slices offered.
         Send {
             slices: usize,
@@ -300,6 +363,7 @@ mod tests {
         prop_oneof![
             8 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Push),
             4 => prop::collection::vec(any::<u8>(), 0..30).prop_map(Op::Append),
+            4 => [1..30_usize, 1..2 * JOINED_BYTES_MAX].prop_map(|[head, tail]| Op::Parts(vec![3; head], vec![4; tail])),
             3 => (0..2 * JOINED_BYTES_MAX).prop_map(|length| Op::Push(vec![9; length])),
             8 => (1..20_usize, any::<u8>()).prop_map(|(slices, share)| Op::Send { slices, share }),
             1 => Just(Op::Truncate),
@@ -308,30 +372,38 @@ mod tests {
     }
 
     proptest! {
-        /// The model is the unsent bytes and where its segments end.
+        /// The model is the unsent bytes, and the lengths of their segments and which of them continue.
         #[test]
         fn agrees_with_a_plain_byte_queue(ops in prop::collection::vec(op(), 1..150)) {
             let mut outbound = Outbound::default();
-            let (mut unsent, mut ends) = (Vec::<u8>::new(), VecDeque::<usize>::new());
+            let (mut unsent, mut segments) = (Vec::<u8>::new(), VecDeque::<(usize, bool)>::new());
             let (mut pushed, mut sent, mut dropped) = (0, 0, 0);
-            // Bytes of the first frame that are sent.
-            let mut partial = 0;
+            // Bytes of the first segment that are sent, and whether it is the end of a frame that is sent in part.
+            let (mut partial, mut is_end) = (0, false);
             for op in ops {
                 match op {
                     Op::Push(ref segment) | Op::Append(ref segment) => {
                         pushed += segment.len() as u64;
                         unsent.extend_from_slice(segment);
-                        let is_behind_the_front = ends.len() > 1;
-                        match ends.back_mut() {
+                        let is_behind_the_front = segments.len() > 1;
+                        match segments.back_mut() {
                             _ if segment.is_empty() => {}
-                            Some(end) if is_behind_the_front && *end + segment.len() <= JOINED_BYTES_MAX => {
-                                *end += segment.len();
+                            Some((last, _)) if is_behind_the_front && *last + segment.len() <= JOINED_BYTES_MAX => {
+                                *last += segment.len();
                             }
-                            _ => ends.push_back(segment.len()),
+                            _ => segments.push_back((segment.len(), false)),
                         }
                         match &op {
                             Op::Append(segment) => outbound.append(segment),
                             _ => outbound.push(Bytes::from(segment.clone())),
+                        }
+                    }
+                    Op::Parts(head, tail) => {
+                        pushed += (head.len() + tail.len()) as u64;
+                        for (bytes, continues) in [(head, true), (tail, false)] {
+                            unsent.extend_from_slice(&bytes);
+                            segments.push_back((bytes.len(), continues));
+                            outbound.push(Segment { bytes: bytes.into(), continues });
                         }
                     }
                     Op::Send { slices, share } => {
@@ -344,21 +416,29 @@ mod tests {
                         unsent.drain(..n);
                         sent += n as u64;
                         partial += n;
-                        while ends.front().is_some_and(|&end| partial >= end) {
-                            partial -= ends.pop_front().unwrap_or(0);
+                        while let Some(&(length, continues)) = segments.front()
+                            && partial >= length
+                        {
+                            partial -= length;
+                            is_end = continues;
+                            segments.pop_front();
                         }
                     }
                     Op::Truncate => {
-                        let kept = if partial > 0 { ends[0] - partial } else { 0 };
                         dropped += outbound.truncate_to_partial();
+                        let mut count = 0;
+                        if partial > 0 || is_end {
+                            count = 1 + segments.iter().take_while(|(_, continues)| *continues).count();
+                        }
+                        segments.truncate(count);
+                        let kept = segments.iter().map(|(length, _)| length).sum::<usize>() - partial;
                         unsent.truncate(kept);
-                        ends.truncate(usize::from(partial > 0));
                     }
                     Op::Clear => {
                         dropped += outbound.clear();
                         unsent.clear();
-                        ends.clear();
-                        partial = 0;
+                        segments.clear();
+                        (partial, is_end) = (0, false);
                     }
                 }
                 outbound.check();

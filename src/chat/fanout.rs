@@ -2,16 +2,22 @@
 //!
 //! All messages that a room has pending in a turn are encoded into one contiguous run per form, and every
 //! member of that form is sent the same slice. The runs live in a scratch buffer that is used again; only
-//! when a socket does not take all of it is the run copied once into shared [`Bytes`] that queues can hold.
+//! when a socket does not take all of it is the run copied once into a shared [`Segment`] that queues can hold.
+//!
+//! Large bodies are not encoded for each form: a run that has one is in *parts*, of which those that end in a body share
+//! the message's own memory. So a message of a megabyte takes a megabyte, whatever ids its subscribers chose.
 //!
 //! This module knows no sockets and no connections.
 //!
 //! Invariant: a run is whole WebSocket messages, in the room's order.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 
+use crate::buf::Segment;
 use crate::chat::form::Form;
 use crate::chat::intern::{Interner, Symbol};
 use crate::chat::reply;
@@ -24,12 +30,21 @@ const RUNS_MAX: usize = 32;
 /// Bytes of scratch that are kept for the next room; a turn with 1 MB bodies gives the rest back.
 const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 
+/// Bodies from here on are shared by all forms. Below, one contiguous run costs less than two more slices for each
+/// member's write.
+const SHARED_BODY_BYTES_MIN: usize = 16 * 1024;
+
+type Parts = SmallVec<[Segment; 1]>;
+
 #[derive(Debug)]
 struct Run {
     form: Symbol,
+    /// Where it is in the scratch buffer, if it is contiguous.
     start: usize,
     end: usize,
-    shared: OnceCell<Bytes>,
+    /// As queues hold it.
+    parts: OnceCell<Parts>,
+    is_contiguous: bool,
 }
 
 /// Number of a run in the current room; good until [`Fanout::begin`].
@@ -41,6 +56,7 @@ pub struct RunIndex(usize);
 pub struct Fanout {
     scratch: Vec<u8>,
     runs: Vec<Run>,
+    copied: Cell<u64>,
 }
 
 impl Fanout {
@@ -71,21 +87,111 @@ impl Fanout {
         }
         let start = self.scratch.len();
         let form_value = forms.value(form);
-        for sequenced in pending {
-            reply::message(form_value, sequenced.id, &sequenced.message, false, &mut self.scratch);
+        let mut parts = Parts::new();
+        for Sequenced { id, message } in pending {
+            if message.body().len() < SHARED_BODY_BYTES_MIN {
+                reply::message(form_value, *id, message, false, &mut self.scratch);
+            } else {
+                reply::message_head(form_value, *id, message, &mut self.scratch);
+                parts.push(Segment { bytes: self.copy(start..self.scratch.len()), continues: true });
+                parts.push(message.frame_end().into());
+                self.scratch.truncate(start);
+            }
         }
-        self.runs.push(Run { form, start, end: self.scratch.len(), shared: OnceCell::new() });
+        let is_contiguous = parts.is_empty();
+        if !is_contiguous {
+            parts.push(self.copy(start..self.scratch.len()).into());
+            self.scratch.truncate(start);
+        }
+        let parts = if is_contiguous { OnceCell::new() } else { OnceCell::from(parts) };
+        self.runs.push(Run { form, start, end: self.scratch.len(), parts, is_contiguous });
         RunIndex(self.runs.len() - 1)
     }
 
-    /// The bytes of a run.
-    pub fn bytes(&self, run: RunIndex) -> &[u8] {
-        let run = &self.runs[run.0];
-        &self.scratch[run.start..run.end]
+    fn copy(&self, range: Range<usize>) -> Bytes {
+        self.copied.set(self.copied.get() + range.len() as u64);
+        Bytes::copy_from_slice(&self.scratch[range])
     }
 
-    /// The bytes of a run, shared with everybody who asks.
-    pub fn shared(&self, run: RunIndex) -> Bytes {
-        self.runs[run.0].shared.get_or_init(|| Bytes::copy_from_slice(self.bytes(run))).clone()
+    /// The bytes of a run, unless it is in parts.
+    pub fn contiguous(&self, run: RunIndex) -> Option<&[u8]> {
+        let run = &self.runs[run.0];
+        run.is_contiguous.then(|| &self.scratch[run.start..run.end])
+    }
+
+    /// A run as it is queued, shared with everybody who asks. One of the segments may be empty.
+    pub fn parts(&self, run: RunIndex) -> &[Segment] {
+        let run = &self.runs[run.0];
+        run.parts.get_or_init(|| smallvec![self.copy(run.start..run.end).into()])
+    }
+
+    /// Bytes that were copied for queues since this was last asked.
+    pub fn take_copied(&self) -> u64 {
+        self.copied.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chat::destination::Destination;
+    use crate::chat::form::AckMode;
+    use crate::chat::message::{Message, MessageId};
+    use crate::wire::stomp::Version;
+
+    fn form(id: &str) -> Form {
+        Form { id: id.into(), is_named: true, version: Version::V12, ack: AckMode::Auto }
+    }
+
+    fn pending(bodies: &[Vec<u8>]) -> Vec<Sequenced> {
+        let room = Destination::parse_send("/topic/a").unwrap();
+        let sequenced = |(at, body): (usize, &Vec<u8>)| Sequenced {
+            id: MessageId { life: 1, sequence: at as u64 },
+            message: Message::new(&room, b"x:y\n", body),
+        };
+        bodies.iter().enumerate().map(sequenced).collect()
+    }
+
+    #[test]
+    fn large_bodies_are_the_messages_own_in_every_run() {
+        let pending = pending(&[vec![1; 100], vec![2; 1 << 20], vec![3; 100]]);
+        let mut forms = Interner::new(1);
+        let mut fanout = Fanout::default();
+        fanout.begin();
+        for id in ["one", "two"] {
+            let form = forms.acquire(form(id));
+            let run = fanout.run(form, &pending, &forms);
+            assert_eq!(fanout.contiguous(run), None);
+            let parts = fanout.parts(run);
+            assert!(parts[0].continues && !parts[1].continues && !parts[2].continues);
+            assert_eq!(parts[1].bytes.as_ptr(), pending[1].message.body().as_ptr());
+        }
+        let copied = fanout.take_copied();
+        assert!((1..2000).contains(&copied), "{copied} bytes copied");
+        assert_eq!(fanout.take_copied(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_in_parts_is_the_same_bytes(
+            lengths in prop::collection::vec(prop_oneof![0..200_usize, SHARED_BODY_BYTES_MIN - 2..SHARED_BODY_BYTES_MIN + 2, 65_400..65_600_usize], 1..5),
+            byte: u8,
+        ) {
+            let pending = pending(&lengths.iter().map(|length| vec![byte; *length]).collect::<Vec<_>>());
+            let mut forms = Interner::new(1);
+            let symbol = forms.acquire(form("id"));
+            let mut fanout = Fanout::default();
+            let run = fanout.run(symbol, &pending, &forms);
+            let mut expected = Vec::new();
+            for Sequenced { id, message } in &pending {
+                reply::message(&form("id"), *id, message, false, &mut expected);
+            }
+            let is_large = lengths.iter().any(|length| *length >= SHARED_BODY_BYTES_MIN);
+            prop_assert_eq!(fanout.contiguous(run).is_some(), !is_large);
+            let queued: Vec<u8> = fanout.parts(run).iter().flat_map(|part| part.bytes.to_vec()).collect();
+            prop_assert_eq!(queued, expected);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! and body. It is made once, where the SEND was read, and then travels by reference: through mailboxes,
 //! queues and rooms. It does not know who gets it.
 //!
-//! Invariant: the parts lie in `bytes` in the order key, shown, lines, body, without gaps.
+//! Invariant: the parts lie in `bytes` in the order key, shown, lines, body, without gaps, and a NUL ends them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,11 +34,12 @@ impl Message {
     pub fn new(destination: &Destination<'_>, lines: &[u8], body: &[u8]) -> Message {
         let key = destination.key();
         let shown = destination.shown().filter(|shown| *shown != key).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(key.len() + shown.len() + lines.len() + body.len());
+        let mut bytes = Vec::with_capacity(key.len() + shown.len() + lines.len() + body.len() + 1);
         bytes.extend_from_slice(key.as_bytes());
         bytes.extend_from_slice(shown.as_bytes());
         bytes.extend_from_slice(lines);
         bytes.extend_from_slice(body);
+        bytes.push(0);
         Message {
             bytes: Bytes::from(bytes),
             key_len: key.len() as u32,
@@ -78,9 +79,19 @@ impl Message {
         &self.bytes[from..from + self.lines_len as usize]
     }
 
+    fn body_at(&self) -> usize {
+        (self.key_len + self.shown_len + self.lines_len) as usize
+    }
+
     /// The body.
     pub fn body(&self) -> &[u8] {
-        &self.bytes[(self.key_len + self.shown_len + self.lines_len) as usize..]
+        &self.bytes[self.body_at()..self.bytes.len() - 1]
+    }
+
+    /// The body and the NUL behind it, with which every frame of this message ends (STOMP 1.2, "STOMP Frames"). It
+    /// shares the message's memory.
+    pub fn frame_end(&self) -> Bytes {
+        self.bytes.slice(self.body_at()..)
     }
 
     /// Whether the body is valid UTF-8, so that the answer can be a text WebSocket message.
@@ -163,6 +174,7 @@ mod tests {
         assert_eq!(message.shown(), "/user/queue/mail");
         assert_eq!(message.lines(), b"a:b\n");
         assert_eq!(message.body(), b"hi\0\xff");
+        assert_eq!(message.frame_end(), b"hi\0\xff\0"[..]);
         assert!(!message.is_utf8());
     }
 

@@ -23,6 +23,11 @@ pub fn heart_beat(out: &mut Vec<u8>) {
 
 /// Appends one WebSocket message whose payload `write` appends.
 fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    in_message_with(is_utf8, 0, out, write);
+}
+
+/// The same without the last `elsewhere` bytes of the payload, which must be sent next.
+fn in_message_with(is_utf8: bool, elsewhere: usize, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     // Room for the header of a payload of 126 to 65,535 bytes, which most STOMP frames are; for the others
     // the payload moves once.
     const USUAL: usize = 4;
@@ -31,7 +36,8 @@ fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)
     write(out);
     let payload = out.len() - start - USUAL;
     let kind = if is_utf8 { ws::Kind::Text } else { ws::Kind::Binary };
-    let need = ws::header_len(payload as u64);
+    let whole = (payload + elsewhere) as u64;
+    let need = ws::header_len(whole);
     if need > USUAL {
         out.resize(out.len() + need - USUAL, 0);
     }
@@ -39,7 +45,7 @@ fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)
         out.copy_within(start + USUAL..start + USUAL + payload, start + need);
         out.truncate(start + need + payload);
     }
-    ws::write_header(kind, payload as u64, &mut out[start..start + need]);
+    ws::write_header(kind, whole, &mut out[start..start + need]);
 }
 
 /// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has) and server.
@@ -82,28 +88,45 @@ pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut V
 /// MESSAGE, as the subscription's form wants it.
 pub fn message(form: &Form, id: MessageId, message: &Message, is_redelivered: bool, out: &mut Vec<u8>) {
     in_message(message.is_utf8(), out, |out| {
-        let mut text = [0; MessageId::TEXT_BYTES_MAX];
-        let id = id.format(&mut text);
-        let mut encoder = Encoder::new(out, Command::Message, form.version);
-        if form.is_named {
-            encoder = encoder.known("subscription", &form.id);
-        }
-        encoder = encoder.plain("message-id", id).known("destination", message.shown());
-        if form.ack != AckMode::Auto {
-            encoder = encoder.plain("ack", id);
-        }
-        if is_redelivered {
-            encoder = encoder.plain("redelivered", "true");
-        }
-        let body = message.body();
-        let lines = match form.version {
-            Version::V12 => Cow::Borrowed(message.lines()),
-            version => {
-                let mut lines = Vec::with_capacity(message.lines().len());
-                transcode_lines(message.lines(), version, &mut lines);
-                Cow::Owned(lines)
-            }
-        };
-        encoder.raw_lines(&lines).body(body);
+        message_headers(form, id, message, is_redelivered, out).body(message.body());
     });
+}
+
+/// MESSAGE without its end, [`Message::frame_end`], which must be sent next.
+pub fn message_head(form: &Form, id: MessageId, message: &Message, out: &mut Vec<u8>) {
+    let body_bytes = message.body().len();
+    in_message_with(message.is_utf8(), body_bytes + 1, out, |out| {
+        message_headers(form, id, message, false, out).head(body_bytes);
+    });
+}
+
+fn message_headers<'a>(
+    form: &Form,
+    id: MessageId,
+    message: &Message,
+    is_redelivered: bool,
+    out: &'a mut Vec<u8>,
+) -> Encoder<'a> {
+    let mut text = [0; MessageId::TEXT_BYTES_MAX];
+    let id = id.format(&mut text);
+    let mut encoder = Encoder::new(out, Command::Message, form.version);
+    if form.is_named {
+        encoder = encoder.known("subscription", &form.id);
+    }
+    encoder = encoder.plain("message-id", id).known("destination", message.shown());
+    if form.ack != AckMode::Auto {
+        encoder = encoder.plain("ack", id);
+    }
+    if is_redelivered {
+        encoder = encoder.plain("redelivered", "true");
+    }
+    let lines = match form.version {
+        Version::V12 => Cow::Borrowed(message.lines()),
+        version => {
+            let mut lines = Vec::with_capacity(message.lines().len());
+            transcode_lines(message.lines(), version, &mut lines);
+            Cow::Owned(lines)
+        }
+    };
+    encoder.raw_lines(&lines)
 }

@@ -163,21 +163,6 @@ impl Shard {
         self.begin_close(index, fault.close_code(), fault.name(), now);
     }
 
-    /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
-    pub(super) fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
-        self.counters.slow_consumers_total += 1;
-        // First: what its rooms still owe it is put into the queue, and is dropped with the rest. Behind what was
-        // dropped it would be a gap.
-        self.leave_all(index, now);
-        let dropped = self.slots[index as usize].connection.outbound.truncate_to_partial();
-        self.outbound_bytes -= dropped;
-        if self.phase(index) == Phase::Stomp {
-            self.fault(index, fault, None, now);
-        } else {
-            self.begin_close(index, fault.close_code(), fault.name(), now);
-        }
-    }
-
     /// The opening handshake is over, whatever came of it.
     pub(super) fn leave_handshake(&mut self, index: u32) {
         debug_assert!(self.phase(index).is_handshake());
@@ -226,7 +211,8 @@ impl Shard {
         let tcb = connection.tcb;
         // Nothing known of an end: closing the socket makes this side's the first.
         let closer = if reset { Closer::Reset } else { connection.ended_first.unwrap_or(Closer::Local) };
-        self.outbound_bytes -= connection.outbound.clear();
+        self.unsent.subtract(connection.outbound.clear());
+        self.unsent.forget(index);
         if let Some(inbound) = inbound {
             inbound.release(&mut self.pool);
         }

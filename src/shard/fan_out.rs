@@ -45,6 +45,15 @@ impl Transport for NoTransport {
     }
 }
 
+/// Why a walk stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// All have been served.
+    Served,
+    /// What unsent bytes take must be looked at before the next member is.
+    MustLook,
+}
+
 impl Shard {
     /// Gives every room that has begun, and then every room that waits, its share of this turn.
     pub(super) fn fan_out_rooms(&mut self, transport: &mut impl Transport, now: Tick, at: Micros) {
@@ -136,23 +145,48 @@ impl Shard {
         share: u32,
         now: Tick,
     ) -> u32 {
-        let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, outbound_bytes, rest, .. } = self;
-        let Some(walk) = rooms.walk(room) else { return 0 };
+        let mut served = 0;
+        // Whoever fails leaves the room, and that ends the walk.
+        while served < share && self.rooms.has_backlog(room) {
+            let (members, stop) = self.walk_on(room, transport.as_deref_mut(), share - served, now);
+            served += members;
+            match stop {
+                Stop::Served => break,
+                Stop::MustLook => self.look_at_held(now),
+            }
+        }
+        served
+    }
+
+    fn walk_on<T: Transport>(
+        &mut self,
+        room: u32,
+        mut transport: Option<&mut T>,
+        share: u32,
+        now: Tick,
+    ) -> (u32, Stop) {
+        let marks = self.marks();
+        let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, unsent, rest, .. } = self;
+        let Some(walk) = rooms.walk(room) else { return (0, Stop::Served) };
         fanout.begin();
         let from = walk.next as usize;
         let to = walk.members.len().min(from.saturating_add(share as usize));
-        let members = &walk.members[from..to];
-        counters.messages_delivered_total += (members.len() * walk.messages.len()) as u64;
+        let (mut next, mut stop) = (from, Stop::Served);
         let mut failed = Vec::new();
+        let is_flush = transport.is_some();
         // Members with one form follow one another: all of them in most rooms.
-        for group in members.chunk_by(|one, next| one.form == next.form) {
+        'members: for group in walk.members[from..to].chunk_by(|one, next| one.form == next.form) {
             let run = fanout.run(group[0].form, walk.messages, forms);
-            let bytes = fanout.bytes(run);
-            for member in group {
+            let contiguous = fanout.contiguous(run);
+            let bytes = contiguous.unwrap_or_default();
+            // A run in parts is written by the flush, a slice for each.
+            let mut direct = transport.as_deref_mut().filter(|_| contiguous.is_some());
+            let mut group_left = group.iter();
+            while let Some(member) = group_left.next() {
                 let index = member.connection;
                 let connection = &mut slots[index as usize].connection;
                 let mut sent = 0;
-                if let Some(transport) = &mut transport
+                if let Some(transport) = &mut direct
                     && connection.may_send_now()
                 {
                     debug_assert!(connection.outbound.is_empty());
@@ -174,26 +208,33 @@ impl Shard {
                             continue;
                         }
                     }
+                } else if unsent.is_overdrawn(index) {
+                    continue;
+                } else if unsent.must_look(connection, &marks, now) {
+                    next += group.len() - group_left.len() - 1;
+                    stop = Stop::MustLook;
+                    break 'members;
                 }
-                *outbound_bytes += (bytes.len() - sent) as u64;
+                let segments = fanout.parts(run);
+                unsent.queue((index, connection), (segments, fanout.take_copied()), sent, &marks);
                 rest.queued += 1;
-                connection.outbound.push(fanout.shared(run));
-                // A segment that has left in part stays one segment, so that its rest is never cut off.
-                connection.outbound.advance(sent);
                 if !connection.is_dirty {
                     connection.is_dirty = true;
-                    match transport {
-                        Some(_) => dirty.push(index),
-                        None => crowd.push_back(index),
+                    if is_flush {
+                        dirty.push(index);
+                    } else {
+                        crowd.push_back(index);
                     }
                 }
             }
+            next += group.len();
         }
-        rooms.walked(room, to as u32);
+        counters.messages_delivered_total += ((next - from) * walk.messages.len()) as u64;
+        rooms.walked(room, next as u32);
         for (index, error) in failed {
             let silence = transport.as_ref().and_then(|transport| transport.silence(index, &error));
             self.fail(self.key_of(index), &error, silence, now);
         }
-        (to - from) as u32
+        ((next - from) as u32, stop)
     }
 }

@@ -11,7 +11,6 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 
-use crate::chat::fault::Fault;
 use crate::chat::queue::Settlement;
 use crate::conn::Phase;
 use crate::shard::{Shard, Slot, Transport};
@@ -20,14 +19,6 @@ use crate::time::{Micros, Tick};
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
 
-/// What unsent bytes really take: looked at only if their sum over all queues is more than the bound.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    bytes: u64,
-    /// When they were looked at.
-    at: Option<Tick>,
-}
-
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
     /// numbers. `at` is the same moment as `now`, for delays that are shorter than ticks.
@@ -35,6 +26,7 @@ impl Shard {
         self.now = now;
         self.post_mail();
         self.fan_out_rooms(transport, now, at);
+        self.cut_off_overdrawn(now);
         // What becomes dirty from here on (a queue's next message, say) is for the next turn.
         let spare = std::mem::take(&mut self.lists);
         let mut dirty = std::mem::replace(&mut self.dirty, spare);
@@ -43,6 +35,7 @@ impl Shard {
         }
         self.lists = dirty;
         self.flush_crowd(transport, now);
+        self.cut_off_overdrawn(now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
         self.sealed = 0;
@@ -53,7 +46,7 @@ impl Shard {
     /// room has members, so they share a turn as a room's members do.
     fn flush_crowd(&mut self, transport: &mut impl Transport, now: Tick) {
         // Unless that makes memory scarce: input waits while everything is written.
-        let is_scarce = self.outbound_bytes > self.limits.outbound.reactor_bytes_max / 2;
+        let is_scarce = self.unsent.bytes > self.limits.outbound.reactor_bytes_max / 2;
         let share = if is_scarce { usize::MAX } else { self.limits.turn.room_members_max as usize };
         for _ in 0..share.min(self.crowd.len()) {
             if let Some(index) = self.crowd.pop_front() {
@@ -79,7 +72,7 @@ impl Shard {
 
     /// So many bytes more are unsent.
     fn queued(&mut self, index: u32, length: usize) {
-        self.outbound_bytes += length as u64;
+        self.unsent.add(length as u64);
         let connection = &mut self.slots[index as usize].connection;
         // Already here, and not only when the turn is flushed: one read may hold thousands of frames, each of which
         // is answered with much more than it takes.
@@ -122,7 +115,7 @@ impl Shard {
             match outcome {
                 Ok(sent) => {
                     self.counters.bytes_sent_total += sent as u64;
-                    self.outbound_bytes -= sent as u64;
+                    self.unsent.subtract(sent as u64);
                     connection.sent = now;
                     connection.is_writable = sent == offered;
                     connection.outbound.advance(sent);
@@ -168,55 +161,12 @@ impl Shard {
         }
     }
 
-    /// Holds a connection's unsent bytes against the bounds.
-    fn watch_marks(&mut self, index: u32, now: Tick) {
-        let key = self.key_of(index);
-        let limits = &self.limits;
-        let connection = &mut self.slots[index as usize].connection;
-        if !connection.phase.is_open() {
-            return;
-        }
-        let unsent = connection.outbound.bytes();
-        let outbound = &limits.outbound;
-        let bytes_max = match connection.phase {
-            Phase::Echo => limits.echo.outbound_bytes_max,
-            _ => outbound.bytes_max,
-        };
-        // A socket that takes more is read from: it was only given more in one turn than one write takes, and
-        // has its next turn at once.
-        if unsent > bytes_max && !connection.is_writable {
-            return self.cut_off(index, Fault::SlowConsumer { max: bytes_max }, now);
-        }
-        let max = outbound.reactor_bytes_max;
-        if self.outbound_bytes > max && unsent > outbound.low_water_bytes && self.holds_more_than(max, now) {
-            self.held.bytes = self.held.bytes.saturating_sub(unsent);
-            return self.cut_off(index, Fault::OutboundExhausted { max }, now);
-        }
-        let outbound = &self.limits.outbound;
-        let connection = &mut self.slots[index as usize].connection;
-        if connection.is_paused && unsent <= outbound.low_water_bytes {
-            connection.is_paused = false;
-            self.resumable.push(key);
-        } else if unsent > outbound.high_water_bytes {
-            connection.is_paused = true;
-        }
-    }
-
-    /// Whether unsent bytes really take more than `max`: a message to a room is counted for each member who has not been
-    /// sent it, and is there once. That is looked at once in a tick, as it takes a walk over everything.
-    fn holds_more_than(&mut self, max: u64, now: Tick) -> bool {
-        if self.held.at != Some(now) {
-            self.held = Held { bytes: self.held_bytes(), at: Some(now) };
-        }
-        self.held.bytes > max
-    }
-
     fn publish_metrics(&mut self) {
         let counters = &mut self.counters;
         counters.turns_total += 1;
         counters.connections_open = (self.slots.len() - self.closed.len()) as u64;
         counters.connections_half_open = u64::from(self.handshakes);
-        counters.outbound_bytes = self.outbound_bytes;
+        counters.outbound_bytes = self.unsent.bytes;
         counters.inbound_leased_bytes = self.pool.stats().leased_bytes;
         counters.subscriptions = self.subscriptions;
         counters.transaction_bytes = self.transaction_bytes;

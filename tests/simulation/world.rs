@@ -93,7 +93,8 @@ impl World {
                 bytes_max: 24 * 1024,
                 high_water_bytes: 8 * 1024,
                 low_water_bytes: 2 * 1024,
-                ..limits::Outbound::default()
+                // So small that who reads slowly is cut off for what others have unsent, too.
+                reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
             },
             // So short that those who read slowly are taken for dead now and then.
             keepalive: limits::KeepAlive {
@@ -240,7 +241,13 @@ impl World {
 
     fn act(&mut self, at: usize) {
         let (place, other) = (self.place(), self.place());
-        let padding = if self.rng.random_bool(0.1) { self.rng.random_range(0..3000) } else { 0 };
+        let padding = match self.rng.random_range(0..100) {
+            0..10 => self.rng.random_range(0..3000),
+            // So much that the body is shared by members whose subscriptions have other ids. Several of them in a queue
+            // would have the one who is to read it empty cut off.
+            10 if !QUEUES.contains(&place) => 17_000,
+            _ => 0,
+        };
         let choice = self.rng.random_range(0..100);
         let beats = self.rng.random_bool(0.3);
         let seat = &mut self.seats[at];

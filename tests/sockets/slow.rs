@@ -1,11 +1,16 @@
-//! Slow consumers: one is cut off at its bound, by name, and the others notice nothing.
+//! Slow consumers: one is cut off at its bound, by name, and the others notice nothing; what all of them have unsent
+//! stays within what the reactor may have.
 
-use crate::support::Client;
-use crate::{Setup, members};
+use std::fs;
+
+use crate::support::{Client, Frame, Server};
+use crate::{Setup, members, send};
 
 on_one_and_three_reactors!(
     one_that_never_reads_is_cut_off_alone,
-    one_that_reads_again_gets_everything_that_waited
+    one_that_reads_again_gets_everything_that_waited,
+    a_large_message_is_there_once_whatever_ids_its_subscribers_have,
+    many_small_messages_stay_within_the_reactors_bound
 );
 
 /// Bodies that are published at most: far more than the kernel's buffers hold for one connection.
@@ -59,7 +64,7 @@ fn one_that_reads_again_gets_everything_that_waited(setup: Setup) {
     let mut slow = members(&server, 1, room).remove(0);
     let mut other = members(&server, 1, room).remove(0);
     let mut publisher = Client::connect(&server);
-    let filling = "x".repeat(16 * 1024);
+    let filling = "x".repeat(8 * 1024);
     let mut sent = 0;
     while server.metric("outbound_bytes") < 1_000_000 {
         assert!(sent < 4096);
@@ -72,5 +77,91 @@ fn one_that_reads_again_gets_everything_that_waited(setup: Setup) {
     }
     for n in 0..sent {
         assert!(slow.expect_body().starts_with(&format!("{n} ")), "{n} of {sent}");
+    }
+}
+
+/// Subscriptions of one session.
+const SUBSCRIPTIONS: usize = 256;
+
+/// Sessions that have many subscriptions to one room, each with an id of its own, and read nothing from then on.
+fn deaf_crowd(server: &Server, sessions: usize, room: &str) -> Vec<Client> {
+    let session = |number| {
+        let mut client = Client::connect(server);
+        for id in 1..SUBSCRIPTIONS {
+            let subscribe = Frame::new("SUBSCRIBE").header("destination", room);
+            client.send(&subscribe.header("id", &format!("{number}-{id}")));
+        }
+        // The last one is confirmed, and so all are in.
+        client.subscribe("last", room);
+        client
+    };
+    (0..sessions).map(session).collect()
+}
+
+/// The most memory that the server has had, in MiB.
+fn peak_mib(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn a_large_message_is_there_once_whatever_ids_its_subscribers_have(setup: Setup) {
+    let server = setup.server();
+    let room = "/topic/large";
+    let mut crowd = deaf_crowd(&server, 4, room);
+    let mut readers = ["a", "b"].map(|id| {
+        let mut reader = Client::connect(&server);
+        reader.subscribe(id, room);
+        reader
+    });
+    let before = peak_mib(&server);
+    let mut publisher = Client::connect(&server);
+    let large = "x".repeat(1 << 20);
+    for body in ["one", &large, "two", &large[..20_000], "three"] {
+        publisher.send_confirmed(send(room, body));
+    }
+    for body in ["one", &large, "two", &large[..20_000], "three"] {
+        for reader in &mut readers {
+            // Not `assert_eq`, which would show a megabyte.
+            assert!(reader.expect_body() == body);
+        }
+    }
+    // A copy for each subscription would be a gigabyte.
+    let grown = peak_mib(&server) - before;
+    assert!(grown < 100, "{grown} MiB");
+    server.await_metric("slow_consumers_total", |count| count == 4);
+    for client in &mut crowd {
+        let mut next = client.next();
+        while next.command == "MESSAGE" {
+            assert!(["one", &large, "two"].contains(&next.text()));
+            next = client.next();
+        }
+        assert_eq!((next.command.as_str(), next.text()), ("ERROR", "slow-consumer\n"));
+        assert_eq!(client.expect_close().0, 1008);
+    }
+}
+
+fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
+    let server = setup.server_with("[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000", &[]);
+    let room = "/topic/small";
+    let mut crowd = deaf_crowd(&server, 4, room);
+    let before = peak_mib(&server);
+    let mut publisher = Client::connect(&server);
+    let body = "x".repeat(1000);
+    for _ in 0..500 {
+        publisher.send(&send(room, &body));
+    }
+    publisher.send_confirmed(send(room, "the end"));
+    // All would be half a gigabyte.
+    let grown = peak_mib(&server) - before;
+    assert!(grown < 100, "{grown} MiB");
+    for client in &mut crowd {
+        let mut next = client.next();
+        while next.command == "MESSAGE" {
+            next = client.next();
+        }
+        assert_eq!(next.command, "ERROR");
+        assert_eq!(next.text(), "outbound-exhausted\n");
+        assert_eq!(client.expect_close(), (1013, "outbound-exhausted".into()));
     }
 }

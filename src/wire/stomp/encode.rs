@@ -89,13 +89,18 @@ impl<'o> Encoder<'o> {
     /// Ends the frame with a body; its length goes before it, as the last header, unless it is empty. STOMP
     /// 1.2, "Header content-length": frames with a body SHOULD have one, and a body with a NUL needs it.
     pub fn body(self, body: &[u8]) {
+        self.out.reserve(body.len() + 2);
+        let out = self.head(body.len());
+        out.extend_from_slice(body);
+        out.push(0);
+    }
+
+    /// Ends the head of a frame whose body has `bytes` bytes. The body and the NUL behind it must follow.
+    pub fn head(self, bytes: usize) -> &'o mut Vec<u8> {
         let mut length = itoa::Buffer::new();
-        let this =
-            if body.is_empty() { self } else { self.plain("content-length", length.format(body.len())) };
-        this.out.reserve(body.len() + 2);
+        let this = if bytes == 0 { self } else { self.plain("content-length", length.format(bytes)) };
         this.out.push(b'\n');
-        this.out.extend_from_slice(body);
-        this.out.push(0);
+        this.out
     }
 
     /// Ends the frame without a body.
