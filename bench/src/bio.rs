@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::{per_second, seconds, show, write_json};
+use tcbchat_bench::{output, per_second, seconds, show, write_json};
 
 use crate::process::{Hold, Programs, Run, Server, simulate};
 use crate::thread_walls::status_bytes;
@@ -51,7 +51,7 @@ pub struct Args {
           value_parser = value_parser!(u32).range(0..=i64::from(CONNECTIONS_MAX)))]
     stop_at: u32,
     /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
 }
 

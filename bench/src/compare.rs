@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tcbchat_bench::write_text;
+use tcbchat_bench::{output, write_text};
 
 use crate::files::Files;
 use crate::process::{Cores, Ours, Programs, on_core, wait};
@@ -46,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     files: Files,
     /// Write a plot of the ratios as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     svg: Option<PathBuf>,
 }
 
@@ -58,6 +58,7 @@ const RUN_ENDS_WITHIN: Duration = Duration::from_secs(180);
 /// # Errors
 /// A sentence for the user.
 pub fn run(args: &Args) -> Result<(), String> {
+    args.cores.check()?;
     let workloads = workload::chosen(&args.workloads, args.quick)?;
     let contenders = contender::chosen(&args.servers, args.quick)?;
     let programs = Programs::find()?;

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde::Serialize;
 use serde_json::Value;
-use tcbchat_bench::{median, show, write_json};
+use tcbchat_bench::{median, output, show, write_json};
 
 use crate::process::{Programs, Run, Server, on_core, simulate};
 
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
     /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
 }
 

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use tcbchat_bench::{show, write_json, write_text};
+use tcbchat_bench::{output, show, write_json, write_text};
 
 /// Options for a result in two forms.
 #[derive(Debug, clap::Args)]
 pub struct Files {
     /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
     /// Write the result as Markdown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     markdown: Option<PathBuf>,
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::value_parser;
 use serde_json::Value;
-use tcbchat_bench::{seconds, show, write_json};
+use tcbchat_bench::{output, seconds, show, write_json};
 
 use crate::process::{self, Hold, Programs, Server};
 use report::{Measured, Point, Report};
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     hold: f64,
     /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
 }
 

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use clap::value_parser;
-use tcbchat_bench::{seconds, write_text};
+use tcbchat_bench::{output, seconds, write_text};
 
 use crate::files::Files;
 use crate::load::{self, Numbers, Serving};
@@ -64,7 +64,7 @@ pub struct Args {
     #[command(flatten)]
     files: Files,
     /// Draw bytes per connection and CPU per delivery against connections
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     svg: Option<PathBuf>,
 }
 
@@ -73,6 +73,7 @@ pub struct Args {
 /// # Errors
 /// A sentence for the user.
 pub fn run(args: &Args) -> Result<(), String> {
+    args.cores.check()?;
     let sizes = sizes(args)?;
     let programs = Programs::find()?;
     let mut report = Report::new(args.base, ROOM_SIZE, args.in_flight, args.rounds);

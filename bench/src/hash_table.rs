@@ -19,7 +19,7 @@ use clap::value_parser;
 use rustix::time::{ClockId, clock_gettime};
 use tcbchat::tcb::{TableConfig, TcbTable, time_wait};
 use tcbchat::time::Tick;
-use tcbchat_bench::{median, scattered_from, show, tuple, write_json};
+use tcbchat_bench::{median, output, scattered_from, show, tuple, write_json};
 
 use report::{Point, Report};
 
@@ -53,10 +53,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = value_parser!(u32).range(1..=99))]
     repeats: u32,
     /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
     /// Draw the result: lookup cost against chain length
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output)]
     svg: Option<PathBuf>,
 }
 

@@ -8,7 +8,7 @@ pub mod paths;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -55,12 +55,12 @@ pub fn show(text: &str) -> Result<(), String> {
     }
 }
 
-/// Seconds on a command line: within what the simulator takes.
+/// Seconds of a measurement on a command line: some, and within what the simulator takes.
 ///
 /// # Errors
 /// What is wrong with them.
 pub fn seconds(text: &str) -> Result<f64, String> {
-    number(text, 0.0, 604_800.0)
+    number(text, 0.1, 604_800.0)
 }
 
 /// A rate on a command line: within what the simulator takes.
@@ -69,6 +69,19 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 /// What is wrong with it.
 pub fn per_second(text: &str) -> Result<f64, String> {
     number(text, 0.001, 10_000_000.0)
+}
+
+/// A file on a command line that is to be written at the end: asked for now is where it can lie.
+///
+/// # Errors
+/// It cannot lie there.
+pub fn output(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        return Err(format!("{} is no directory", directory.display()));
+    }
+    if path.is_dir() { Err("it is a directory".to_owned()) } else { Ok(path) }
 }
 
 fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
@@ -141,6 +154,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_lies_in_a_directory_that_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let within = |name: &str| output(directory.path().join(name).to_str().unwrap());
+        assert_eq!(within("new.json"), Ok(directory.path().join("new.json")));
+        assert!(within("none/new.json").unwrap_err().ends_with("none is no directory"));
+        assert_eq!(within(""), Err("it is a directory".to_owned()));
+        assert_eq!(output("new.json"), Ok(PathBuf::from("new.json")));
+    }
+
+    #[test]
     fn the_median_is_the_middle() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
@@ -149,8 +172,8 @@ mod tests {
 
     #[test]
     fn numbers_on_a_command_line_are_within_bounds() {
-        assert_eq!((seconds("0"), per_second("0.5")), (Ok(0.0), Ok(0.5)));
-        for text in ["NaN", "inf", "-1", "604801", "", "1s"] {
+        assert_eq!((seconds("0.1"), per_second("0.5")), (Ok(0.1), Ok(0.5)));
+        for text in ["NaN", "inf", "-1", "604801", "0", "", "1s"] {
             assert!(seconds(text).is_err(), "{text}");
         }
         assert_eq!(per_second("0"), Err("not within 0.001 to 10000000".to_owned()));

@@ -401,6 +401,23 @@ pub struct Cores {
     pub client_core: u32,
 }
 
+impl Cores {
+    /// Asks before anything is measured whether both are there.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn check(self) -> Result<(), String> {
+        let set = sched_getaffinity(None).map_err(|error| format!("cores: {error}"))?;
+        let own: Vec<u32> = (0..1024).filter(|core| set.is_set(*core as usize)).collect();
+        for (option, core) in [("--server-core", self.server_core), ("--client-core", self.client_core)] {
+            if !own.contains(&core) {
+                return Err(format!("{option} {core}: this process may run on {own:?} only"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Does something, starting a process above all, on one core: a child inherits it.
 ///
 /// # Errors
@@ -427,6 +444,17 @@ mod tests {
         end(&mut child);
         let status = wait(&mut child, Duration::ZERO).unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::TERM.as_raw()));
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_named_with_those_that_are() {
+        let own = (0..1024).find(|core| sched_getaffinity(None).unwrap().is_set(*core)).unwrap() as u32;
+        assert_eq!(Cores { server_core: own, client_core: own }.check(), Ok(()));
+        let refused = Cores { server_core: own, client_core: 1023 }.check().unwrap_err();
+        assert!(
+            refused.starts_with(&format!("--client-core 1023: this process may run on [{own}")),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -65,6 +65,7 @@ struct Report {
 /// # Errors
 /// A sentence for the user.
 pub fn run(args: &Args) -> Result<(), String> {
+    args.cores.check()?;
     let workloads = workload::chosen(&args.workloads, false)?;
     let programs = Programs::find()?;
     let mut rows: Vec<Row> =

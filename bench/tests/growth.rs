@@ -102,7 +102,7 @@ fn growth_names_what_does_not_fit_and_goes_on() {
     // One message in flight is too few for two threads of clients, and a million too many for the server's tables.
     let output = bench(
         600,
-        "growth --connections 200,600,1000000 --base 200 --rounds 2 --duration 0.1 --hold 0 --in-flight 1",
+        "growth --connections 200,600,1000000 --base 200 --rounds 2 --duration 0.1 --hold 0.1 --in-flight 1",
         &[("--json", &json)],
     );
     assert!(output.status.success(), "{output:?}");
