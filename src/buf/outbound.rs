@@ -21,15 +21,18 @@ const _: () = assert!(size_of::<Queue>() <= 80);
 /// counts, and a peer that does not read can make thousands of answers of two bytes.
 pub const JOINED_BYTES_MAX: usize = 1024;
 
-/// Appends to a segment, in place where nobody else has it.
+/// Appends to a segment, in place where nobody else has it and there is room. Room is made once, for all that will be
+/// joined: doubled, a segment would take almost twice of what is counted.
 fn join(last: &mut Bytes, segment: &[u8]) {
+    let copy = |content: &[u8]| {
+        let mut own = BytesMut::with_capacity(JOINED_BYTES_MAX);
+        own.extend_from_slice(content);
+        own
+    };
     let mut joined = match std::mem::take(last).try_into_mut() {
-        Ok(own) => own,
-        Err(shared) => {
-            let mut own = BytesMut::with_capacity(JOINED_BYTES_MAX);
-            own.extend_from_slice(&shared);
-            own
-        }
+        Ok(own) if own.len() + segment.len() <= own.capacity() => own,
+        Ok(own) => copy(&own),
+        Err(shared) => copy(&shared),
     };
     joined.extend_from_slice(segment);
     *last = joined.freeze();

@@ -52,6 +52,9 @@ impl Shard {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
                 self.leave_all(index, now);
+                if let Some(fault) = self.unsent.take_overdrawn(index) {
+                    self.cut_off(index, fault, now);
+                }
                 self.slots[index as usize].connection.enter(Phase::Finishing);
                 self.arm_close(index, now);
                 self.mark_dirty(index);
@@ -103,6 +106,10 @@ impl Shard {
     /// Begins the closing handshake (RFC 6455 section 7.1.2).
     pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
         self.leave_all(index, now);
+        if let Some(fault) = self.unsent.take_overdrawn(index) {
+            // Messages are missing: this is no end in order.
+            return self.cut_off(index, fault, now);
+        }
         self.say(index, |out| ws::encode_close(code, reason, out));
         let connection = &mut self.slots[index as usize].connection;
         connection.enter(Phase::Closing);
@@ -120,10 +127,14 @@ impl Shard {
     pub(super) fn peer_closes(&mut self, index: u32, code: Option<u16>, now: Tick) {
         if self.phase(index) != Phase::Closing {
             self.leave_all(index, now);
-            // RFC 6455 section 5.5.1: the answer typically echoes the code.
-            self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
-            if let Some(tcb) = self.slots[index as usize].connection.tcb {
-                self.tcb_event(tcb, TcbEvent::RemoteClose, now);
+            if let Some(fault) = self.unsent.take_overdrawn(index) {
+                self.cut_off(index, fault, now);
+            } else {
+                // RFC 6455 section 5.5.1: the answer typically echoes the code.
+                self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
+                if let Some(tcb) = self.slots[index as usize].connection.tcb {
+                    self.tcb_event(tcb, TcbEvent::RemoteClose, now);
+                }
             }
         }
         self.slots[index as usize].connection.enter(Phase::Finishing);
@@ -149,6 +160,8 @@ impl Shard {
         }
         tracing::debug!(shard = self.id, index, fault = fault.name(), "session ended: {fault}");
         self.leave_all(index, now);
+        // This ERROR says as well that it is not in order.
+        self.unsent.take_overdrawn(index);
         let version = self.slots[index as usize].session.version_or_newest();
         self.say(index, |out| reply::error(version, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
@@ -212,7 +225,7 @@ impl Shard {
         // Nothing known of an end: closing the socket makes this side's the first.
         let closer = if reset { Closer::Reset } else { connection.ended_first.unwrap_or(Closer::Local) };
         self.unsent.subtract(connection.outbound.clear());
-        self.unsent.forget(index);
+        self.unsent.take_overdrawn(index);
         if let Some(inbound) = inbound {
             inbound.release(&mut self.pool);
         }

@@ -176,7 +176,11 @@ impl Shard {
         let is_flush = transport.is_some();
         // Members with one form follow one another: all of them in most rooms.
         'members: for group in walk.members[from..to].chunk_by(|one, next| one.form == next.form) {
-            let run = fanout.run(group[0].form, walk.messages, forms);
+            let overdrawn = unsent.overdrawn_first(group);
+            next += overdrawn;
+            let Some(first) = group.get(overdrawn) else { continue };
+            let group = &group[overdrawn..];
+            let run = fanout.run(first.form, walk.messages, forms);
             let contiguous = fanout.contiguous(run);
             let bytes = contiguous.unwrap_or_default();
             // A run in parts is written by the flush, a slice for each.

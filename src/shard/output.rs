@@ -102,7 +102,7 @@ impl Shard {
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let connection = &mut slot.connection;
         connection.is_dirty = false;
-        if connection.phase == Phase::Closed {
+        if connection.phase == Phase::Closed || self.unsent.is_overdrawn(index) {
             return;
         }
         if connection.is_writable && !connection.outbound.is_empty() {

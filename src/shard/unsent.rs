@@ -3,7 +3,8 @@
 //! A connection is judged when it is flushed, and in a fan-out each time that something is queued for it: one turn may
 //! have thousands of messages for a room, and the room thousands of members who share nothing, because each has a
 //! subscription id of its own. Members cannot leave a room while it is walked. Who is past a bound there is *overdrawn*:
-//! its queue is dropped at once, it gets no more and is heard no more, and it is told, and leaves, when the turn is flushed.
+//! its queue is dropped at once, it gets no more and is heard no more, and it is told, and leaves, when the turn is flushed
+//! or when something else ends it. One that is ending is judged as well: it may have said its last word and not read.
 //!
 //! Invariant: after a flush nobody is overdrawn.
 
@@ -11,10 +12,13 @@ use std::collections::BTreeMap;
 
 use crate::buf::{JOINED_BYTES_MAX, Segment};
 use crate::chat::fault::Fault;
+use crate::chat::reply;
+use crate::chat::room::Member;
 use crate::conn::{Connection, Phase};
 use crate::limits;
-use crate::shard::Shard;
+use crate::shard::{Shard, Slot};
 use crate::time::Tick;
+use crate::wire::ws;
 
 /// What unsent bytes really take is looked at again when this part of the bound has been added.
 const LOOK_PART: u64 = 8;
@@ -79,6 +83,19 @@ impl Unsent {
         self.overdrawn.contains_key(&index)
     }
 
+    /// How many of the first of these members are to get no more.
+    pub(super) fn overdrawn_first(&self, members: &[Member]) -> usize {
+        if self.overdrawn.is_empty() {
+            return 0;
+        }
+        members.iter().take_while(|member| self.is_overdrawn(member.connection)).count()
+    }
+
+    /// Why a connection is to get no more, for whoever ends it before the flush does.
+    pub(super) fn take_overdrawn(&mut self, index: u32) -> Option<Fault> {
+        self.overdrawn.remove(&index)
+    }
+
     /// Whether [`Shard::look_at_held`] must be called before this connection can be judged.
     pub(super) fn must_look(&self, connection: &Connection, marks: &Marks, now: Tick) -> bool {
         let is_known = self.held.at == Some(now)
@@ -112,11 +129,15 @@ impl Unsent {
         if unsent > marks.harmless
             && let Some(fault) = self.judge(connection, marks)
         {
-            self.drop_of(connection);
-            // What it has said since is not answered behind a gap.
-            connection.is_paused = true;
-            self.overdrawn.insert(index, fault);
+            self.overdraw(index, connection, fault);
         }
+    }
+
+    fn overdraw(&mut self, index: u32, connection: &mut Connection, fault: Fault) {
+        self.drop_of(connection);
+        // What it has said since is not answered behind a gap.
+        connection.is_paused = true;
+        self.overdrawn.insert(index, fault);
     }
 
     /// What a connection is guilty of. Whether the reactor is past its bound must be known if
@@ -139,11 +160,6 @@ impl Unsent {
         self.bytes -= dropped;
         self.held.bytes = self.held.bytes.saturating_sub(dropped);
     }
-
-    /// A connection has ended.
-    pub(super) fn forget(&mut self, index: u32) {
-        self.overdrawn.remove(&index);
-    }
 }
 
 impl Shard {
@@ -152,23 +168,36 @@ impl Shard {
         Marks::new(&self.limits.outbound, self.slots.len())
     }
 
-    /// Finds out what unsent bytes really take.
+    /// Finds out what unsent bytes really take. If it is too much, those go first that have more than is one
+    /// connection's, which is excused otherwise while a socket takes bytes.
     pub(super) fn look_at_held(&mut self, now: Tick) {
         let bytes = self.held_bytes();
         self.unsent.held = Held { bytes, seen: bytes, at: Some(now) };
+        let Marks { bytes_max, reactor_bytes_max, .. } = self.marks();
+        if bytes <= reactor_bytes_max {
+            return;
+        }
+        for (index, slot) in &mut self.slots {
+            let connection = &mut slot.connection;
+            if connection.phase != Phase::Echo && connection.outbound.bytes() > bytes_max {
+                let fault = Fault::OutboundExhausted { max: reactor_bytes_max };
+                self.unsent.overdraw(index as u32, connection, fault);
+            }
+        }
     }
 
     /// Holds a connection's unsent bytes against the bounds.
     pub(super) fn watch_marks(&mut self, index: u32, now: Tick) {
         let connection = &self.slots[index as usize].connection;
-        if !connection.phase.is_open() {
-            return;
-        }
         let unsent = connection.outbound.bytes();
         if unsent > 0
             && let Some(fault) = self.fault_of(index, now)
         {
             return self.cut_off(index, fault, now);
+        }
+        let connection = &self.slots[index as usize].connection;
+        if !connection.phase.is_open() || self.unsent.is_overdrawn(index) {
+            return;
         }
         let outbound = &self.limits.outbound;
         let connection = &mut self.slots[index as usize].connection;
@@ -196,24 +225,42 @@ impl Shard {
     /// Ends the sessions that a fan-out has found past a bound.
     pub(super) fn cut_off_overdrawn(&mut self, now: Tick) {
         while let Some((index, fault)) = self.unsent.overdrawn.pop_first() {
-            // It may have been ended since.
-            if self.phase(index).is_open() {
-                self.cut_off(index, fault, now);
-            }
+            self.cut_off(index, fault, now);
         }
     }
 
     /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
-    fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
+    pub(super) fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
+        let phase = self.phase(index);
+        if phase == Phase::Closed {
+            return;
+        }
         self.counters.slow_consumers_total += 1;
         // First: what its rooms still owe it is put into the queue, and is dropped with the rest. Behind what was
         // dropped it would be a gap.
         self.leave_all(index, now);
-        self.unsent.drop_of(&mut self.slots[index as usize].connection);
-        if self.phase(index) == Phase::Stomp {
-            self.fault(index, fault, None, now);
-        } else {
-            self.begin_close(index, fault.close_code(), fault.name(), now);
+        let Slot { connection, session } = &mut self.slots[index as usize];
+        match phase {
+            Phase::Stomp => {
+                self.unsent.drop_of(connection);
+                self.fault(index, fault, None, now);
+            }
+            Phase::Echo => {
+                self.unsent.drop_of(connection);
+                self.begin_close(index, fault.close_code(), fault.name(), now);
+            }
+            // Its RECEIPT and a close frame in order were behind what is dropped.
+            Phase::Closing => {
+                self.unsent.drop_of(connection);
+                connection.enter(Phase::Lingering);
+                if let Some(version) = session.version() {
+                    self.say(index, |out| reply::error(version, &fault, None, out));
+                    self.counters.errors_sent_total += 1;
+                }
+                self.say(index, |out| ws::encode_close(fault.close_code(), fault.name(), out));
+            }
+            // It has said its last word, or has been told.
+            _ => self.close(index, true, now),
         }
     }
 }
