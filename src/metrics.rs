@@ -156,7 +156,7 @@ metrics! {
         /// Times that a publisher was not read any further because too much mail was under way to one room
         /// owner.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
-        /// Times that the rest of a session's frames was left for the next turn because its comings and goings had
+        /// Times that the rest of a session's frames was left for the next turn because comings and goings had
         /// `turn.members_max` members written to.
         memberships_put_off_total: Counter;
     }
@@ -178,7 +178,8 @@ metrics! {
             "echo.frame_bytes_max", "echo.message_bytes_max", "echo.fragments_max",
             "stomp.head_bytes_max", "stomp.header_bytes_max", "stomp.headers_max",
             "stomp.body_bytes_max", "stomp.destination_bytes_max", "stomp.id_bytes_max",
-            "stomp.subscriptions_max", "stomp.transactions_max", "stomp.transaction_frames_max",
+            "stomp.subscriptions_max", "stomp.subscriptions_per_destination_max",
+            "stomp.transactions_max", "stomp.transaction_frames_max",
             "stomp.transaction_bytes_max", "stomp.reactor_transaction_bytes_max"
         ];
         /// Connections cut off because they do not read (close code 1008).

@@ -268,8 +268,9 @@ pub struct Shard {
     handled: Vec<Credit>,
     /// Publications held back because a member's shard is behind.
     deferred: VecDeque<(Origin, Message)>,
-    /// Whose input waits for credit, or for the next turn.
+    /// Whose input waits for credit, or for the next turn; and those of them that had something done in this one.
     stalled: Vec<ConnKey>,
+    stalled_served: Vec<ConnKey>,
     /// Members that comings and goings have had written to in this turn.
     sealed: u32,
     /// Somebody stalls for the next turn, which nothing else may cause.
@@ -343,6 +344,7 @@ impl Shard {
             handled: vec![Credit::default(); usize::from(shards)],
             deferred: VecDeque::new(),
             stalled: Vec::new(),
+            stalled_served: Vec::new(),
             sealed: 0,
             is_put_off: false,
             mesh: setup.mesh,
@@ -590,6 +592,6 @@ impl Shard {
         assert!(self.forms.is_empty() && self.names.is_empty());
         assert_eq!(self.wheel.len(), 0);
         assert!(self.under_way.iter().all(|credit| *credit == Credit::default()));
-        assert!(self.deferred.is_empty() && self.stalled.is_empty());
+        assert!(self.deferred.is_empty() && self.stalled.is_empty() && self.stalled_served.is_empty());
     }
 }

@@ -57,6 +57,11 @@ pub enum Fault {
         /// The bound.
         max: u32,
     },
+    /// `stomp.subscriptions_per_destination_max`.
+    TooManySubscriptionsHere {
+        /// The bound.
+        max: u32,
+    },
     /// An ACK or NACK of a message that does not wait for one.
     UnknownAck,
     /// BEGIN of a transaction that is open.
@@ -144,7 +149,9 @@ impl Fault {
             Fault::BadHeartBeat => "bad-heart-beat",
             Fault::SubscriptionExists => "subscription-exists",
             Fault::NoSuchSubscription => "no-such-subscription",
-            Fault::TooManySubscriptions { .. } => "too-many-subscriptions",
+            Fault::TooManySubscriptions { .. } | Fault::TooManySubscriptionsHere { .. } => {
+                "too-many-subscriptions"
+            }
             Fault::UnknownAck => "unknown-ack",
             Fault::TransactionExists => "transaction-exists",
             Fault::NoSuchTransaction => "no-such-transaction",
@@ -171,6 +178,7 @@ impl Fault {
             | Fault::IdTooLong { .. }
             | Fault::TransactionTooLarge { .. } => 1009,
             Fault::TooManySubscriptions { .. }
+            | Fault::TooManySubscriptionsHere { .. }
             | Fault::TooManyTransactions { .. }
             | Fault::TransactionTooLong { .. }
             | Fault::SlowConsumer { .. }
@@ -192,6 +200,7 @@ impl Fault {
         matches!(
             self,
             Fault::TooManySubscriptions { .. }
+                | Fault::TooManySubscriptionsHere { .. }
                 | Fault::TooManyTransactions { .. }
                 | Fault::TransactionTooLong { .. }
                 | Fault::TransactionsExhausted { .. }
@@ -224,6 +233,10 @@ impl fmt::Display for Fault {
             Fault::TooManySubscriptions { max } => {
                 write!(f, "the session has stomp.subscriptions_max = {max} subscriptions")
             }
+            Fault::TooManySubscriptionsHere { max } => write!(
+                f,
+                "the session has stomp.subscriptions_per_destination_max = {max} subscriptions to this destination"
+            ),
             Fault::UnknownAck => f.write_str("no message with this id waits to be acknowledged"),
             Fault::TransactionExists => f.write_str("the transaction is open already"),
             Fault::NoSuchTransaction => f.write_str("the transaction is not open"),
@@ -301,6 +314,7 @@ mod tests {
             Fault::SubscriptionExists,
             Fault::NoSuchSubscription,
             Fault::TooManySubscriptions { max: stomp.subscriptions_max },
+            Fault::TooManySubscriptionsHere { max: stomp.subscriptions_per_destination_max },
             Fault::UnknownAck,
             Fault::TransactionExists,
             Fault::NoSuchTransaction,

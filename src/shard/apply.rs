@@ -35,6 +35,8 @@ impl Shard {
         let changes_members = commands
             .iter()
             .any(|command| matches!(command, Command::Subscribe { .. } | Command::Unsubscribe(_)));
+        let sends_letters =
+            changes_members || commands.iter().any(|command| matches!(command, Command::Settle { .. }));
         if changes_members {
             self.catch_up(now);
             if self.phase(index) != Phase::Stomp {
@@ -91,8 +93,12 @@ impl Shard {
             }
         }
         self.commands = commands;
-        if changes_members && self.sealed >= self.limits.turn.members_max {
-            self.put_off(index);
+        if changes_members && self.has_sealed_enough() && self.put_off(index) {
+            // Behind those that had no turn.
+            self.stalled_served.extend(self.stalled.pop());
+        }
+        if sends_letters && self.is_any_mailbox_full() {
+            self.stall(index);
         }
         if let Some((fault, receipt)) = failed {
             self.fault(index, fault, receipt.as_deref(), now);
@@ -118,18 +124,18 @@ impl Shard {
         ack: AckMode,
         now: Tick,
     ) -> Result<(), Fault> {
-        let max = self.limits.rooms.rooms_max;
+        let room = if kind == Kind::Queue { None } else { self.rooms.find(key) };
+        if let Err(fault) = self.may_subscribe(index, key, kind, room) {
+            self.forms.release(form);
+            return Err(fault);
+        }
         let owner = self.owner_of(key);
         let (place, position) = if kind == Kind::Queue {
             let serial = self.serial();
             let place = self.names.acquire(key.into());
             (place.0, serial)
         } else {
-            if self.rooms.len() >= max as usize && self.rooms.find(key).is_none() {
-                self.forms.release(form);
-                return Err(Fault::TooManyRooms { max });
-            }
-            if let Some(room) = self.rooms.find(key) {
+            if let Some(room) = room {
                 self.seal(room, now);
             }
             let (room, position, stay) = self.rooms.join(key, Member { connection: index, form });
@@ -149,6 +155,24 @@ impl Shard {
         if kind == Kind::Queue {
             let consumer = self.consumer(index, form, position);
             self.queue_join(key, owner, consumer, now)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a session may have one subscription more to this place. `room` is that, if it is a room that is there.
+    fn may_subscribe(&self, index: u32, key: &str, kind: Kind, room: Option<u32>) -> Result<(), Fault> {
+        let place = if kind == Kind::Queue { self.names.find(key).map(|name| name.0) } else { room };
+        let max = self.limits.rooms.rooms_max;
+        if kind != Kind::Queue && place.is_none() && self.rooms.len() >= max as usize {
+            return Err(Fault::TooManyRooms { max });
+        }
+        let max = self.limits.stomp.subscriptions_per_destination_max;
+        let subscriptions = self.slots[index as usize].session.subscriptions().iter();
+        let is_here = |subscription: &&Subscription| {
+            Some(subscription.place) == place && (subscription.kind == Kind::Queue) == (kind == Kind::Queue)
+        };
+        if subscriptions.filter(is_here).count() >= max as usize {
+            return Err(Fault::TooManySubscriptionsHere { max });
         }
         Ok(())
     }
@@ -245,13 +269,21 @@ impl Shard {
         true
     }
 
-    /// Takes no more input from this connection in this turn: a member that comes or goes has all that its room owes written
-    /// to everybody, and a session may say SEND and SUBSCRIBE a thousand times in one read.
-    fn put_off(&mut self, index: u32) {
-        if self.phase(index) == Phase::Stomp && self.stall(index) {
+    /// Whether so much was written for comings and goings that no more of them are for this turn: a member that comes or
+    /// goes has all that its room owes written to everybody, and a session may say SEND and SUBSCRIBE a thousand times in
+    /// one read.
+    pub(super) fn has_sealed_enough(&self) -> bool {
+        self.sealed >= self.limits.turn.members_max
+    }
+
+    /// Takes no more input from this connection in this turn. `false` if it was so already.
+    pub(super) fn put_off(&mut self, index: u32) -> bool {
+        let is_put_off = self.phase(index) == Phase::Stomp && self.stall(index);
+        if is_put_off {
             self.is_put_off = true;
             self.counters.memberships_put_off_total += 1;
         }
+        is_put_off
     }
 
     /// Answers a receipt now, or when what it covers has been confirmed.

@@ -326,6 +326,14 @@ impl Shard {
                     at += consumed;
                 }
                 Ok(stomp::Step::Frame { stomp_frame, consumed }) => {
+                    let changes_members = matches!(
+                        stomp_frame.command,
+                        stomp::Command::Subscribe | stomp::Command::Unsubscribe
+                    );
+                    if changes_members && self.has_sealed_enough() {
+                        self.put_off(index);
+                        break;
+                    }
                     self.stomp_frame(index, &stomp_frame, now);
                     at += consumed;
                 }

@@ -92,7 +92,7 @@ impl Shard {
     fn lists_memory(&self) -> Part {
         let indices = [&self.dirty, &self.lists, &self.fired]
             .map(|list| Part::array(list.len(), list.capacity(), size_of::<u32>()));
-        let keys = [&self.resumable, &self.resumed, &self.stalled]
+        let keys = [&self.resumable, &self.resumed, &self.stalled, &self.stalled_served]
             .map(|list| Part::array(list.len(), list.capacity(), size_of::<ConnKey>()));
         let closed = Part::array(self.closed.len(), self.closed.capacity(), size_of::<Closed>());
         indices.into_iter().chain(keys).chain([closed]).sum()

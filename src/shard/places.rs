@@ -219,7 +219,8 @@ impl Shard {
     /// Leaves a message for the local members of its room.
     fn deliver(&mut self, room: u32, sequenced: Sequenced, stay: u32, now: Tick) {
         if self.rooms.deliver(room, sequenced, stay) > PENDING_BYTES_MAX {
-            self.fan_out_to_queues(room, now);
+            let members = self.fan_out_to_queues(room, now);
+            self.sealed = self.sealed.saturating_add(members);
         }
     }
 
@@ -243,10 +244,17 @@ impl Shard {
         }
     }
 
+    /// Whether another shard is behind with its mail. Comings, goings and settlements have no credit of their own, as they
+    /// must never be lost: who causes them waits.
+    pub(super) fn is_any_mailbox_full(&self) -> bool {
+        let bytes_max = self.limits.mesh.bytes_max;
+        (0..self.shards).any(|shard| shard != self.id && self.mesh.is_full(shard, bytes_max))
+    }
+
     /// Lets publishers go on if nothing is held up any more.
     fn unstall(&mut self) {
         self.is_put_off = false;
-        if self.stalled.is_empty() || !self.deferred.is_empty() {
+        if (self.stalled.is_empty() && self.stalled_served.is_empty()) || !self.deferred.is_empty() {
             return;
         }
         let limits = &self.limits.mesh;
@@ -254,13 +262,12 @@ impl Shard {
         let is_over = |credit: &Credit| {
             credit.messages > limits.messages_max / 2 || credit.bytes > limits.bytes_max / 2
         };
-        let others = (0..self.shards).filter(|shard| *shard != self.id);
-        if self.under_way.iter().any(is_over)
-            || others.into_iter().any(|shard| self.mesh.is_full(shard, limits.bytes_max))
-        {
+        if self.under_way.iter().any(is_over) || self.is_any_mailbox_full() {
             return;
         }
-        for key in std::mem::take(&mut self.stalled) {
+        let mut stalled = std::mem::take(&mut self.stalled);
+        stalled.append(&mut self.stalled_served);
+        for key in stalled {
             if self.is_current(key) {
                 self.slots[key.index as usize].connection.is_stalled = false;
                 self.resumable.push(key);

@@ -58,7 +58,7 @@ impl Shard {
         for list in [&mut self.dirty, &mut self.lists, &mut self.fired] {
             list.shrink_to(LIST_KEPT);
         }
-        for list in [&mut self.resumable, &mut self.resumed, &mut self.stalled] {
+        for list in [&mut self.resumable, &mut self.resumed, &mut self.stalled, &mut self.stalled_served] {
             list.shrink_to(LIST_KEPT);
         }
         self.closed.shrink_to(LIST_KEPT);

@@ -86,6 +86,9 @@ fn one_that_reads_again_gets_everything_that_waited(setup: Setup) {
 /// Subscriptions of one session.
 const SUBSCRIPTIONS: usize = 256;
 
+/// So that all of them may be to one room, which makes much of little.
+const MANY: &str = "[stomp]\nsubscriptions_per_destination_max = 256\n";
+
 /// Sessions that have many subscriptions to one room, each with an id of its own, and read nothing from then on.
 fn deaf_crowd(server: &Server, sessions: usize, room: &str) -> Vec<Client> {
     let session = |number| {
@@ -109,7 +112,7 @@ fn peak_mib(server: &Server) -> u64 {
 }
 
 fn a_large_message_is_there_once_whatever_ids_its_subscribers_have(setup: Setup) {
-    let server = setup.server();
+    let server = setup.server_with(MANY, &[]);
     let room = "/topic/large";
     let mut crowd = deaf_crowd(&server, 4, room);
     let mut readers = ["a", "b"].map(|id| {
@@ -145,7 +148,8 @@ fn a_large_message_is_there_once_whatever_ids_its_subscribers_have(setup: Setup)
 }
 
 fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
-    let server = setup.server_with("[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000", &[]);
+    let bounds = "[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000";
+    let server = setup.server_with(&[MANY, bounds].concat(), &[]);
     let room = "/topic/small";
     let mut crowd = deaf_crowd(&server, 4, room);
     let before = peak_mib(&server);
@@ -191,7 +195,7 @@ fn send_together(client: &mut Client, frames: &[Frame]) {
 
 /// What it publishes is too much for itself; and what is missing then must not end with a RECEIPT and close code 1000.
 fn one_that_is_past_its_bound_when_it_says_goodbye_is_told_so(setup: Setup) {
-    let server = setup.server();
+    let server = setup.server_with(MANY, &[]);
     let room = "/topic/goodbye";
     let mut client = full_and_heard(&server, room);
     let large = send(room, "z".repeat(70_000)).header("receipt", "large");
@@ -210,7 +214,7 @@ fn one_that_is_past_its_bound_when_it_says_goodbye_is_told_so(setup: Setup) {
 /// with others, its messages may come when it has left.
 #[test]
 fn one_that_says_goodbye_and_does_not_read_is_still_bounded() {
-    let server = Setup { reactors: 1 }.server();
+    let server = Setup { reactors: 1 }.server_with(MANY, &[]);
     let room = "/topic/goodbye";
     let mut client = deaf_crowd(&server, 1, room).remove(0);
     // Four times 255 is more than any kernel takes, and less than the reactor may have.

@@ -12,6 +12,7 @@ on_one_and_three_reactors!(
     every_frame_has_its_receipt,
     every_refusal_has_its_name,
     bounds_are_named,
+    subscriptions_to_one_destination_are_bounded,
     no_connect_in_time,
 );
 
@@ -285,6 +286,27 @@ fn bounds_are_named(setup: Setup) {
     }
     assert!(refused > 0);
     server.await_metric("rooms_refused_total", |count| count == refused);
+}
+
+fn subscriptions_to_one_destination_are_bounded(setup: Setup) {
+    let server = setup.server_with("[stomp]\nsubscriptions_per_destination_max = 2", &[]);
+    for place in ["/topic/here", "/queue/here", "/user/queue/here"] {
+        let mut client = Client::login(&server, "ann");
+        for id in ["a", "b"] {
+            client.subscribe(id, place);
+            client.subscribe(&format!("{id}-other"), &format!("{place}-{id}"));
+        }
+        // One that has gone makes room for another.
+        client.send_confirmed(Frame::new("UNSUBSCRIBE").header("id", "a"));
+        client.subscribe("c", place);
+        client.send(&Frame::new("SUBSCRIBE").header("id", "d").header("destination", place));
+        let (message, code) = expect_refusal(&mut client, "too-many-subscriptions");
+        let bound =
+            "the session has stomp.subscriptions_per_destination_max = 2 subscriptions to this destination";
+        assert_eq!((&*message, code), (bound, 1008));
+    }
+    server.await_metric("bounds_refused_total", |count| count == 3);
+    server.await_metric("subscriptions", |count| count == 0);
 }
 
 fn no_connect_in_time(setup: Setup) {
