@@ -5,12 +5,16 @@
 //! up to [`UNSETTLED_BYTES_MAX`] bytes), and holds what a consumer has not settled until it is acknowledged, refused, or the
 //! consumer is gone. It keeps nothing on disk.
 //!
-//! This module knows no connections: a consumer is a value that the shard understands.
+//! This module knows no connections: a consumer is a value that the shard understands. A queue may have a hundred
+//! thousand of them, so nothing here looks through all: those that may have room are on a list.
 //!
 //! Invariant: every message that was accepted is in exactly one place: waiting, or unsettled with exactly
-//! one consumer; `bytes` is the sum of their weights.
+//! one consumer; `bytes` is the sum of their weights. A consumer with room is on the list.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use foldhash::fast::FixedState;
 
 use crate::chat::message::{Message, MessageId};
 use crate::chat::room::Lives;
@@ -20,6 +24,9 @@ use crate::time::Tick;
 /// Bytes that one consumer may hold unsettled, but for a single larger message: a consumer that prefetches
 /// large messages must not meet its own outbound bound.
 pub const UNSETTLED_BYTES_MAX: u64 = 256 * 1024;
+
+/// Consumers that have gone and may be on a queue's list, beside as many as there are.
+const GONE_MAX: usize = 16;
 
 /// A message in a queue.
 #[derive(Debug, Clone)]
@@ -55,13 +62,14 @@ pub struct Offer<C> {
 }
 
 #[derive(Debug)]
-struct Consumer<C> {
-    who: C,
+struct Consumer {
     unsettled: VecDeque<Queued>,
     unsettled_bytes: u64,
+    /// It is among those that may have room.
+    is_listed: bool,
 }
 
-impl<C> Consumer<C> {
+impl Consumer {
     fn has_room_for(&self, weight: u64, prefetch_max: u32) -> bool {
         self.unsettled.is_empty()
             || (self.unsettled.len() < prefetch_max as usize
@@ -75,14 +83,16 @@ struct Queue<C> {
     life: u64,
     sequence: u64,
     waiting: VecDeque<Queued>,
-    consumers: Vec<Consumer<C>>,
-    turn: usize,
+    /// By what no peer can choose so that it collides.
+    consumers: HashMap<C, Consumer, FixedState>,
+    /// Whose turn it is; some on it have gone.
+    ready: VecDeque<C>,
     messages: usize,
     bytes: u64,
     changed: Tick,
 }
 
-impl<C: Copy + PartialEq> Queue<C> {
+impl<C: Copy + Eq + Hash> Queue<C> {
     /// Puts messages back in their order of arrival, ahead of later ones.
     fn put_back(&mut self, returned: impl Iterator<Item = Queued>) {
         for queued in returned {
@@ -95,17 +105,14 @@ impl<C: Copy + PartialEq> Queue<C> {
     fn offer(&mut self, prefetch_max: u32, offers: &mut Vec<Offer<C>>) {
         while let Some(queued) = self.waiting.front() {
             let weight = queued.message.weight();
-            let count = self.consumers.len();
-            let chosen = (0..count)
-                .map(|step| (self.turn + step) % count)
-                .find(|&at| self.consumers[at].has_room_for(weight, prefetch_max));
             // If nobody has room for the first, later ones must not overtake it.
-            let Some(chosen) = chosen else { break };
-            let Some(queued) = self.waiting.pop_front() else { break };
-            self.turn = chosen + 1;
-            let consumer = &mut self.consumers[chosen];
+            let Some(who) = self.next_with_room(weight, prefetch_max) else { break };
+            let (Some(queued), Some(consumer)) = (self.waiting.pop_front(), self.consumers.get_mut(&who))
+            else {
+                break;
+            };
             offers.push(Offer {
-                consumer: consumer.who,
+                consumer: who,
                 id: MessageId { life: self.life, sequence: queued.sequence },
                 is_redelivered: queued.returns > 0,
                 message: queued.message.clone(),
@@ -113,6 +120,38 @@ impl<C: Copy + PartialEq> Queue<C> {
             consumer.unsettled_bytes += weight;
             consumer.unsettled.push_back(queued);
         }
+    }
+
+    /// The next consumer with room, which goes to the end of the list.
+    fn next_with_room(&mut self, weight: u64, prefetch_max: u32) -> Option<C> {
+        for _ in 0..self.ready.len() {
+            let who = self.ready.pop_front()?;
+            let Some(consumer) = self.consumers.get_mut(&who) else { continue };
+            let has_room = consumer.has_room_for(weight, prefetch_max);
+            if has_room || consumer.has_room_for(0, prefetch_max) {
+                self.ready.push_back(who);
+            } else {
+                consumer.is_listed = false;
+            }
+            if has_room {
+                return Some(who);
+            }
+        }
+        None
+    }
+
+    fn join(&mut self, who: C) {
+        let consumer = Consumer { unsettled: VecDeque::new(), unsettled_bytes: 0, is_listed: true };
+        self.consumers.insert(who, consumer);
+        self.ready.push_back(who);
+    }
+
+    fn leave(&mut self, who: C) -> Option<Consumer> {
+        let consumer = self.consumers.remove(&who)?;
+        if self.ready.len() > 2 * self.consumers.len() + GONE_MAX {
+            self.ready.retain(|who| self.consumers.contains_key(who));
+        }
+        Some(consumer)
     }
 
     fn is_unused(&self) -> bool {
@@ -139,7 +178,7 @@ pub struct Queues<C> {
     bytes: u64,
 }
 
-impl<C: Copy + PartialEq> Queues<C> {
+impl<C: Copy + Eq + Hash> Queues<C> {
     /// No queues.
     pub fn new(limits: limits::Rooms, lives: Lives) -> Self {
         Queues { queues: HashMap::new(), lives, limits, messages: 0, bytes: 0 }
@@ -172,8 +211,8 @@ impl<C: Copy + PartialEq> Queues<C> {
                 life,
                 sequence: 0,
                 waiting: VecDeque::new(),
-                consumers: Vec::new(),
-                turn: 0,
+                consumers: HashMap::default(),
+                ready: VecDeque::new(),
                 messages: 0,
                 bytes: 0,
                 changed: now,
@@ -242,7 +281,7 @@ impl<C: Copy + PartialEq> Queues<C> {
         let prefetch_max = self.limits.prefetch_max;
         let queue = self.queue(key, now);
         queue.changed = now;
-        queue.consumers.push(Consumer { who, unsettled: VecDeque::new(), unsettled_bytes: 0 });
+        queue.join(who);
         queue.offer(prefetch_max, offers);
     }
 
@@ -251,11 +290,7 @@ impl<C: Copy + PartialEq> Queues<C> {
     pub fn leave(&mut self, key: &str, who: C, now: Tick, offers: &mut Vec<Offer<C>>) {
         let prefetch_max = self.limits.prefetch_max;
         let Some(queue) = self.queues.get_mut(key) else { return };
-        let Some(at) = queue.consumers.iter().position(|consumer| consumer.who == who) else { return };
-        let consumer = queue.consumers.remove(at);
-        if queue.turn > at {
-            queue.turn -= 1;
-        }
+        let Some(consumer) = queue.leave(who) else { return };
         queue.changed = now;
         queue.put_back(
             consumer.unsettled.into_iter().map(|queued| Queued { returns: queued.returns.max(1), ..queued }),
@@ -279,11 +314,14 @@ impl<C: Copy + PartialEq> Queues<C> {
     ) -> Option<Message> {
         let limits = &self.limits;
         let queue = self.queues.get_mut(key)?;
-        let consumer = queue.consumers.iter_mut().find(|consumer| consumer.who == who)?;
+        let consumer = queue.consumers.get_mut(&who)?;
         let at = consumer.unsettled.iter().position(|queued| queued.sequence == sequence)?;
         let mut queued = consumer.unsettled.remove(at)?;
         let weight = queued.message.weight();
         consumer.unsettled_bytes -= weight;
+        if !std::mem::replace(&mut consumer.is_listed, true) {
+            queue.ready.push_back(who);
+        }
         queue.changed = now;
         queued.returns += 1;
         let mut dead = None;
@@ -328,12 +366,17 @@ impl<C: Copy + PartialEq> Queues<C> {
     pub fn check(&self) {
         let (mut messages, mut bytes) = (0, 0);
         for queue in self.queues.values() {
-            let unsettled = queue.consumers.iter().flat_map(|consumer| &consumer.unsettled);
+            let unsettled = queue.consumers.values().flat_map(|consumer| &consumer.unsettled);
             let all: Vec<&Queued> = queue.waiting.iter().chain(unsettled).collect();
             assert_eq!(all.len(), queue.messages);
             assert_eq!(all.iter().map(|queued| queued.message.weight()).sum::<u64>(), queue.bytes);
             assert!(queue.waiting.iter().is_sorted_by_key(|queued| queued.sequence));
             assert!(!queue.is_unused());
+            for (who, consumer) in &queue.consumers {
+                assert!(!consumer.is_listed || queue.ready.contains(who));
+                assert!(consumer.is_listed || !consumer.has_room_for(0, self.limits.prefetch_max));
+            }
+            assert!(queue.ready.len() <= 2 * queue.consumers.len() + GONE_MAX);
             messages += queue.messages;
             bytes += queue.bytes;
         }
