@@ -312,6 +312,9 @@ section! {
         /// Members of all rooms in one turn. Rooms with new messages come first; what is left goes to those that wait, in
         /// rotation, and one of these is served whatever is left.
         members_max: u32 = 4_096, 1..=16_777_216;
+        /// Bytes of messages that wait to be handed to a room's members. When there are more, all members are served in one
+        /// turn, and nothing else is published before that.
+        room_bytes_max: u64 = 64 * KIB, KIB..=1 << 30;
     }
 }
 

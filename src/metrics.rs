@@ -222,6 +222,9 @@ metrics! {
         messages_delivered_total: Counter;
         /// Times that the rest of a room's members, or a room, was left for the next turn.
         fanouts_put_off_total: Counter;
+        /// Times that a room had more than `turn.room_bytes_max` waiting for its members, so that all were served in one turn
+        /// before anything else was published.
+        rooms_full_total: Counter;
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.
         fanouts_delayed_total: Counter;
         /// Rooms with messages that some of their members here have not been handed yet.

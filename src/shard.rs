@@ -14,6 +14,7 @@
 //! handshakes) are kept as counts. [`Shard::check`] checks them.
 
 mod apply;
+mod check;
 mod ending;
 mod fan_out;
 mod farewell;
@@ -262,6 +263,8 @@ pub struct Shard {
     /// What other shards' sessions are told of what they asked for, posted behind all that it is about.
     answers: Vec<(u16, Mail)>,
     mail: Vec<Mail>,
+    /// Mail that waits until rooms have been written to.
+    unhandled: VecDeque<Mail>,
     /// What this shard has under way to each owner.
     under_way: Vec<Credit>,
     /// What this shard, as an owner, has handed on and not yet told the publishers' shards.
@@ -273,6 +276,10 @@ pub struct Shard {
     stalled_served: Vec<ConnKey>,
     /// Members that comings and goings have had written to in this turn.
     sealed: u32,
+    /// A room has more waiting for its members than it may have.
+    has_full_room: bool,
+    /// Mail is taken in whatever rooms have waiting.
+    is_catching_up: bool,
     /// Somebody stalls for the next turn, which nothing else may cause.
     is_put_off: bool,
 
@@ -340,12 +347,15 @@ impl Shard {
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             answers: Vec::new(),
             mail: Vec::new(),
+            unhandled: VecDeque::new(),
             under_way: vec![Credit::default(); usize::from(shards)],
             handled: vec![Credit::default(); usize::from(shards)],
             deferred: VecDeque::new(),
             stalled: Vec::new(),
             stalled_served: Vec::new(),
             sealed: 0,
+            has_full_room: false,
+            is_catching_up: false,
             is_put_off: false,
             mesh: setup.mesh,
             tcbs: setup.tcbs,
@@ -501,8 +511,8 @@ impl Shard {
             || !self.waiting.is_empty()
             // What came while rooms were written; the wake-up that came with it would do as well.
             || self.rooms.has_dirty()
-            // What was published after the mailbox had been drained.
-            || !self.outboxes[usize::from(self.id)].is_empty()
+            // What waits until rooms have been written to, and what was published after the mailbox had been drained.
+            || self.has_mail()
             || self.is_put_off
             || !self.resumable.is_empty()
             || !self.resumed.is_empty()
@@ -531,67 +541,5 @@ impl Shard {
     fn serial(&mut self) -> u32 {
         self.next_serial = self.next_serial.wrapping_add(1);
         self.next_serial
-    }
-
-    /// Panics unless all that the shard counts is what it holds.
-    pub fn check(&self) {
-        self.rooms.check();
-        self.queues.check();
-        self.forms.check();
-        self.names.check();
-        self.pool.check();
-        self.wheel.check();
-        let mut transactions = 0;
-        let (mut outbound, mut handshakes, mut members, mut subscriptions, mut refused) = (0, 0, 0, 0, 0);
-        for (index, slot) in &self.slots {
-            let connection = &slot.connection;
-            connection.outbound.check();
-            assert_eq!(connection.has_one_source, slot.session.subscriptions().len() == 1);
-            assert!(
-                connection.phase == Phase::Closed
-                    || !connection.is_writable
-                    || connection.is_dirty
-                    || connection.outbound.is_empty(),
-                "who has unsent bytes waits for the socket or for the flush"
-            );
-            outbound += connection.outbound.bytes();
-            handshakes += u32::from(connection.phase.is_handshake());
-            refused += usize::from(connection.phase != Phase::Closed && connection.tcb.is_none());
-            subscriptions += slot.session.subscriptions().len() as u64;
-            transactions += slot.session.transaction_bytes();
-            assert!(
-                connection.phase == Phase::Stomp || slot.session.subscriptions().is_empty(),
-                "a connection that is not open is in no room"
-            );
-            for subscription in slot.session.subscriptions() {
-                if subscription.kind == crate::chat::destination::Kind::Queue {
-                    continue;
-                }
-                members += 1;
-                let member = self.rooms.room(subscription.place).members()[subscription.position as usize];
-                assert_eq!((member.connection, member.form), (index as u32, subscription.form));
-            }
-        }
-        assert_eq!(outbound, self.unsent.bytes);
-        assert_eq!(transactions, self.transaction_bytes);
-        assert_eq!(handshakes, self.handshakes);
-        assert_eq!(handshakes as usize, self.sources.len());
-        self.pending.check();
-        assert_eq!(members, self.rooms.members());
-        assert_eq!(subscriptions, self.subscriptions);
-        assert_eq!(refused, self.refused_peers.len());
-    }
-
-    /// Panics unless nothing is left of any connection: all leases returned, all names forgotten.
-    pub fn check_empty(&self) {
-        self.check();
-        assert_eq!(self.slots.len(), 0);
-        assert_eq!(self.pool.stats().leased, 0);
-        assert_eq!(self.unsent.bytes, 0);
-        assert!(self.rooms.is_empty(), "{:?}", self.rooms);
-        assert!(self.forms.is_empty() && self.names.is_empty());
-        assert_eq!(self.wheel.len(), 0);
-        assert!(self.under_way.iter().all(|credit| *credit == Credit::default()));
-        assert!(self.deferred.is_empty() && self.stalled.is_empty() && self.stalled_served.is_empty());
     }
 }

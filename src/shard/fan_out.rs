@@ -8,7 +8,7 @@
 //! What a walk still owes is put into queues at once when the room's members change, so that each member gets what was
 //! sequenced while it was in, no more and no less.
 //!
-//! Two things end the sharing, so that memory stays bounded: a room that has more than [`PENDING_BYTES_MAX`] waiting for
+//! Two things end the sharing, so that memory stays bounded: a room that has more than `turn.room_bytes_max` waiting for
 //! its next walk is walked to the end, and so is the crowd (`output`) when unsent bytes are half of what the reactor may
 //! have. The turn takes as long as that does, and nothing is read meanwhile: whoever published so much waits.
 //!
@@ -22,7 +22,6 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
-use crate::shard::places::PENDING_BYTES_MAX;
 use crate::shard::{Shard, Silence, Transport};
 use crate::tcb::Closer;
 use crate::time::{Micros, Tick};
@@ -86,12 +85,12 @@ impl Shard {
     /// Takes those out of `rooms` whose messages may wait for more, and puts those in that have waited long enough.
     fn delay(&mut self, rooms: &mut Vec<u32>, at: Micros) {
         let Shard { rooms: table, delayed, counters, limits, .. } = self;
-        let delay_us = limits.rooms.flush_delay_us;
+        let (delay_us, bytes_max) = (limits.rooms.flush_delay_us, limits.turn.room_bytes_max);
         if delay_us == 0 {
             return;
         }
         rooms.retain(|room| {
-            let waits = table.may_wait(*room) && table.pending_bytes(*room) <= PENDING_BYTES_MAX;
+            let waits = table.may_wait(*room) && table.pending_bytes(*room) <= bytes_max;
             if waits {
                 delayed.push_back((*room, at.after(delay_us)));
                 counters.fanouts_delayed_total += 1;
@@ -111,7 +110,7 @@ impl Shard {
     fn fan_out_share(&mut self, room: u32, share: u32, transport: &mut impl Transport, now: Tick) -> u32 {
         let mut served = 0;
         if self.rooms.has_backlog(room) {
-            let is_behind = self.rooms.pending_bytes(room) > PENDING_BYTES_MAX;
+            let is_behind = self.rooms.pending_bytes(room) > self.limits.turn.room_bytes_max;
             let share = if is_behind { u32::MAX } else { share };
             // A walk that begins with nobody would only shut out what comes until it goes on.
             if share > 0 {

@@ -38,7 +38,7 @@ impl Shard {
         self.cut_off_overdrawn(now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
-        self.sealed = 0;
+        (self.sealed, self.has_full_room) = (0, false);
         self.publish_metrics();
     }
 

@@ -20,10 +20,6 @@ use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
 use crate::shard::{ConnKey, Shard};
 use crate::time::Tick;
 
-/// Bytes that a room may have pending; more are fanned out at once, so that memory is bounded by rooms and not
-/// by traffic.
-pub(super) const PENDING_BYTES_MAX: u64 = 64 * 1024;
-
 /// Ends of the keys of dead letter queues, whose own dead letters are dropped.
 const DEAD_LETTERS: &str = ".dlq";
 
@@ -43,10 +39,26 @@ impl Shard {
     /// session ends: what it said before has its RECEIPT. Mail
     /// comes first, as always: a join in it may be older than the publications.
     pub(super) fn catch_up(&mut self, now: Tick) {
-        if self.mesh.bytes(self.id) > 0 || !self.outboxes[usize::from(self.id)].is_empty() {
+        if self.has_mail() {
+            self.is_catching_up = true;
             self.take_mail(now);
             self.drain_own(now);
+            self.is_catching_up = false;
         }
+    }
+
+    /// Whether letters to this shard wait: in its mailbox, taken out of it, or written by itself.
+    pub(super) fn has_mail(&self) -> bool {
+        self.mesh.bytes(self.id) > 0
+            || !self.unhandled.is_empty()
+            || !self.outboxes[usize::from(self.id)].is_empty()
+    }
+
+    /// Whether no letter is to be handled before rooms have been written to: one has so much waiting for its members that
+    /// the next would make it too much. Written to queues instead it would be there once for each member who cannot
+    /// share it.
+    fn must_flush(&self) -> bool {
+        self.has_full_room && !self.is_catching_up
     }
 
     /// Takes in what other shards have posted since the mailbox was drained, unless that is more than `bytes_left`. For
@@ -57,7 +69,7 @@ impl Shard {
     /// this shard, and that wake-up has not been seen yet.
     pub(super) fn take_late_mail(&mut self, bytes_left: &mut u64, now: Tick) {
         let bytes = self.mesh.bytes(self.id);
-        if bytes == 0 || bytes > *bytes_left {
+        if bytes == 0 || bytes > *bytes_left || self.must_flush() {
             return;
         }
         // More may have come since: the bound is one on when to stop looking.
@@ -68,24 +80,41 @@ impl Shard {
     }
 
     fn take_mail(&mut self, now: Tick) {
+        while !self.must_flush()
+            && let Some(letter) = self.unhandled.pop_front()
+        {
+            self.handle_mail(letter, now);
+        }
+        if self.must_flush() {
+            return;
+        }
         let mut mail = std::mem::take(&mut self.mail);
         self.mesh.take(self.id, &mut mail);
         self.counters.mailbox_messages_total += mail.len() as u64;
-        for letter in mail.drain(..) {
+        let mut letters = mail.drain(..);
+        while !self.must_flush()
+            && let Some(letter) = letters.next()
+        {
             self.handle_mail(letter, now);
         }
+        self.unhandled.extend(letters);
         self.mail = mail;
     }
 
-    /// Handles what this shard has published to places of its own.
+    /// Handles what this shard has published to places of its own, unless mail that came before waits.
     fn drain_own(&mut self, now: Tick) {
         let me = usize::from(self.id);
         let mut mail = std::mem::take(&mut self.mail);
-        while !self.outboxes[me].is_empty() {
+        while self.unhandled.is_empty() && !self.must_flush() && !self.outboxes[me].is_empty() {
             std::mem::swap(&mut self.outboxes[me], &mut mail);
-            for letter in mail.drain(..) {
+            let mut letters = mail.drain(..);
+            while !self.must_flush()
+                && let Some(letter) = letters.next()
+            {
                 self.handle_mail(letter, now);
             }
+            // What is left comes before what was written meanwhile.
+            self.outboxes[me].splice(..0, letters);
         }
         self.mail = mail;
         let credit = std::mem::take(&mut self.handled[me]);
@@ -167,7 +196,9 @@ impl Shard {
 
     /// Hands on what was held back, in order, until one is held up still.
     fn hand_on_deferred(&mut self, now: Tick) {
-        while let Some((origin, message)) = self.deferred.pop_front() {
+        while !self.must_flush()
+            && let Some((origin, message)) = self.deferred.pop_front()
+        {
             let room = self.room_of(&message);
             if self.is_held_up(room) {
                 return self.deferred.push_front((origin, message));
@@ -218,9 +249,14 @@ impl Shard {
 
     /// Leaves a message for the local members of its room.
     fn deliver(&mut self, room: u32, sequenced: Sequenced, stay: u32, now: Tick) {
-        if self.rooms.deliver(room, sequenced, stay) > PENDING_BYTES_MAX {
+        if self.rooms.deliver(room, sequenced, stay) <= self.limits.turn.room_bytes_max {
+            return;
+        }
+        if self.is_catching_up {
             let members = self.fan_out_to_queues(room, now);
             self.sealed = self.sealed.saturating_add(members);
+        } else if !std::mem::replace(&mut self.has_full_room, true) {
+            self.counters.rooms_full_total += 1;
         }
     }
 

@@ -68,6 +68,7 @@ impl Shard {
         self.rooms.shrink_to(MAIL_KEPT);
         self.commands.shrink_to(MAIL_KEPT);
         self.mail.shrink_to(MAIL_KEPT);
+        self.unhandled.shrink_to(MAIL_KEPT);
         self.answers.shrink_to(MAIL_KEPT);
         self.outboxes.iter_mut().for_each(|outbox| outbox.shrink_to(MAIL_KEPT));
         self.mesh.shrink_to(self.id, MAIL_KEPT);

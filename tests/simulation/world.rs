@@ -105,7 +105,12 @@ impl World {
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
             // So small that rooms wait for their turn.
-            turn: limits::Turn { room_members_max: 2, members_max: 3, ..limits::Turn::default() },
+            turn: limits::Turn {
+                room_members_max: 2,
+                members_max: 3,
+                room_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
+                ..limits::Turn::default()
+            },
             // Clocks jump by an hour: what queues hold is not to be forgotten for that.
             rooms: limits::Rooms {
                 deliveries_max: 60_000,

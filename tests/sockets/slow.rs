@@ -13,6 +13,7 @@ on_one_and_three_reactors!(
     one_that_reads_again_gets_everything_that_waited,
     a_large_message_is_there_once_whatever_ids_its_subscribers_have,
     many_small_messages_stay_within_the_reactors_bound,
+    who_reads_is_not_cut_off_for_a_burst,
     one_that_is_past_its_bound_when_it_says_goodbye_is_told_so
 );
 
@@ -172,6 +173,29 @@ fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
         let code = if next.text() == "outbound-exhausted\n" { 1013 } else { 1008 };
         assert_eq!(client.expect_close(), (code, next.text().trim_end().to_owned()));
     }
+}
+
+/// A burst that would be thirteen times what the reactor may have, if it were copied for each member before one is written to.
+fn who_reads_is_not_cut_off_for_a_burst(setup: Setup) {
+    let server = setup.server_with("[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000", &[]);
+    let room = "/topic/burst";
+    let mut members: Vec<Client> = (0..200)
+        .map(|number| {
+            let mut member = Client::connect(&server);
+            member.subscribe(&format!("id-{number}"), room);
+            member
+        })
+        .collect();
+    let mut publisher = Client::connect(&server);
+    let body = |number: usize| format!("{number} {}", "x".repeat(1300));
+    send_together(&mut publisher, &(0..200).map(|number| send(room, body(number))).collect::<Vec<_>>());
+    for member in &mut members {
+        for number in 0..200 {
+            assert!(member.expect_body() == body(number));
+        }
+    }
+    assert_eq!(server.metric("slow_consumers_total"), 0);
+    assert!(server.metric("rooms_full_total") > 0);
 }
 
 /// One of the [`deaf_crowd`], for which the kernel has taken all that it takes, and which is heard still.
