@@ -84,9 +84,9 @@ pub struct Connection {
     pub is_dirty: bool,
     /// All that it is sent unasked comes from one place, so that it gets no more than one piece of it in a turn.
     pub has_one_source: bool,
-    /// Input is not taken because a room's owner is behind.
+    /// Input is not taken because a room's owner or a mailbox is behind, or is left for the next turn.
     pub is_stalled: bool,
-    /// Input is not taken because the peer does not read what it is sent.
+    /// Input is not taken because the peer does not read what it is sent, or is to be cut off for that.
     pub is_paused: bool,
     /// The peer's stream has ended.
     pub has_ended: bool,

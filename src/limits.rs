@@ -216,7 +216,7 @@ section! {
         id_bytes_max: u32 = 255, 16..=4096;
         /// Subscriptions of one session.
         subscriptions_max: u32 = 256, 1..=65_536;
-        /// Subscriptions of one session to one destination, each of which gets every message of a room.
+        /// Subscriptions of one session to one destination. In a room each of them gets every message.
         subscriptions_per_destination_max: u32 = 32, 1..=65_536;
         /// Open transactions of one session.
         transactions_max: u32 = 8, 1..=1024;

@@ -153,11 +153,11 @@ metrics! {
         mailbox_messages_total: Counter;
         /// Bytes of mail that wait in this reactor's mailbox.
         mailbox_bytes: Gauge;
-        /// Times that a publisher was not read any further because too much mail was under way to one room
-        /// owner.
+        /// Times that a session was not read any further because too much mail was under way to one room owner, or
+        /// waited for a reactor.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
-        /// Times that the rest of a session's frames was left for the next turn because comings and goings had
-        /// `turn.members_max` members written to.
+        /// Times that the rest of a session's frames was left for the next turn because comings and goings had put
+        /// messages into the queues of `turn.members_max` members.
         memberships_put_off_total: Counter;
     }
     conn {
@@ -182,7 +182,8 @@ metrics! {
             "stomp.transactions_max", "stomp.transaction_frames_max",
             "stomp.transaction_bytes_max", "stomp.reactor_transaction_bytes_max"
         ];
-        /// Connections cut off because they do not read (close code 1008).
+        /// Connections cut off because they do not read (close code 1008, or 1013 for the reactor's bound; a reset if
+        /// nothing more could be said).
         slow_consumers_total: Counter refuses [
             "outbound.bytes_max", "outbound.reactor_bytes_max", "echo.outbound_bytes_max"
         ];
@@ -218,7 +219,7 @@ metrics! {
         errors_sent_total: Counter;
         /// Messages accepted from SEND frames.
         messages_published_total: Counter;
-        /// Messages put into outbound queues, once for each subscription.
+        /// Messages handed out, once for each subscription, those of sessions that are being cut off included.
         messages_delivered_total: Counter;
         /// Times that the rest of a room's members, or a room, was left for the next turn.
         fanouts_put_off_total: Counter;

@@ -5,9 +5,10 @@
 //! *turn* is: receive, drain the mailbox, expire timers, flush, take the closed.
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
-//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `unsent` (bounds on what waits), `timers`, `ending` (every way a connection
-//! ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes by source), `memory` (what the
-//! bytes are for), `rest` (what is given back when traffic is over).
+//! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `unsent` (bounds on what waits), `timers`,
+//! `ending` (every way a connection ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes
+//! by source), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is true
+//! between two calls).
 //!
 //! Invariants: a connection's index is not used again before [`Shard::take_closed`] has given it out; a
 //! connection that is not open is in no room and no queue; the sums over all connections (unsent bytes,
@@ -271,11 +272,13 @@ pub struct Shard {
     handled: Vec<Credit>,
     /// Publications held back because a member's shard is behind.
     deferred: VecDeque<(Origin, Message)>,
-    /// Whose input waits for credit, or for the next turn; and those of them that had something done in this one.
+    /// Whose input waits for credit, for a mailbox, or for the next turn; and those who had something done in this one.
     stalled: Vec<ConnKey>,
     stalled_served: Vec<ConnKey>,
-    /// Members that comings and goings have had written to in this turn.
+    /// Members into whose queues comings and goings have had messages put in this turn.
     sealed: u32,
+    /// One that was put off may come or go in this turn nevertheless.
+    is_one_due: bool,
     /// A room has more waiting for its members than it may have.
     has_full_room: bool,
     /// Mail is taken in whatever rooms have waiting.
@@ -354,6 +357,7 @@ impl Shard {
             stalled: Vec::new(),
             stalled_served: Vec::new(),
             sealed: 0,
+            is_one_due: false,
             has_full_room: false,
             is_catching_up: false,
             is_put_off: false,

@@ -10,7 +10,6 @@ pub mod chat;
 pub mod churn;
 pub mod hold;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -106,14 +105,14 @@ fn rooms_are_whole(plan: &Plan, room_size: u32) -> bool {
 /// The next number of connections over those of the plan whose rooms divide, by the plan that they would get:
 /// the more connections, the more threads. `None` if no such number is near, as with rooms larger than a table.
 fn connections_that_divide(plan: &Plan, wish: &Wish, machine: &Machine) -> Option<u32> {
-    let mut plan = Cow::Borrowed(plan);
+    let (mut connections, mut threads) = (plan.connections, plan.threads);
     for _ in 0..ROUNDINGS_MAX {
-        let connections =
-            plan.connections.checked_next_multiple_of(wish.room_size.checked_mul(plan.threads)?)?;
-        plan = Cow::Owned(Plan::new(&Wish { connections, ..wish.clone() }, machine));
+        connections = connections.checked_next_multiple_of(wish.room_size.checked_mul(threads)?)?;
+        let plan = Plan::new(&Wish { connections, ..wish.clone() }, machine);
         if rooms_are_whole(&plan, wish.room_size) {
             return Some(connections);
         }
+        threads = plan.threads;
     }
     None
 }

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
+use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
 // Every connection has one, mostly empty.
@@ -21,11 +22,15 @@ const _: () = assert!(size_of::<Queue>() <= 80);
 /// counts, and a peer that does not read can make thousands of answers of two bytes.
 pub const JOINED_BYTES_MAX: usize = 1024;
 
-/// Appends to a segment, in place where nobody else has it and there is room. Room is made once, for all that will be
-/// joined: doubled, a segment would take almost twice of what is counted.
+/// Room in a joined segment is made in such steps. Doubled, or made at once for all that might be joined, it would be
+/// much that nobody counts.
+const JOINED_BYTES_STEP: usize = 256;
+
+/// Appends to a segment, in place where nobody else has it and there is room.
 fn join(last: &mut Bytes, segment: &[u8]) {
     let copy = |content: &[u8]| {
-        let mut own = BytesMut::with_capacity(JOINED_BYTES_MAX);
+        let mut own =
+            BytesMut::with_capacity((content.len() + segment.len()).next_multiple_of(JOINED_BYTES_STEP));
         own.extend_from_slice(content);
         own
     };
@@ -138,7 +143,7 @@ impl Outbound {
     /// The next bytes to send, for one vectored write: of up to `max` segments, at least one.
     pub fn slices(&self, max: usize) -> Slices<'_> {
         let Some(queue) = &self.0 else { return Slices::new() };
-        let count = (1 + queue.rest.len()).min(max);
+        let count = (1 + queue.rest.len()).min(max.max(1));
         let mut slices = Slices::with_capacity(count);
         slices.push(IoSlice::new(&queue.front));
         for segment in queue.rest.range(..count - 1) {
@@ -205,11 +210,14 @@ impl Outbound {
     }
 
     /// Notes the segments in `held`, each once however many queues it is in: by where its content ends, which does not
-    /// change while it is sent; how much of it is unsent where most is.
-    pub fn note_held(&self, held: &mut HashMap<usize, usize>) {
+    /// change while it is sent; how much of it is unsent where most is, and with the room that a joined one may have.
+    pub fn note_held(&self, held: &mut HashMap<usize, usize, FixedState>) {
         for segment in self.segments() {
+            let length = segment.len();
+            let room =
+                if length <= JOINED_BYTES_MAX { length.next_multiple_of(JOINED_BYTES_STEP) } else { length };
             let most = held.entry(segment.as_ptr_range().end.addr()).or_default();
-            *most = segment.len().max(*most);
+            *most = room.max(*most);
         }
     }
 
@@ -306,7 +314,7 @@ mod tests {
             queue.push(Bytes::from(vec![2; 2000]));
             queue.advance(1000 + sent);
         }
-        let mut held = HashMap::new();
+        let mut held = HashMap::default();
         queues.iter().for_each(|queue| queue.note_held(&mut held));
         assert_eq!(held.values().sum::<usize>(), 4000 + 3 * 2000);
     }

@@ -4,8 +4,8 @@
 //! member of that form is sent the same slice. The runs live in a scratch buffer that is used again; only
 //! when a socket does not take all of it is the run copied once into a shared [`Segment`] that queues can hold.
 //!
-//! Large bodies are not encoded for each form: a run that has one is in *parts*, of which those that end in a body share
-//! the message's own memory. So a message of a megabyte takes a megabyte, whatever ids its subscribers chose.
+//! Large bodies are not encoded for each form: a run that has one is in *parts*, and the bodies among them are the
+//! messages' own memory. So a message of a megabyte takes a megabyte, whatever ids its subscribers chose.
 //!
 //! This module knows no sockets and no connections.
 //!
@@ -13,9 +13,9 @@
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
+use std::slice;
 
 use bytes::Bytes;
-use smallvec::{SmallVec, smallvec};
 
 use crate::buf::Segment;
 use crate::chat::form::Form;
@@ -34,17 +34,18 @@ const SCRATCH_BYTES_KEPT: usize = 256 * 1024;
 /// member's write.
 const SHARED_BODY_BYTES_MIN: usize = 16 * 1024;
 
-type Parts = SmallVec<[Segment; 1]>;
-
 #[derive(Debug)]
 struct Run {
     form: Symbol,
-    /// Where it is in the scratch buffer, if it is contiguous.
-    start: usize,
-    end: usize,
-    /// As queues hold it.
-    parts: OnceCell<Parts>,
-    is_contiguous: bool,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Where it is in the scratch buffer, and as queues hold it.
+    Contiguous { range: Range<usize>, shared: OnceCell<Segment> },
+    /// One of them may be empty.
+    Parts(Vec<Segment>),
 }
 
 /// Number of a run in the current room; good until [`Fanout::begin`].
@@ -56,7 +57,7 @@ pub struct RunIndex(usize);
 pub struct Fanout {
     scratch: Vec<u8>,
     runs: Vec<Run>,
-    copied: Cell<u64>,
+    made: Cell<u64>,
 }
 
 impl Fanout {
@@ -81,53 +82,77 @@ impl Fanout {
             return RunIndex(at);
         }
         if self.runs.len() == RUNS_MAX
-            && let Some(run) = self.runs.pop()
+            && let Some(Run { content: Content::Contiguous { range, .. }, .. }) = self.runs.pop()
         {
-            self.scratch.truncate(run.start);
+            self.scratch.truncate(range.start);
         }
         let start = self.scratch.len();
         let form_value = forms.value(form);
-        let mut parts = Parts::new();
+        let mut parts = Vec::new();
         for Sequenced { id, message } in pending {
             if message.body().len() < SHARED_BODY_BYTES_MIN {
                 reply::message(form_value, *id, message, false, &mut self.scratch);
             } else {
                 reply::message_head(form_value, *id, message, &mut self.scratch);
                 parts.push(Segment { bytes: self.copy(start..self.scratch.len()), continues: true });
-                parts.push(message.frame_end().into());
                 self.scratch.truncate(start);
+                let end = message.frame_end();
+                if self.runs.is_empty() {
+                    self.count(end.len());
+                }
+                parts.push(end.into());
             }
         }
-        let is_contiguous = parts.is_empty();
-        if !is_contiguous {
-            parts.push(self.copy(start..self.scratch.len()).into());
+        let range = start..self.scratch.len();
+        let content = if parts.is_empty() {
+            Content::Contiguous { range, shared: OnceCell::new() }
+        } else {
+            parts.push(self.copy(range).into());
             self.scratch.truncate(start);
-        }
-        let parts = if is_contiguous { OnceCell::new() } else { OnceCell::from(parts) };
-        self.runs.push(Run { form, start, end: self.scratch.len(), parts, is_contiguous });
+            Content::Parts(parts)
+        };
+        self.runs.push(Run { form, content });
         RunIndex(self.runs.len() - 1)
     }
 
     fn copy(&self, range: Range<usize>) -> Bytes {
-        self.copied.set(self.copied.get() + range.len() as u64);
+        self.count(range.len());
         Bytes::copy_from_slice(&self.scratch[range])
+    }
+
+    fn count(&self, bytes: usize) {
+        self.made.set(self.made.get() + bytes as u64);
     }
 
     /// The bytes of a run, unless it is in parts.
     pub fn contiguous(&self, run: RunIndex) -> Option<&[u8]> {
-        let run = &self.runs[run.0];
-        run.is_contiguous.then(|| &self.scratch[run.start..run.end])
+        match &self.runs[run.0].content {
+            Content::Contiguous { range, .. } => Some(&self.scratch[range.clone()]),
+            Content::Parts(_) => None,
+        }
+    }
+
+    /// Bytes of a run.
+    pub fn bytes(&self, run: RunIndex) -> u64 {
+        match &self.runs[run.0].content {
+            Content::Contiguous { range, .. } => range.len() as u64,
+            Content::Parts(parts) => parts.iter().map(|part| part.bytes.len() as u64).sum(),
+        }
     }
 
     /// A run as it is queued, shared with everybody who asks. One of the segments may be empty.
-    pub fn parts(&self, run: RunIndex) -> &[Segment] {
-        let run = &self.runs[run.0];
-        run.parts.get_or_init(|| smallvec![self.copy(run.start..run.end).into()])
+    pub fn segments(&self, run: RunIndex) -> &[Segment] {
+        match &self.runs[run.0].content {
+            Content::Contiguous { range, shared } => {
+                slice::from_ref(shared.get_or_init(|| self.copy(range.clone()).into()))
+            }
+            Content::Parts(parts) => parts,
+        }
     }
 
-    /// Bytes that were copied for queues since this was last asked.
-    pub fn take_copied(&self) -> u64 {
-        self.copied.take()
+    /// Bytes that queues hold and nobody has held before, since this was last asked: copies, and bodies once in a walk.
+    pub fn take_made(&self) -> u64 {
+        self.made.take()
     }
 }
 
@@ -164,13 +189,14 @@ mod tests {
             let form = forms.acquire(form(id));
             let run = fanout.run(form, &pending, &forms);
             assert_eq!(fanout.contiguous(run), None);
-            let parts = fanout.parts(run);
+            let parts = fanout.segments(run);
             assert!(parts[0].continues && !parts[1].continues && !parts[2].continues);
             assert_eq!(parts[1].bytes.as_ptr(), pending[1].message.body().as_ptr());
         }
-        let copied = fanout.take_copied();
-        assert!((1..2000).contains(&copied), "{copied} bytes copied");
-        assert_eq!(fanout.take_copied(), 0);
+        // The body once, and a copy of the rest for each.
+        let made = fanout.take_made() - (1 << 20);
+        assert!((1..2000).contains(&made), "{made} bytes made");
+        assert_eq!(fanout.take_made(), 0);
     }
 
     proptest! {
@@ -190,7 +216,8 @@ mod tests {
             }
             let is_large = lengths.iter().any(|length| *length >= SHARED_BODY_BYTES_MIN);
             prop_assert_eq!(fanout.contiguous(run).is_some(), !is_large);
-            let queued: Vec<u8> = fanout.parts(run).iter().flat_map(|part| part.bytes.to_vec()).collect();
+            let queued: Vec<u8> = fanout.segments(run).iter().flat_map(|part| part.bytes.to_vec()).collect();
+            prop_assert_eq!(fanout.bytes(run), expected.len() as u64);
             prop_assert_eq!(queued, expected);
         }
     }

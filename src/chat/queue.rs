@@ -25,8 +25,11 @@ use crate::time::Tick;
 /// large messages must not meet its own outbound bound.
 pub const UNSETTLED_BYTES_MAX: u64 = 256 * 1024;
 
-/// Consumers that have gone and may be on a queue's list, beside as many as there are.
+/// Entries that a queue's list may have beside two for each consumer: those of consumers who have gone stay on it.
+#[cfg(not(test))]
 const GONE_MAX: usize = 16;
+#[cfg(test)]
+const GONE_MAX: usize = 1;
 
 /// A message in a queue.
 #[derive(Debug, Clone)]
@@ -87,6 +90,8 @@ struct Queue<C> {
     consumers: HashMap<C, Consumer, FixedState>,
     /// Whose turn it is; some on it have gone.
     ready: VecDeque<C>,
+    /// The message that nobody on it has room for.
+    stuck: Option<u64>,
     messages: usize,
     bytes: u64,
     changed: Tick,
@@ -106,7 +111,14 @@ impl<C: Copy + Eq + Hash> Queue<C> {
         while let Some(queued) = self.waiting.front() {
             let weight = queued.message.weight();
             // If nobody has room for the first, later ones must not overtake it.
-            let Some(who) = self.next_with_room(weight, prefetch_max) else { break };
+            if self.stuck == Some(queued.sequence) {
+                break;
+            }
+            let sequence = queued.sequence;
+            let Some(who) = self.next_with_room(weight, prefetch_max) else {
+                self.stuck = Some(sequence);
+                break;
+            };
             let (Some(queued), Some(consumer)) = (self.waiting.pop_front(), self.consumers.get_mut(&who))
             else {
                 break;
@@ -141,17 +153,32 @@ impl<C: Copy + Eq + Hash> Queue<C> {
     }
 
     fn join(&mut self, who: C) {
-        let consumer = Consumer { unsettled: VecDeque::new(), unsettled_bytes: 0, is_listed: true };
+        let consumer = Consumer { unsettled: VecDeque::new(), unsettled_bytes: 0, is_listed: false };
         self.consumers.insert(who, consumer);
-        self.ready.push_back(who);
+        self.list(who);
+        self.stuck = None;
     }
 
     fn leave(&mut self, who: C) -> Option<Consumer> {
         let consumer = self.consumers.remove(&who)?;
+        self.prune();
+        Some(consumer)
+    }
+
+    /// It may have room.
+    fn list(&mut self, who: C) {
+        if let Some(consumer) = self.consumers.get_mut(&who)
+            && !std::mem::replace(&mut consumer.is_listed, true)
+        {
+            self.ready.push_back(who);
+            self.prune();
+        }
+    }
+
+    fn prune(&mut self) {
         if self.ready.len() > 2 * self.consumers.len() + GONE_MAX {
             self.ready.retain(|who| self.consumers.contains_key(who));
         }
-        Some(consumer)
     }
 
     fn is_unused(&self) -> bool {
@@ -213,6 +240,7 @@ impl<C: Copy + Eq + Hash> Queues<C> {
                 waiting: VecDeque::new(),
                 consumers: HashMap::default(),
                 ready: VecDeque::new(),
+                stuck: None,
                 messages: 0,
                 bytes: 0,
                 changed: now,
@@ -319,9 +347,11 @@ impl<C: Copy + Eq + Hash> Queues<C> {
         let mut queued = consumer.unsettled.remove(at)?;
         let weight = queued.message.weight();
         consumer.unsettled_bytes -= weight;
-        if !std::mem::replace(&mut consumer.is_listed, true) {
-            queue.ready.push_back(who);
+        let front = queue.waiting.front().map_or(0, |queued| queued.message.weight());
+        if consumer.has_room_for(front, limits.prefetch_max) {
+            queue.stuck = None;
         }
+        queue.list(who);
         queue.changed = now;
         queued.returns += 1;
         let mut dead = None;
@@ -453,12 +483,16 @@ mod tests {
     proptest! {
         #[test]
         fn every_message_is_settled_once_and_none_is_lost(
-            steps in prop::collection::vec((0u8..5, 0u8..4), 1..200)
+            prefetch_max in 1u32..4,
+            steps in prop::collection::vec((0u8..5, 0usize..4), 1..200)
         ) {
-            let mut queues = queues(limits::Rooms { prefetch_max: 3, deliveries_max: 1000, ..Default::default() });
+            let limits = limits::Rooms { prefetch_max, deliveries_max: 1000, ..Default::default() };
+            let mut queues: Queues<u32> = Queues::new(limits, Lives::new(1, 0, 1));
             let mut offers = Vec::new();
-            let mut inside: Vec<u8> = Vec::new();
-            let mut held: Vec<(u8, u64)> = Vec::new();
+            // No consumer comes twice.
+            let mut inside: Vec<u32> = Vec::new();
+            let mut next = 0;
+            let mut held: Vec<(u32, u64)> = Vec::new();
             let (mut sent, mut done) = (0, 0);
             for (step, who) in steps {
                 let now = Tick(0);
@@ -467,17 +501,18 @@ mod tests {
                         queues.publish(message("x"), now, &mut offers).unwrap();
                         sent += 1;
                     }
-                    2 if !inside.contains(&who) => {
-                        inside.push(who);
-                        queues.join(KEY, who, now, &mut offers);
+                    2 => {
+                        inside.push(next);
+                        queues.join(KEY, next, now, &mut offers);
+                        next += 1;
                     }
-                    3 if inside.contains(&who) => {
-                        inside.retain(|at| *at != who);
+                    3 if who < inside.len() => {
+                        let who = inside.remove(who);
                         held.retain(|(at, _)| *at != who);
                         queues.leave(KEY, who, now, &mut offers);
                     }
-                    4 => if let Some(at) = held.iter().position(|(at, _)| *at == who) {
-                        let (_, sequence) = held.remove(at);
+                    4 if who < held.len() => {
+                        let (who, sequence) = held.remove(who);
                         let settlement = if sequence % 3 == 0 { Settlement::Nack } else { Settlement::Ack };
                         done += usize::from(settlement == Settlement::Ack);
                         queues.settle(KEY, who, sequence, settlement, now, &mut offers);

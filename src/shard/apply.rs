@@ -93,9 +93,8 @@ impl Shard {
             }
         }
         self.commands = commands;
-        if changes_members && self.has_sealed_enough() && self.put_off(index) {
-            // Behind those that had no turn.
-            self.stalled_served.extend(self.stalled.pop());
+        if changes_members && self.has_sealed_enough() {
+            self.put_off(index, true);
         }
         if sends_letters && self.is_any_mailbox_full() {
             self.stall(index);
@@ -252,20 +251,32 @@ impl Shard {
         self.rest.published_bytes += message.weight();
         let limits = &self.limits.mesh;
         if under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max {
-            self.counters.publishers_stalled_total += u64::from(self.stall(index));
+            self.stall(index);
         }
         self.outboxes[owner as usize].push(Mail::Publish { origin, message });
     }
 
-    /// Takes no more input from this connection until [`Shard::unstall`] lets it go on. `false` if it was so already.
-    fn stall(&mut self, index: u32) -> bool {
+    /// Takes no more input from this connection, because of mail, until [`Shard::unstall`] lets it go on.
+    fn stall(&mut self, index: u32) {
+        if self.hold(index, false) {
+            self.counters.publishers_stalled_total += 1;
+        }
+    }
+
+    /// Takes no more input from this connection until [`Shard::unstall`] lets it go on, after those that were not served in
+    /// this turn. `false` if it was so already.
+    fn hold(&mut self, index: u32, is_served: bool) -> bool {
         let key = self.key_of(index);
         let connection = &mut self.slots[index as usize].connection;
-        if connection.is_stalled {
+        if connection.is_stalled || connection.phase != Phase::Stomp {
             return false;
         }
         connection.is_stalled = true;
-        self.stalled.push(key);
+        if is_served {
+            self.stalled_served.push(key)
+        } else {
+            self.stalled.push(key)
+        }
         true
     }
 
@@ -276,14 +287,12 @@ impl Shard {
         self.sealed >= self.limits.turn.members_max
     }
 
-    /// Takes no more input from this connection in this turn. `false` if it was so already.
-    pub(super) fn put_off(&mut self, index: u32) -> bool {
-        let is_put_off = self.phase(index) == Phase::Stomp && self.stall(index);
-        if is_put_off {
+    /// Takes no more input from this connection in this turn.
+    pub(super) fn put_off(&mut self, index: u32, is_served: bool) {
+        if self.hold(index, is_served) {
             self.is_put_off = true;
             self.counters.memberships_put_off_total += 1;
         }
-        is_put_off
     }
 
     /// Answers a receipt now, or when what it covers has been confirmed.

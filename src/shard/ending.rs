@@ -7,6 +7,7 @@
 //! | server | DISCONNECT, ERROR, shutdown ([`super::farewell`]): a close frame | waits for the peer's close frame or end of stream |
 //! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
 //! | peer | vanishes, and the kernel or a ping or a missing heart-beat finds it | reset, or as by the server |
+//! | server | the peer does not read, and what it has unsent is past a bound (`unsent`): ERROR, a close frame | as after those; reset if it was ending and has been told, or had said its last word |
 //! | either | reset, or no end within `websocket.close_timeout_ms` or `shutdown.timeout_ms` | the socket is reset |
 //!
 //! Who ends its stream first has the TIME_WAIT (RFC 9293 section 3.6), so that is noted where it happens: when
@@ -26,7 +27,7 @@ use crate::chat::fault::Fault;
 use crate::chat::reply;
 use crate::conn::Phase;
 use crate::conn::keepalive::Mechanism;
-use crate::shard::{Closed, ConnKey, Shard, Silence};
+use crate::shard::{Closed, ConnKey, Shard, Silence, Slot};
 use crate::tcb::Event as TcbEvent;
 use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
@@ -51,10 +52,7 @@ impl Shard {
         match self.phase(index) {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
-                self.leave_all(index, now);
-                if let Some(fault) = self.unsent.take_overdrawn(index) {
-                    self.cut_off(index, fault, now);
-                }
+                self.leave_in_order(index, now);
                 self.slots[index as usize].connection.enter(Phase::Finishing);
                 self.arm_close(index, now);
                 self.mark_dirty(index);
@@ -105,10 +103,8 @@ impl Shard {
 
     /// Begins the closing handshake (RFC 6455 section 7.1.2).
     pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
-        self.leave_all(index, now);
-        if let Some(fault) = self.unsent.take_overdrawn(index) {
-            // Messages are missing: this is no end in order.
-            return self.cut_off(index, fault, now);
+        if !self.leave_in_order(index, now) {
+            return;
         }
         self.say(index, |out| ws::encode_close(code, reason, out));
         let connection = &mut self.slots[index as usize].connection;
@@ -125,16 +121,11 @@ impl Shard {
 
     /// The peer's close frame has come.
     pub(super) fn peer_closes(&mut self, index: u32, code: Option<u16>, now: Tick) {
-        if self.phase(index) != Phase::Closing {
-            self.leave_all(index, now);
-            if let Some(fault) = self.unsent.take_overdrawn(index) {
-                self.cut_off(index, fault, now);
-            } else {
-                // RFC 6455 section 5.5.1: the answer typically echoes the code.
-                self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
-                if let Some(tcb) = self.slots[index as usize].connection.tcb {
-                    self.tcb_event(tcb, TcbEvent::RemoteClose, now);
-                }
+        if self.phase(index) != Phase::Closing && self.leave_in_order(index, now) {
+            // RFC 6455 section 5.5.1: the answer typically echoes the code.
+            self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
+            if let Some(tcb) = self.slots[index as usize].connection.tcb {
+                self.tcb_event(tcb, TcbEvent::RemoteClose, now);
             }
         }
         self.slots[index as usize].connection.enter(Phase::Finishing);
@@ -160,8 +151,8 @@ impl Shard {
         }
         tracing::debug!(shard = self.id, index, fault = fault.name(), "session ended: {fault}");
         self.leave_all(index, now);
-        // This ERROR says as well that it is not in order.
-        self.unsent.take_overdrawn(index);
+        // This ERROR says as well that messages may be missing.
+        self.counters.slow_consumers_total += u64::from(self.unsent.take_overdrawn(index).is_some());
         let version = self.slots[index as usize].session.version_or_newest();
         self.say(index, |out| reply::error(version, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
@@ -174,6 +165,56 @@ impl Shard {
             _ => {}
         }
         self.begin_close(index, fault.close_code(), fault.name(), now);
+    }
+
+    /// The first step of an end in order. `false` if it cannot be one, as messages are missing: the session has been cut
+    /// off.
+    fn leave_in_order(&mut self, index: u32, now: Tick) -> bool {
+        self.leave_all(index, now);
+        match self.unsent.take_overdrawn(index) {
+            Some(fault) => {
+                self.cut_off(index, fault, now);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Ends the sessions that were found past a bound within a fan-out.
+    pub(super) fn cut_off_overdrawn(&mut self, now: Tick) {
+        while let Some((index, fault)) = self.unsent.take_any_overdrawn() {
+            self.cut_off(index, fault, now);
+        }
+    }
+
+    /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
+    pub(super) fn cut_off(&mut self, index: u32, fault: Fault, now: Tick) {
+        let phase = self.phase(index);
+        if phase == Phase::Closed {
+            return;
+        }
+        self.counters.slow_consumers_total += 1;
+        // First: what its rooms still owe it is put into the queue, and is dropped with the rest. Behind what was
+        // dropped it would be a gap.
+        self.leave_all(index, now);
+        self.unsent.take_overdrawn(index);
+        let Slot { connection, session } = &mut self.slots[index as usize];
+        self.unsent.drop_of(connection);
+        match phase {
+            Phase::Stomp => self.fault(index, fault, None, now),
+            Phase::Echo => self.begin_close(index, fault.close_code(), fault.name(), now),
+            // Its last answers and its close frame were behind what is dropped.
+            Phase::Closing => {
+                connection.enter(Phase::Lingering);
+                if let Some(version) = session.version() {
+                    self.say(index, |out| reply::error(version, &fault, None, out));
+                    self.counters.errors_sent_total += 1;
+                }
+                self.say(index, |out| ws::encode_close(fault.close_code(), fault.name(), out));
+            }
+            // It has said its last word, or has been told.
+            _ => self.close(index, true, now),
+        }
     }
 
     /// The opening handshake is over, whatever came of it.

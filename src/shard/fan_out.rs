@@ -164,7 +164,7 @@ impl Shard {
         share: u32,
         now: Tick,
     ) -> (u32, Stop) {
-        let marks = self.marks();
+        let marks = self.marks(now);
         let Shard { rooms, slots, fanout, forms, counters, dirty, crowd, unsent, rest, .. } = self;
         let Some(walk) = rooms.walk(room) else { return (0, Stop::Served) };
         fanout.begin();
@@ -182,6 +182,7 @@ impl Shard {
             let run = fanout.run(first.form, walk.messages, forms);
             let contiguous = fanout.contiguous(run);
             let bytes = contiguous.unwrap_or_default();
+            let run_bytes = fanout.bytes(run);
             // A run in parts is written by the flush, a slice for each.
             let mut direct = transport.as_deref_mut().filter(|_| contiguous.is_some());
             let mut group_left = group.iter();
@@ -213,13 +214,13 @@ impl Shard {
                     }
                 } else if unsent.is_overdrawn(index) {
                     continue;
-                } else if unsent.must_look(connection, &marks, now) {
+                } else if unsent.must_look(connection, run_bytes, &marks) {
                     next += group.len() - group_left.len() - 1;
                     stop = Stop::MustLook;
                     break 'members;
                 }
-                let segments = fanout.parts(run);
-                unsent.queue((index, connection), (segments, fanout.take_copied()), sent, &marks);
+                let segments = fanout.segments(run);
+                unsent.queue((index, connection), (segments, fanout.take_made()), sent, &marks);
                 rest.queued += 1;
                 if !connection.is_dirty {
                     connection.is_dirty = true;

@@ -330,8 +330,8 @@ impl Shard {
                         stomp_frame.command,
                         stomp::Command::Subscribe | stomp::Command::Unsubscribe
                     );
-                    if changes_members && self.has_sealed_enough() {
-                        self.put_off(index);
+                    if changes_members && self.has_sealed_enough() && !std::mem::take(&mut self.is_one_due) {
+                        self.put_off(index, false);
                         break;
                     }
                     self.stomp_frame(index, &stomp_frame, now);

@@ -79,7 +79,7 @@ impl Shard {
 
     /// What unsent segments take, those that many queues share once, and the queues beside. O(segments).
     pub(super) fn held_bytes(&self) -> u64 {
-        let mut held = HashMap::new();
+        let mut held = HashMap::default();
         let mut boxed = 0;
         for (_, slot) in &self.slots {
             slot.connection.outbound.note_held(&mut held);

@@ -1,8 +1,8 @@
 //! Bytes that leave: outbound queues, and the flush that ends a turn.
 //!
 //! In the flush rooms are fanned out first (`fan_out`). A member with nothing else to send gets the room's bytes
-//! straight from the encoder's buffer in one `send`; everybody else gets a reference in the outbound queue, and each
-//! queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such
+//! straight from the encoder's buffer in one `send`, unless there is a large body among them; everybody else gets a
+//! reference in the outbound queue, and each queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such
 //! and then has its RECEIPT from another shard, say.
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
@@ -38,7 +38,8 @@ impl Shard {
         self.cut_off_overdrawn(now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
-        (self.sealed, self.has_full_room) = (0, false);
+        (self.sealed, self.is_one_due, self.has_full_room) = (0, false, false);
+        debug_assert!(self.unsent.is_settled());
         self.publish_metrics();
     }
 

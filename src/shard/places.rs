@@ -287,7 +287,7 @@ impl Shard {
         (0..self.shards).any(|shard| shard != self.id && self.mesh.is_full(shard, bytes_max))
     }
 
-    /// Lets publishers go on if nothing is held up any more.
+    /// Lets stalled sessions go on if nothing is held up any more.
     fn unstall(&mut self) {
         self.is_put_off = false;
         if (self.stalled.is_empty() && self.stalled_served.is_empty()) || !self.deferred.is_empty() {
@@ -301,6 +301,8 @@ impl Shard {
         if self.under_way.iter().any(is_over) || self.is_any_mailbox_full() {
             return;
         }
+        // However many come and go, somebody who waited does.
+        self.is_one_due = true;
         let mut stalled = std::mem::take(&mut self.stalled);
         stalled.append(&mut self.stalled_served);
         for key in stalled {

@@ -186,7 +186,7 @@ fn a_window_is_filled_again_only_when_every_member_has_the_message() {
 
 #[test]
 fn a_window_over_more_tables_than_divide_the_rooms_says_what_would_do() {
-    // Three tables and no fewer for 1,000 connections, with up to 90 descriptors inherited.
+    // Three tables and no fewer for 1,000 connections, with up to 160 descriptors inherited.
     const PREFIX: &str = "ulimit -n 580 && exec \"$0\" \"$@\"";
     let refused = |more: &[&str]| {
         let output = Command::new("sh")
