@@ -313,7 +313,7 @@ section! {
         /// rotation, and one of these is served whatever is left.
         members_max: u32 = 4_096, 1..=16_777_216;
         /// Bytes of messages that wait to be handed to a room's members. When there are more, all members are served in one
-        /// turn, and nothing else is published before that.
+        /// turn; and if they share little, because their subscriptions have other ids, nothing is published before that.
         room_bytes_max: u64 = 64 * KIB, KIB..=1 << 30;
     }
 }

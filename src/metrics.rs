@@ -223,7 +223,7 @@ metrics! {
         messages_delivered_total: Counter;
         /// Times that the rest of a room's members, or a room, was left for the next turn.
         fanouts_put_off_total: Counter;
-        /// Times that a room had more than `turn.room_bytes_max` waiting for its members, so that all were served in one turn
+        /// Times that a room had more than `turn.room_bytes_max` waiting for members who share little, so that all were served
         /// before anything else was published.
         rooms_full_total: Counter;
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.

@@ -279,8 +279,12 @@ pub struct Shard {
     sealed: u32,
     /// One that was put off may come or go in this turn nevertheless.
     is_one_due: bool,
-    /// A room has more waiting for its members than it may have.
+    /// Bytes of messages that members' queues were given in this turn because rooms had more waiting than they may have.
+    copied: u64,
+    /// A room has more waiting for its members than it may have, and they cannot share it.
     has_full_room: bool,
+    /// Mail was left for this turn because a room was full.
+    has_backlog: bool,
     /// Mail is taken in whatever rooms have waiting.
     is_catching_up: bool,
     /// Somebody stalls for the next turn, which nothing else may cause.
@@ -358,7 +362,9 @@ impl Shard {
             stalled_served: Vec::new(),
             sealed: 0,
             is_one_due: false,
+            copied: 0,
             has_full_room: false,
+            has_backlog: false,
             is_catching_up: false,
             is_put_off: false,
             mesh: setup.mesh,

@@ -352,6 +352,11 @@ impl Rooms {
             && self.rooms[room as usize].is_delayed
     }
 
+    /// Runs of members with the same form. O(members).
+    pub fn runs(&self, room: u32) -> usize {
+        self.rooms[room as usize].members.chunk_by(|one, next| one.form == next.form).count()
+    }
+
     /// Bytes that wait for the walk under way to end.
     pub fn pending_bytes(&self, room: u32) -> u64 {
         self.backlog(room).map_or(0, |backlog| backlog.pending_bytes)

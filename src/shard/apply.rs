@@ -250,7 +250,9 @@ impl Shard {
         under_way.add(message.weight());
         self.rest.published_bytes += message.weight();
         let limits = &self.limits.mesh;
-        if under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max {
+        let is_full = under_way.messages >= limits.messages_max || under_way.bytes >= limits.bytes_max;
+        // Behind a full room everybody's messages wait: nobody is to make that a long queue.
+        if is_full || self.has_backlog {
             self.stall(index);
         }
         self.outboxes[owner as usize].push(Mail::Publish { origin, message });

@@ -38,7 +38,8 @@ impl Shard {
         self.cut_off_overdrawn(now);
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.post_mail();
-        (self.sealed, self.is_one_due, self.has_full_room) = (0, false, false);
+        (self.sealed, self.copied) = (0, 0);
+        (self.is_one_due, self.has_full_room) = (false, false);
         debug_assert!(self.unsent.is_settled());
         self.publish_metrics();
     }

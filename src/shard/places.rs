@@ -20,6 +20,9 @@ use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
 use crate::shard::{ConnKey, Shard};
 use crate::time::Tick;
 
+/// The part of `outbound.reactor_bytes_max` that members' queues may be given in a turn before anything is written.
+const COPIED_PART: u64 = 16;
+
 /// Ends of the keys of dead letter queues, whose own dead letters are dropped.
 const DEAD_LETTERS: &str = ".dlq";
 
@@ -29,6 +32,7 @@ impl Shard {
         self.hand_on_deferred(now);
         self.take_mail(now);
         self.drain_own(now);
+        self.has_backlog = !self.unhandled.is_empty() || !self.outboxes[usize::from(self.id)].is_empty();
         self.unstall();
         self.resume(now);
     }
@@ -54,9 +58,8 @@ impl Shard {
             || !self.outboxes[usize::from(self.id)].is_empty()
     }
 
-    /// Whether no letter is to be handled before rooms have been written to: one has so much waiting for its members that
-    /// the next would make it too much. Written to queues instead it would be there once for each member who cannot
-    /// share it.
+    /// Whether no letter is to be handled before rooms have been written to: one has more waiting for its members than it
+    /// may have, and put into their queues it would be there once for each who cannot share it, which is too much.
     fn must_flush(&self) -> bool {
         self.has_full_room && !self.is_catching_up
     }
@@ -249,12 +252,17 @@ impl Shard {
 
     /// Leaves a message for the local members of its room.
     fn deliver(&mut self, room: u32, sequenced: Sequenced, stay: u32, now: Tick) {
-        if self.rooms.deliver(room, sequenced, stay) <= self.limits.turn.room_bytes_max {
+        let bytes = self.rooms.deliver(room, sequenced, stay);
+        if bytes <= self.limits.turn.room_bytes_max {
             return;
         }
-        if self.is_catching_up {
+        // What the members' queues will hold, if as many copies are made as there can be.
+        let copied = self.copied.saturating_add(bytes.saturating_mul(self.rooms.runs(room) as u64));
+        let is_cheap = copied <= self.limits.outbound.reactor_bytes_max / COPIED_PART;
+        if is_cheap || self.is_catching_up {
+            self.copied = copied;
             let members = self.fan_out_to_queues(room, now);
-            self.sealed = self.sealed.saturating_add(members);
+            self.sealed = self.sealed.saturating_add(if is_cheap { 0 } else { members });
         } else if !std::mem::replace(&mut self.has_full_room, true) {
             self.counters.rooms_full_total += 1;
         }
@@ -290,7 +298,8 @@ impl Shard {
     /// Lets stalled sessions go on if nothing is held up any more.
     fn unstall(&mut self) {
         self.is_put_off = false;
-        if (self.stalled.is_empty() && self.stalled_served.is_empty()) || !self.deferred.is_empty() {
+        let is_nobody = self.stalled.is_empty() && self.stalled_served.is_empty();
+        if is_nobody || self.has_backlog || !self.deferred.is_empty() {
             return;
         }
         let limits = &self.limits.mesh;
