@@ -523,6 +523,7 @@ impl Shard {
             || self.rooms.has_dirty()
             // What waits until rooms have been written to, and what was published after the mailbox had been drained.
             || self.has_mail()
+            || self.has_backlog
             || self.is_put_off
             || !self.resumable.is_empty()
             || !self.resumed.is_empty()

@@ -22,6 +22,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
+use crate::shard::output::write_queue;
 use crate::shard::{Shard, Silence, Transport};
 use crate::tcb::Closer;
 use crate::time::{Micros, Tick};
@@ -72,7 +73,8 @@ impl Shard {
         // However many begin, somebody who waits is served.
         left = left.max(share);
         for _ in 0..waiting {
-            if left == 0 {
+            // A full room is among them wherever it is.
+            if left == 0 && !self.has_full_room {
                 break;
             }
             self.take_late_mail(&mut mail_left, now);
@@ -183,14 +185,16 @@ impl Shard {
             let contiguous = fanout.contiguous(run);
             let bytes = contiguous.unwrap_or_default();
             let run_bytes = fanout.bytes(run);
-            // A run in parts is written by the flush, a slice for each.
-            let mut direct = transport.as_deref_mut().filter(|_| contiguous.is_some());
+            // A run in parts is written from the queue, a slice for each.
+            let is_direct = contiguous.is_some();
+            let mut transport = transport.as_deref_mut();
             let mut group_left = group.iter();
             while let Some(member) = group_left.next() {
                 let index = member.connection;
                 let connection = &mut slots[index as usize].connection;
                 let mut sent = 0;
-                if let Some(transport) = &mut direct
+                if let Some(transport) = &mut transport
+                    && is_direct
                     && connection.may_send_now()
                 {
                     debug_assert!(connection.outbound.is_empty());
@@ -222,6 +226,17 @@ impl Shard {
                 let segments = fanout.segments(run);
                 unsent.queue((index, connection), (segments, fanout.take_made()), sent, &marks);
                 rest.queued += 1;
+                // Its other subscriptions' messages, or an answer, would else wait with it for the flush, and so would a
+                // copy for each such member.
+                if let Some(transport) = &mut transport
+                    && unsent.is_high(&marks)
+                    && connection.is_writable
+                    && !connection.outbound.is_empty()
+                    && let Err(error) = write_queue(index, connection, *transport, counters, unsent, now)
+                {
+                    failed.push((index, error));
+                    continue;
+                }
                 if !connection.is_dirty {
                     connection.is_dirty = true;
                     if is_flush {

@@ -330,7 +330,9 @@ impl Shard {
                         stomp_frame.command,
                         stomp::Command::Subscribe | stomp::Command::Unsubscribe
                     );
-                    if changes_members && self.has_sealed_enough() && !std::mem::take(&mut self.is_one_due) {
+                    let is_sealed_out =
+                        changes_members && self.has_sealed_enough() && !std::mem::take(&mut self.is_one_due);
+                    if is_sealed_out || (changes_members && self.must_flush_first(now)) {
                         self.put_off(index, false);
                         break;
                     }

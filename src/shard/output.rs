@@ -7,17 +7,52 @@
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use bytes::Bytes;
 
 use crate::chat::queue::Settlement;
-use crate::conn::Phase;
+use crate::conn::{Connection, Phase};
+use crate::metrics::ShardCounters;
+use crate::shard::unsent::Unsent;
 use crate::shard::{Shard, Slot, Transport};
 use crate::time::{Micros, Tick};
 
 /// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
 const SEGMENTS_MAX: usize = 64;
+
+/// Writes to one connection what it has unsent, once.
+///
+/// # Errors
+/// As the socket's, but for those that say that it takes nothing now.
+pub(super) fn write_queue(
+    index: u32,
+    connection: &mut Connection,
+    transport: &mut impl Transport,
+    counters: &mut ShardCounters,
+    unsent: &mut Unsent,
+    now: Tick,
+) -> io::Result<()> {
+    let (offered, outcome) = {
+        let slices = connection.outbound.slices(SEGMENTS_MAX);
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        (offered, transport.send(index, &slices))
+    };
+    counters.sends_total += 1;
+    match outcome {
+        Ok(sent) => {
+            counters.bytes_sent_total += sent as u64;
+            unsent.subtract(sent as u64);
+            connection.sent = now;
+            connection.is_writable = sent == offered;
+            connection.outbound.advance(sent);
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
+        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
 
 impl Shard {
     /// Ends the turn: posts mail, fans rooms out, writes to every dirty connection once, and shows the
@@ -108,28 +143,13 @@ impl Shard {
             return;
         }
         if connection.is_writable && !connection.outbound.is_empty() {
-            let (offered, outcome) = {
-                let slices = connection.outbound.slices(SEGMENTS_MAX);
-                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-                (offered, transport.send(index, &slices))
-            };
-            self.counters.sends_total += 1;
-            match outcome {
-                Ok(sent) => {
-                    self.counters.bytes_sent_total += sent as u64;
-                    self.unsent.subtract(sent as u64);
-                    connection.sent = now;
-                    connection.is_writable = sent == offered;
-                    connection.outbound.advance(sent);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => connection.is_writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let silence = transport.silence(index, &error);
-                    return self.fail(self.key_of(index), &error, silence, now);
-                }
+            let Shard { counters, unsent, .. } = self;
+            if let Err(error) = write_queue(index, connection, transport, counters, unsent, now) {
+                let silence = transport.silence(index, &error);
+                return self.fail(self.key_of(index), &error, silence, now);
             }
         }
+        let connection = &mut self.slots[index as usize].connection;
         if connection.outbound.is_empty() {
             self.drained(index, transport, now);
         } else if connection.is_writable {

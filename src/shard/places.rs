@@ -32,7 +32,10 @@ impl Shard {
         self.hand_on_deferred(now);
         self.take_mail(now);
         self.drain_own(now);
-        self.has_backlog = !self.unhandled.is_empty() || !self.outboxes[usize::from(self.id)].is_empty();
+        self.has_backlog = !self.unhandled.is_empty()
+            || !self.outboxes[usize::from(self.id)].is_empty()
+            // Otherwise a mailbox holds them up, and whoever empties it wakes this shard.
+            || (self.must_flush() && !self.deferred.is_empty());
         self.unstall();
         self.resume(now);
     }
@@ -49,6 +52,16 @@ impl Shard {
             self.drain_own(now);
             self.is_catching_up = false;
         }
+    }
+
+    /// Whether a change of members must wait for the flush: what was said before it is for a full room. To catch up would
+    /// be to put all of that into the queues of members who share little.
+    pub(super) fn must_flush_first(&mut self, now: Tick) -> bool {
+        if self.has_mail() {
+            self.take_mail(now);
+            self.drain_own(now);
+        }
+        self.must_flush()
     }
 
     /// Whether letters to this shard wait: in its mailbox, taken out of it, or written by itself.

@@ -22,6 +22,9 @@ use crate::time::Tick;
 /// What unsent bytes really take is looked at again when this part of the bound has been added.
 const LOOK_PART: u64 = 8;
 
+/// Unsent bytes are high above this part of the bound.
+const HIGH_PART: u64 = 16;
+
 /// Unsent bytes of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
@@ -38,11 +41,19 @@ pub(super) struct Unsent {
 #[derive(Debug, Default)]
 struct Held {
     bytes: u64,
+    /// What has come since the walk.
+    added: u64,
     /// What was dropped since, and taken off as if nobody else had it.
     dropped: u64,
-    /// What the walk found, and when.
-    seen: u64,
+    /// When the walk was.
     at: Option<Tick>,
+}
+
+impl Held {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.added += bytes;
+    }
 }
 
 /// The bounds, as they are for one turn.
@@ -81,7 +92,7 @@ impl Unsent {
     /// So many bytes more are unsent, of which nobody else has a copy.
     pub(super) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
-        self.held.bytes += bytes;
+        self.held.add(bytes);
     }
 
     /// So many bytes have been sent or dropped. Others may still have them.
@@ -114,8 +125,7 @@ impl Unsent {
 
     /// Whether what unsent bytes really take is known.
     fn is_known(&self, marks: &Marks) -> bool {
-        let added = self.held.bytes.saturating_sub(self.held.seen);
-        self.held.at == Some(marks.now) && added <= marks.reactor_bytes_max / LOOK_PART
+        self.held.at == Some(marks.now) && self.held.added <= marks.reactor_bytes_max / LOOK_PART
     }
 
     /// Whether [`Shard::look_at_held`] must be called before this connection can be judged with `added` bytes more.
@@ -141,14 +151,14 @@ impl Unsent {
         let before = outbound.bytes();
         for segment in segments {
             // A small one may be joined to others, and is no longer shared then; a large one has its entry.
-            self.held.bytes += segment.bytes.len().min(JOINED_BYTES_MAX) as u64;
+            self.held.add(segment.bytes.len().min(JOINED_BYTES_MAX) as u64);
             outbound.push(segment.clone());
         }
         if sent > 0 {
             // What has left in part stays whole, so that its rest is never cut off.
             outbound.advance(sent);
         }
-        self.held.bytes += made;
+        self.held.add(made);
         let unsent = outbound.bytes();
         self.bytes += unsent - before;
         if unsent > marks.harmless
@@ -156,6 +166,11 @@ impl Unsent {
         {
             self.overdraw(index, connection, fault);
         }
+    }
+
+    /// Whether so much is unsent that members who cannot be sent to directly should not wait for the flush.
+    pub(super) fn is_high(&self, marks: &Marks) -> bool {
+        self.bytes > marks.reactor_bytes_max / HIGH_PART
     }
 
     fn overdraw(&mut self, index: u32, connection: &mut Connection, fault: Fault) {
@@ -205,7 +220,7 @@ impl Shard {
     /// connection's, which is excused otherwise while a socket takes bytes.
     pub(super) fn look_at_held(&mut self, now: Tick) {
         let bytes = self.held_bytes();
-        self.unsent.held = Held { bytes, dropped: 0, seen: bytes, at: Some(now) };
+        self.unsent.held = Held { bytes, at: Some(now), ..Held::default() };
         let marks = self.marks(now);
         if bytes <= marks.reactor_bytes_max {
             return;

@@ -184,12 +184,21 @@ fn who_reads_is_not_cut_off_for_a_burst(setup: Setup) {
         .map(|number| {
             let mut member = Client::connect(&server);
             member.subscribe(&format!("id-{number}"), room);
+            // Half of them are not written to as members of their only room.
+            if number % 2 == 0 {
+                member.subscribe("silent", "/topic/silent");
+            }
             member
         })
         .collect();
     let mut publisher = Client::connect(&server);
     let body = |number: usize| format!("{number} {}", "x".repeat(1300));
+    let mut visitor = Client::connect(&server);
     send_together(&mut publisher, &(0..200).map(|number| send(room, body(number))).collect::<Vec<_>>());
+    // Somebody comes to other rooms meanwhile.
+    for number in 0..20 {
+        visitor.subscribe(&number.to_string(), &format!("/topic/other-{number}"));
+    }
     for member in &mut members {
         for number in 0..200 {
             assert!(member.expect_body() == body(number));
