@@ -2,8 +2,9 @@
 //!
 //! In the flush rooms are fanned out first (`fan_out`). A member with nothing else to send gets the room's bytes
 //! straight from the encoder's buffer in one `send`, unless there is a large body among them; everybody else gets a
-//! reference in the outbound queue, and each queue leaves in one write. Few connections are written twice in a turn: a member that has been written to as such
-//! and then has its RECEIPT from another shard, say.
+//! reference in the outbound queue, and each queue leaves in one write. Few connections are written twice in a turn: a
+//! member that has been written to as such and then has its RECEIPT from another shard, say, or several runs while much
+//! is unsent.
 //!
 //! Invariant: a connection with unsent bytes is on the dirty list, or in the crowd, or waits for [`Shard::writable`].
 

@@ -275,6 +275,7 @@ impl Shard {
         if is_cheap || self.is_catching_up {
             self.copied = copied;
             let members = self.fan_out_to_queues(room, now);
+            // Somebody's end has made these copies: no more comings and goings are to add theirs in this turn.
             self.sealed = self.sealed.saturating_add(if is_cheap { 0 } else { members });
         } else if !std::mem::replace(&mut self.has_full_room, true) {
             self.counters.rooms_full_total += 1;
