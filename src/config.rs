@@ -27,7 +27,7 @@ mod file;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::chat::destination::Pattern;
+use crate::message::destination::Pattern;
 use crate::limits;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};

@@ -8,54 +8,32 @@
 //! fan-out waits for memory once per member. `docs/ARCHITECTURE.md`, "Layouts and cache lines", has the whole picture.
 //!
 //! While a connection is idle it owns no heap memory: incomplete input is an [`inbound::Inbound`] that exists
-//! only while there is some, and an empty outbound queue is a null pointer.
+//! only while there is some, and an empty output is a null pointer.
 
 pub mod handshake;
+pub mod hold;
 pub mod inbound;
 pub mod keepalive;
+pub mod output;
+pub mod pending;
+pub mod phase;
+pub mod table;
+pub mod transport;
 
+use std::io::{self, ErrorKind};
 use std::mem::offset_of;
 
-use crate::buf::Outbound;
+use crate::buf::Slices;
 use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
 
 use inbound::Inbound;
+use output::Output;
+pub use phase::Phase;
+use transport::Transport;
 
-/// Where a connection is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Waits for an HTTP request head.
-    Http,
-    /// The same, but the table is full: an upgrade will be answered 503.
-    Refused,
-    /// WebSocket open on `/ws`.
-    Stomp,
-    /// WebSocket open on `/echo`.
-    Echo,
-    /// A close frame is queued or sent; waits for the peer's (RFC 6455 section 7.1.2).
-    Closing,
-    /// Nothing will be added to what is queued; once that is sent, the socket is closed. Both sides have
-    /// said that they end, so no input can be lost.
-    Finishing,
-    /// Nothing will be added to what is queued; once that is sent, this side's stream ends, and input is
-    /// thrown away until the peer's does.
-    Lingering,
-    /// To be closed at the end of the turn.
-    Closed,
-}
-
-impl Phase {
-    /// In the opening handshake.
-    pub fn is_handshake(self) -> bool {
-        matches!(self, Phase::Http | Phase::Refused)
-    }
-
-    /// A WebSocket that takes messages.
-    pub fn is_open(self) -> bool {
-        matches!(self, Phase::Stomp | Phase::Echo)
-    }
-}
+/// Segments in one write. More wait for the next turn; the kernel's own bound is 1024.
+pub const SEGMENTS_MAX: usize = 64;
 
 /// A connection. The order of the fields is their order in memory: first what is for the ends of its life, for bytes that
 /// wait and for the check of idle ones, then, from `heard` on, what every delivery and every read touches.
@@ -65,7 +43,7 @@ pub struct Connection {
     /// Its control block; `None` for one that is only refused.
     pub tcb: Option<TcbKey>,
     /// What is unsent.
-    pub outbound: Outbound,
+    pub output: Output,
     /// What is incomplete; `None` at a boundary.
     pub inbound: Option<Box<Inbound>>,
     /// Tells this connection from those that had its place in the shard before.
@@ -84,10 +62,8 @@ pub struct Connection {
     pub is_dirty: bool,
     /// All that it is sent unasked comes from one place, so that it gets no more than one piece of it in a turn.
     pub has_one_source: bool,
-    /// Input is not taken because a room's owner or a mailbox is behind, or is left for the next turn.
-    pub is_stalled: bool,
-    /// Input is not taken because the peer does not read what it is sent, or is to be cut off for that.
-    pub is_paused: bool,
+    /// Why input is not taken.
+    pub holds: hold::Set,
     /// The peer's stream has ended.
     pub has_ended: bool,
     /// Whose stream ended first, which decides who has the TIME_WAIT; `None` while both go on.
@@ -111,7 +87,7 @@ impl Connection {
     pub fn new(generation: u32, tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
         Connection {
             tcb,
-            outbound: Outbound::default(),
+            output: Output::default(),
             inbound: None,
             generation,
             pinged: now,
@@ -121,8 +97,7 @@ impl Connection {
             is_writable: true,
             is_dirty: false,
             has_one_source: false,
-            is_stalled: false,
-            is_paused: false,
+            holds: hold::Set::default(),
             has_ended: false,
             ended_first: None,
         }
@@ -131,20 +106,61 @@ impl Connection {
     /// Bytes of the boxes that a busy connection has. Leases are the pool's, and segments everybody's who
     /// shares them.
     pub fn boxed_bytes(&self) -> usize {
-        self.outbound.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
+        self.output.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
     }
 
     /// Whether what its only room has for it may go to the socket outside the flush: it takes bytes, and none wait for
     /// their turn. One that has unsent bytes waits for its socket or for the flush, so the queue need not be looked at.
     ///
-    /// One branch in place of three, see [`Transport::send_one`](crate::shard::Transport::send_one).
+    /// One branch in place of three, see [`Transport::send_one`].
     pub fn may_send_now(&self) -> bool {
         self.is_writable & !self.is_dirty & self.has_one_source
     }
 
-    /// Passes to another phase.
-    pub fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
+    /// Passes to the phase that follows. `false` if the event changes nothing in this phase.
+    pub fn pass(&mut self, event: phase::Event) -> bool {
+        match phase::next(self.phase, event) {
+            Some(phase) => {
+                self.phase = phase;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes unsent answers once: there must be no debts. Returns the bytes that the socket took.
+    ///
+    /// # Errors
+    /// As the socket's, but for those that say that it takes nothing at the moment.
+    pub fn write_answers(&mut self, index: u32, transport: &mut impl Transport, now: Tick) -> io::Result<usize> {
+        let Some(queue) = self.output.queue() else { return Ok(0) };
+        debug_assert!(queue.debts.is_empty());
+        let mut slices = Slices::new();
+        let offered = queue.answers.slices(SEGMENTS_MAX, &mut slices);
+        let outcome = transport.send(index, &slices);
+        drop(slices);
+        let sent = match outcome {
+            Ok(sent) => sent,
+            Err(error) => return self.not_sent(error),
+        };
+        queue.answers.advance(sent);
+        self.output.tidy();
+        self.sent = now;
+        self.is_writable = sent == offered;
+        Ok(sent)
+    }
+
+    /// A write failed: notes that the socket takes nothing, if that is all.
+    ///
+    /// # Errors
+    /// Any other.
+    pub fn not_sent(&mut self, error: io::Error) -> io::Result<usize> {
+        match error.kind() {
+            ErrorKind::WouldBlock => self.is_writable = false,
+            ErrorKind::Interrupted => {}
+            _ => return Err(error),
+        }
+        Ok(0)
     }
 
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would
@@ -152,11 +168,6 @@ impl Connection {
     pub fn wants_read(&self) -> bool {
         !self.has_ended
             && self.phase != Phase::Closed
-            && !(self.phase.is_open() && (self.is_stalled || self.is_paused))
-    }
-
-    /// Whether the input that was read before a stall may be taken up again.
-    pub fn may_resume(&self) -> bool {
-        !self.is_stalled && !self.is_paused
+            && !(self.phase.is_open() && !self.holds.is_empty())
     }
 }

@@ -50,15 +50,19 @@
 //! [`net::reactor`] is the loop, [`shard`] what it drives, [`chat::session`] what a frame does, and
 //! [`shard::mesh`] how shards talk. [`tcb`] stands alone and can be used without the rest.
 
+pub mod broker;
 pub mod buf;
-pub mod chat;
 pub mod config;
 pub mod conn;
 pub mod footprint;
 pub mod limits;
+pub mod members;
+pub mod mesh;
+pub mod message;
 pub mod metrics;
 pub mod net;
 pub mod ops;
+pub mod session;
 pub mod shard;
 pub mod tcb;
 pub mod time;

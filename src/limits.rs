@@ -237,14 +237,15 @@ section! {
 section! {
     /// `[outbound]`: what waits to be sent to one connection.
     Outbound, "outbound" {
-        /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008).
+        /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
+        /// rooms that it has not been sent.
         bytes_max: u64 = 4 * MIB, 64 * KIB..=1 << 32;
-        /// Unsent bytes above which the server stops reading from that connection.
+        /// Bytes of unsent answers above which the server stops reading from that connection. Messages of rooms do not count.
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
-        /// Unsent bytes at which it reads on.
+        /// Bytes of unsent answers at which it reads on.
         low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
-        /// Unsent bytes of all connections of one reactor together, what is in many queues once; past it,
-        /// connections above their low-water mark are cut off, or above an equal share of this if that is less.
+        /// Unsent bytes of all connections of one reactor together, a message to a room once; past it, those who have most
+        /// unsent are cut off.
         reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
     }
 }
@@ -265,6 +266,9 @@ section! {
     Rooms, "rooms" {
         /// Rooms that one reactor owns or has members in at once, and, counted apart, queues that it owns.
         rooms_max: u32 = 1_000_000, 1..=16_777_216;
+        /// Bytes of messages of one room that wait to be handed to its members on one reactor. Past it the room is full: what is
+        /// published to it waits, and so do its publishers, until half of it is handed out. Other rooms are not concerned.
+        pending_bytes_max: u64 = MIB, KIB..=1 << 30;
         /// Messages that one queue keeps while it has no subscriber, and in all.
         queue_messages_max: u32 = 1_000, 1..=1_000_000;
         /// Bytes that one queue keeps.
@@ -312,9 +316,6 @@ section! {
         /// Members of all rooms in one turn. Rooms with new messages come first; what is left goes to those that wait, in
         /// rotation, and one of these is served whatever is left.
         members_max: u32 = 4_096, 1..=16_777_216;
-        /// Bytes of messages that wait to be handed to a room's members. When there are more, all members are served in one
-        /// turn; and if they share little, because their subscriptions have other ids, nothing is published before that.
-        room_bytes_max: u64 = 64 * KIB, KIB..=1 << 30;
     }
 }
 

@@ -22,7 +22,7 @@ use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
-use tcbchat::shard::pending::Pending;
+use tcbchat::conn::pending::Pending;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;

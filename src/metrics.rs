@@ -156,9 +156,6 @@ metrics! {
         /// Times that a session was not read any further because too much mail was under way to one room owner, or
         /// waited for a reactor.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
-        /// Times that the rest of a session's frames was left for the next turn because comings and goings had put
-        /// messages into the queues of `turn.members_max` members.
-        memberships_put_off_total: Counter;
     }
     conn {
         /// HTTP requests with a complete head, upgrades included.
@@ -223,9 +220,12 @@ metrics! {
         messages_delivered_total: Counter;
         /// Times that the rest of a room's members, or a room, was left for the next turn.
         fanouts_put_off_total: Counter;
-        /// Times that a room had more than `turn.room_bytes_max` waiting for members who share little, so that all were served
-        /// before anything else was published.
-        rooms_full_total: Counter;
+        /// Times that a room became full: more waited for its members here than may.
+        rooms_full_total: Counter refuses ["rooms.pending_bytes_max"];
+        /// Publications that waited for a full room that this reactor owns.
+        publications_parked_total: Counter;
+        /// Bytes of publications that wait for full rooms.
+        publications_parked_bytes: Gauge;
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.
         fanouts_delayed_total: Counter;
         /// Rooms with messages that some of their members here have not been handed yet.

@@ -15,7 +15,10 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const LAYERS: &[&[&str]] = &[
     &["limits", "time", "metrics", "footprint"],
     &["tcb", "buf", "wire"],
-    &["conn", "chat"],
+    &["message"],
+    &["conn", "session", "broker"],
+    &["members"],
+    &["mesh"],
     &["shard"],
     &["net"],
     &["ops", "config"],
@@ -183,7 +186,7 @@ fn line(token: &TokenTree) -> usize {
 fn what_is_against_the_direction_is_found() {
     let cases: &[(&str, &str, &str)] = &[
         ("tcb/table.rs", "use crate::net::reactor;", "tcb/table.rs:1: tcb must not see net"),
-        ("wire.rs", "\n\nfn f() { crate::chat::session() }", "wire.rs:3: wire must not see chat"),
+        ("wire.rs", "\n\nfn f() { crate::session::f() }", "wire.rs:3: wire must not see session"),
         ("wire.rs", "use crate::{limits, shard::{Shard, Mesh}};", "wire.rs:1: wire must not see shard"),
         ("tcb.rs", "use crate::buf::Pool;", "tcb.rs:1: tcb must not see buf"),
         ("tcb/index.rs", "use super::super::conn;", "tcb/index.rs:1: tcb must not see conn"),

@@ -12,8 +12,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tcbchat::metrics::ShardMetrics;
-use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::pending::Pending;
+use tcbchat::mesh::Mesh;
+use tcbchat::conn::pending::Pending;
 use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
@@ -215,7 +215,7 @@ impl Crowd {
     /// One turn of each shard.
     pub fn turn(&mut self) {
         for shard in &mut self.shards {
-            shard.drain_mailbox(self.now);
+            shard.take_mail(self.now);
             shard.flush(&mut self.swallow, self.now, Micros(0));
             shard.take_resumed(&mut Vec::new());
             shard.take_closed(&mut Vec::new());
@@ -269,7 +269,7 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
-    use tcbchat::chat::room::owner_of;
+    use tcbchat::broker::owner_of;
     use tcbchat::limits;
 
     use super::*;
@@ -318,7 +318,7 @@ mod tests {
         let (writes, now) = (crowd.writes(), crowd.now);
         let Crowd { shards, swallow, .. } = &mut crowd;
         let [first, second] = &mut shards[..] else { panic!("two shards") };
-        first.drain_mailbox(now);
+        first.take_mail(now);
         first.flush(&mut Meanwhile { swallow, other: Some(second), now }, now, Micros(0));
         let (written, delivered) = (swallow.writes - writes, first.counters().messages_delivered_total);
         (crowd, written, delivered)
@@ -344,7 +344,7 @@ mod tests {
         crowd.settle();
         crowd.give(crowd.clients()[0], &mut send(&room, 100, None));
         let (now, Crowd { shards, swallow, .. }) = (crowd.now, &mut crowd);
-        shards[0].drain_mailbox(now);
+        shards[0].take_mail(now);
         shards[0].flush(swallow, now, Micros(0));
         // The message is in the mailbox of its shard, which has not looked into it.
         crowd.give(late, &mut subscribe("s", &room));
@@ -425,7 +425,7 @@ mod tests {
                 }
             }
             let shard = &mut crowd.shards[0];
-            shard.drain_mailbox(crowd.now);
+            shard.take_mail(crowd.now);
             for _ in 0..100 {
                 shard.flush(&mut Full, crowd.now, Micros(0));
             }

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use super::profile;
-use crate::chat::destination::Pattern;
+use crate::message::destination::Pattern;
 use crate::limits::{self, Spec};
 use crate::tcb::time_wait::Reuse;
 

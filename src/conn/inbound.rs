@@ -1,4 +1,4 @@
-//! The input of one connection that is not complete yet.
+//! The input of connections that is not complete yet.
 //!
 //! Complete frames are parsed in the reactor's scratch buffer and leave nothing here. An `Inbound` exists
 //! only between the first byte of something and its last: an HTTP head, a WebSocket frame or message, a
@@ -7,6 +7,9 @@
 //! Invariant: whoever drops an `Inbound` has released its leases.
 
 use crate::buf::{Lease, Pool, PoolExhausted};
+use crate::conn::{Connection, Phase};
+use crate::limits;
+use crate::message::origin::ConnKey;
 use crate::wire::{stomp, ws};
 
 /// Payload whose STOMP frame, or echo message, is not complete yet.
@@ -72,5 +75,63 @@ impl Inbound {
         for lease in [self.assembly.payload.take(), self.raw.take()].into_iter().flatten() {
             pool.release(lease);
         }
+    }
+}
+
+/// What the connections of one shard keep of their input: the pool of leases, and whose input is wanted again.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Leases.
+    pub pool: Pool,
+    /// A clean one, for the next connection that needs one.
+    spare: Option<Box<Inbound>>,
+    resumed: Vec<ConnKey>,
+}
+
+impl Inputs {
+    /// No input.
+    pub fn new(limits: &limits::Buffers) -> Inputs {
+        Inputs { pool: Pool::new(limits), spare: None, resumed: Vec::new() }
+    }
+
+    /// A connection's incomplete input, or a clean one. [`Inputs::put`] takes it back.
+    pub fn take(&mut self, connection: &mut Connection) -> Box<Inbound> {
+        connection.inbound.take().or_else(|| self.spare.take()).unwrap_or_default()
+    }
+
+    /// Keeps incomplete input with its connection, and nothing if it is complete.
+    pub fn put(&mut self, connection: &mut Connection, inbound: Box<Inbound>) {
+        if connection.phase == Phase::Closed {
+            inbound.release(&mut self.pool);
+        } else if inbound.is_clean() {
+            self.spare = Some(inbound);
+        } else {
+            connection.inbound = Some(inbound);
+        }
+    }
+
+    /// The reactor is to read from this connection again.
+    pub fn resume(&mut self, key: ConnKey) {
+        self.resumed.push(key);
+    }
+
+    /// Whether [`Inputs::take_resumed`] would give any.
+    pub fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
+    }
+
+    /// Connections to read from again.
+    pub fn take_resumed(&mut self, out: &mut Vec<ConnKey>) {
+        out.append(&mut self.resumed);
+    }
+
+    /// The list of those, for who counts memory.
+    pub fn list(&self) -> &Vec<ConnKey> {
+        &self.resumed
+    }
+
+    /// Gives back what a calm turn does not need.
+    pub fn shrink_to(&mut self, kept: usize) {
+        self.resumed.shrink_to(kept);
     }
 }

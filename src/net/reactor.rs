@@ -262,7 +262,7 @@ impl Reactor {
         self.accept(now);
         self.read(now);
         self.shard.continue_farewell(now);
-        self.shard.drain_mailbox(now);
+        self.shard.take_mail(now);
         self.timers_due = self.shard.expire(now);
         self.shard.flush(&mut self.sockets, now, self.clock.micros());
         self.resume();

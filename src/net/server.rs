@@ -40,7 +40,7 @@ use crate::net::fd_table;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Handle, Options, Reactor};
 use crate::shard::Shard;
-use crate::shard::mesh::Mesh;
+use crate::mesh::Mesh;
 use crate::time::Clock;
 
 /// What the server is told about its threads and sockets.

@@ -51,21 +51,21 @@ impl Shard {
     }
 
     fn begin_farewell(&mut self, how: How) {
-        self.farewell = Some(Farewell { how, left: 0..self.slots.capacity() as u32 });
+        self.farewell = Some(Farewell { how, left: 0..self.connections.indices() });
     }
 
     /// Ends the next connections, at most `turn.farewells_max`; does nothing while the server is not ending.
     pub fn continue_farewell(&mut self, now: Tick) {
         let Some(Farewell { how, left }) = &mut self.farewell else { return };
         let how = *how;
-        let next = left.start.saturating_add(self.limits.turn.farewells_max).min(left.end);
+        let next = left.start.saturating_add(self.env.limits.turn.farewells_max).min(left.end);
         let indices = left.start..next;
         left.start = next;
         for index in indices {
-            if !self.slots.contains(index as usize) {
+            if self.connections.get(index).is_none() {
                 continue;
             }
-            match (how, self.phase(index)) {
+            match (how, self.connections.phase(index)) {
                 (How::Goodbye, Phase::Http | Phase::Refused) => self.close(index, false, now),
                 (How::Goodbye, Phase::Stomp | Phase::Echo) => {
                     self.begin_close(index, GOING_AWAY, "the server is shutting down", now);

@@ -27,8 +27,8 @@ const TURNOVER_PER_CONNECTION: u64 = 4;
 /// A second is calm if its turnover is this part of what is worth a look.
 const CALM_PART: u64 = 4;
 
-/// About what the entry of a segment in an outbound queue takes from the heap.
-const QUEUED_BYTES: u64 = 64;
+/// Of bytes that are encoded for debts, this part goes through the heap: the records of the debts.
+const ENCODED_PART: u64 = 4;
 
 /// About what the session and the places of a connection take from the heap.
 const ENDED_BYTES: u64 = 256;
@@ -39,8 +39,8 @@ const ENDED_BYTES: u64 = 256;
 pub(super) struct Rest {
     /// Bytes of messages that were published here, ever.
     pub(super) published_bytes: u64,
-    /// Segments of fan-outs that were put into outbound queues, ever.
-    pub(super) queued: u64,
+    /// Bytes that were encoded for debts, ever.
+    pub(super) encoded_bytes: u64,
     /// Turnover at the last look.
     seen: u64,
     /// Turnover when the heap was last trimmed.
@@ -52,30 +52,15 @@ pub(super) struct Rest {
 impl Shard {
     /// Shrinks what is larger than a shard at rest needs; once a second.
     pub(super) fn rest(&mut self) {
-        let was_leased = self.pool.decay() > 0;
-        self.fanout.shrink_to(SCRATCH_BYTES_KEPT);
-        self.said.shrink_to(SCRATCH_BYTES_KEPT);
-        for list in [&mut self.dirty, &mut self.lists, &mut self.fired] {
-            list.shrink_to(LIST_KEPT);
-        }
-        for list in [&mut self.resumable, &mut self.resumed, &mut self.stalled, &mut self.stalled_served] {
-            list.shrink_to(LIST_KEPT);
-        }
-        self.closed.shrink_to(LIST_KEPT);
-        self.crowd.shrink_to(LIST_KEPT);
-        self.waiting.shrink_to(LIST_KEPT);
-        self.delayed.shrink_to(LIST_KEPT);
-        self.rooms.shrink_to(MAIL_KEPT);
-        self.commands.shrink_to(MAIL_KEPT);
-        self.mail.shrink_to(MAIL_KEPT);
-        self.unhandled.shrink_to(MAIL_KEPT);
-        self.answers.shrink_to(MAIL_KEPT);
-        self.outboxes.iter_mut().for_each(|outbox| outbox.shrink_to(MAIL_KEPT));
-        self.mesh.shrink_to(self.id, MAIL_KEPT);
-        self.deferred.shrink_to(MAIL_KEPT);
-        if self.sources.is_empty() {
-            self.sources.shrink_to_fit();
-        }
+        let was_leased = self.inputs.pool.decay() > 0;
+        self.members.shrink_to(LIST_KEPT, SCRATCH_BYTES_KEPT);
+        self.flush.shrink_to(LIST_KEPT, SCRATCH_BYTES_KEPT);
+        self.timers.shrink_to(LIST_KEPT);
+        self.holds.shrink_to(LIST_KEPT);
+        self.inputs.shrink_to(LIST_KEPT);
+        self.connections.shrink_to(LIST_KEPT);
+        self.sessions.shrink_to(MAIL_KEPT);
+        self.port.shrink_to(MAIL_KEPT, LIST_KEPT);
         let turnover = self.turnover();
         let is_calm = (turnover - self.rest.seen) * CALM_PART <= self.turnover_worth();
         if is_calm && !was_leased && self.is_worth_trimming() {
@@ -87,7 +72,7 @@ impl Shard {
 
     /// Whether a second without traffic would give something back.
     pub(super) fn has_slack(&self) -> bool {
-        self.pool.stats().kept_bytes > 0 || self.is_worth_trimming()
+        self.inputs.pool.stats().kept_bytes > 0 || self.is_worth_trimming()
     }
 
     /// Whether the allocator should be asked to return what is free to the kernel. Once for each time.
@@ -100,13 +85,13 @@ impl Shard {
     }
 
     fn turnover(&self) -> u64 {
-        let Self { counters, rest, pool, .. } = self;
+        let Self { counters, rest, inputs, .. } = self;
         let ended = counters.closed_by_peer_total + counters.closed_by_server_total + counters.resets_total;
-        let leased = pool.stats().leases_total * LEASE_BYTES_MIN as u64;
-        rest.published_bytes + rest.queued * QUEUED_BYTES + leased + ended * ENDED_BYTES
+        let leased = inputs.pool.stats().leases_total * LEASE_BYTES_MIN as u64;
+        rest.published_bytes + rest.encoded_bytes / ENCODED_PART + leased + ended * ENDED_BYTES
     }
 
     fn turnover_worth(&self) -> u64 {
-        (self.slots.len() as u64 * TURNOVER_PER_CONNECTION).max(TURNOVER_MIN)
+        (self.connections.len() as u64 * TURNOVER_PER_CONNECTION).max(TURNOVER_MIN)
     }
 }

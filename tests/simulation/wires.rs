@@ -80,7 +80,7 @@ impl Transport for Meanwhile<'_> {
         if self.rng.random_bool(0.2)
             && let Some((shard, wires)) = self.others.choose_mut(self.rng)
         {
-            shard.drain_mailbox(self.now);
+            shard.take_mail(self.now);
             shard.flush(*wires, self.now, self.at);
         }
         self.wires.send(index, slices)

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tcbchat::chat::destination::Pattern;
+use tcbchat::message::destination::Pattern;
 use tcbchat::conn::keepalive::Mechanism;
 use tcbchat::limits;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
-use tcbchat::shard::mesh::Mesh;
-use tcbchat::shard::pending::Pending;
+use tcbchat::mesh::Mesh;
+use tcbchat::conn::pending::Pending;
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
@@ -108,13 +108,14 @@ impl World {
             turn: limits::Turn {
                 room_members_max: 2,
                 members_max: 3,
-                room_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
                 ..limits::Turn::default()
             },
             // Clocks jump by an hour: what queues hold is not to be forgotten for that.
             rooms: limits::Rooms {
                 deliveries_max: 60_000,
                 queue_idle_s: u32::MAX,
+                // So small that rooms are full.
+                pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
                 flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
                 ..limits::Rooms::default()
             },
@@ -387,7 +388,7 @@ impl World {
         let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).collect();
         let (shard, wires) = all.swap_remove(at);
         shard.continue_farewell(self.now);
-        shard.drain_mailbox(self.now);
+        shard.take_mail(self.now);
         shard.expire(self.now);
         let mut meanwhile = Meanwhile { wires, others: all, rng: &mut self.rng, now: self.now, at: self.at };
         shard.flush(&mut meanwhile, self.now, self.at);

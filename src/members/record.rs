@@ -1,18 +1,17 @@
-//! What one shard keeps of one room.
+//! What one shard keeps of one room that it has members in.
 //!
 //! A server that needs fifty descriptor tables has fifty shards, and then a room of a hundred has a record in most of
-//! them, for two members each. So a record is one cache line: a short key and two members lie in it, and what few rooms
-//! have at any time, an owner's numbers and messages that wait, lies in tables beside.
+//! them, for two members each. So a record is one cache line: a short key and two members lie in it, and the log, which
+//! few rooms have at any time, lies in a table beside.
 //!
-//! Invariant: a backlog holds a message.
+//! Invariant: what is asserted below: the sizes.
 
 use std::num::NonZeroU32;
 
 use compact_str::CompactString;
 use smallvec::{Array, SmallVec};
 
-use super::{Sequenced, Stay};
-use crate::chat::intern::Symbol;
+use crate::message::interner::Symbol;
 
 /// One subscription as the room sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub struct Member {
     /// The connection's index in its shard.
     pub connection: u32,
     /// How MESSAGEs must look to this subscription.
-    pub form: Symbol,
+    pub class: Symbol,
 }
 
 // Every subscription to a room has one; eight are a cache line of a walk.
@@ -33,14 +32,8 @@ pub struct Room {
     pub(super) key: CompactString,
     /// Without an allocation up to two.
     pub(super) members: SmallVec<[Member; 2]>,
-    /// Number of the stay that the members are of.
-    pub(super) stay: u32,
-    /// The [`Ownership`], if the shard is the owner.
-    pub(super) ownership: Option<Beside>,
-    /// The [`Backlog`], if there is one.
-    pub(super) backlog: Option<Beside>,
-    /// On a list of rooms to fan out.
-    pub(super) is_listed: bool,
+    /// The log and the walk, while something is owed.
+    pub(super) pending: Option<Beside>,
     /// Its messages may wait for more.
     pub(super) is_delayed: bool,
 }
@@ -52,38 +45,7 @@ impl Room {
     pub fn members(&self) -> &[Member] {
         &self.members
     }
-
-    pub(super) fn is_unused(&self) -> bool {
-        self.members.is_empty() && self.ownership.is_none() && self.backlog.is_none()
-    }
 }
-
-/// What the owner of a room keeps.
-#[derive(Debug)]
-pub(super) struct Ownership {
-    pub(super) life: u64,
-    pub(super) sequence: u64,
-    pub(super) stays: SmallVec<[Stay; 2]>,
-}
-
-const _: () = assert!(size_of::<Ownership>() <= 40);
-
-/// Messages in the room's order, one of them without an allocation.
-pub(super) type Batch = SmallVec<[Sequenced; 1]>;
-
-/// What a room owes its members.
-#[derive(Debug, Default)]
-pub(super) struct Backlog {
-    /// For the next walk.
-    pub(super) pending: Batch,
-    pub(super) pending_bytes: u64,
-    /// For the walk that is under way; empty if none is.
-    pub(super) walk: Batch,
-    /// Position of the first member who does not have the walk's messages.
-    pub(super) next: u32,
-}
-
-const _: () = assert!(size_of::<Backlog>() <= 160);
 
 /// A place in a table beside the rooms, with a niche so that to have none costs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +53,7 @@ pub(super) struct Beside(NonZeroU32);
 
 impl Beside {
     pub(super) fn new(place: usize) -> Beside {
-        // Neither table has more entries than there are rooms, whose indices are 32 bits.
+        // The table has no more entries than there are rooms, whose indices are 32 bits.
         Beside(NonZeroU32::MIN.saturating_add(place as u32))
     }
 

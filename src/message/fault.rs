@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::chat::destination::BadDestination;
+use crate::message::destination::BadDestination;
 use crate::wire::stomp::{Command, StompError};
 
 /// A reason to send ERROR and close.

@@ -1,12 +1,10 @@
-//! The mesh: one mailbox per shard, and nothing else is shared between shards on the data path.
+//! The mailboxes: one per shard, and nothing else is shared between shards on the data path.
 //!
-//! A mailbox is a single queue for all senders, not one per sender: order between senders matters. When a
-//! session has its RECEIPT for a SUBSCRIBE, the join is already in the owner's mailbox (mail is posted before
-//! sockets are written), so whatever anybody publishes because of that receipt is behind it in the queue.
+//! A mailbox is a single queue for all senders, not one per sender: order between senders matters. When a publisher has its
+//! RECEIPT, its message is in the mailboxes of all shards with members, so whatever anybody does because of that receipt comes
+//! behind it.
 //!
-//! The length of a mailbox is bounded by credit, not by refusal: a shard counts what it has under way to
-//! each owner ([`Credit`]) and stops reading from publishers when that is too much; the owner gives the credit
-//! back when it has handed the messages on, and does not hand on into a mailbox that is over its bound.
+//! The length of a mailbox is bounded by credit, not by refusal: see [`super::port`].
 //!
 //! Invariant: whoever posts into an empty mailbox wakes its shard; so a shard that emptied its mailbox and
 //! then sleeps misses nothing.
@@ -16,156 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::chat::fault::Fault;
-use crate::chat::intern::Symbol;
-use crate::chat::message::Message;
-use crate::chat::queue::{Offer, Settlement};
-use crate::chat::room::{Sequenced, Stay};
-use crate::shard::ConnKey;
-
-/// A queue's subscriber, for the queue's owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Consumer {
-    /// Its shard.
-    pub shard: u16,
-    /// Its connection.
-    pub connection: ConnKey,
-    /// Its subscription.
-    pub form: Symbol,
-    /// Which subscription with that form: the same id may be subscribed again.
-    pub serial: u32,
-}
-
-/// Who published, for the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
-    /// Its shard.
-    pub shard: u16,
-    /// Its connection.
-    pub connection: ConnKey,
-    /// The serial number to confirm, if the publisher waits for it.
-    pub serial: Option<u32>,
-}
-
-/// Messages and bytes under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Credit {
-    /// Messages.
-    pub messages: u32,
-    /// Their weight in bytes.
-    pub bytes: u64,
-}
-
-impl Credit {
-    /// Counts one message.
-    pub fn add(&mut self, weight: u64) {
-        self.messages += 1;
-        self.bytes += weight;
-    }
-
-    /// Takes off what was given back.
-    pub fn subtract(&mut self, other: Credit) {
-        debug_assert!(self.messages >= other.messages && self.bytes >= other.bytes);
-        self.messages = self.messages.saturating_sub(other.messages);
-        self.bytes = self.bytes.saturating_sub(other.bytes);
-    }
-}
-
-/// What shards tell each other.
-#[derive(Debug)]
-pub enum Mail {
-    /// To the owner: a shard has members from here on.
-    Join {
-        /// The room.
-        key: Box<str>,
-        /// Which shard, and which of its stays.
-        stay: Stay,
-    },
-    /// To the owner: a shard has no members any more.
-    Leave {
-        /// The room.
-        key: Box<str>,
-        /// The shard.
-        shard: u16,
-    },
-    /// To the owner: a message for one of its places.
-    Publish {
-        /// Who published.
-        origin: Origin,
-        /// What.
-        message: Message,
-    },
-    /// From the owner: a message for the members of a room.
-    Deliver {
-        /// What.
-        sequenced: Sequenced,
-        /// The number of the stay that it is for.
-        stay: u32,
-    },
-    /// From the owner: a publication has its place in the order, or in the queue.
-    Confirmed {
-        /// Who published.
-        connection: ConnKey,
-        /// The publication.
-        serial: u32,
-    },
-    /// From the owner: a publication, or a subscription to a queue, was refused.
-    Rejected {
-        /// Who asked.
-        connection: ConnKey,
-        /// The serial number of the publication, if its RECEIPT is waited for.
-        serial: Option<u32>,
-        /// Why.
-        fault: Fault,
-    },
-    /// From the owner: publications have been handed on.
-    Handled {
-        /// The owner.
-        owner: u16,
-        /// How much.
-        credit: Credit,
-    },
-    /// To the owner: a queue has a consumer more.
-    QueueJoin {
-        /// The queue.
-        key: Box<str>,
-        /// The consumer.
-        consumer: Consumer,
-    },
-    /// To the owner: a queue has a consumer less.
-    QueueLeave {
-        /// The queue.
-        key: Box<str>,
-        /// The consumer.
-        consumer: Consumer,
-    },
-    /// To the owner: a consumer has settled a message.
-    QueueSettle {
-        /// The queue.
-        key: Box<str>,
-        /// The consumer.
-        consumer: Consumer,
-        /// The message.
-        sequence: u64,
-        /// How.
-        settlement: Settlement,
-    },
-    /// From the owner: a queue's message for a consumer.
-    QueueOffer(Offer<Consumer>),
-}
-
-impl Mail {
-    /// Bytes that the mail holds, for the bound of the mailbox.
-    fn weight(&self) -> u64 {
-        let rest = match self {
-            Mail::Publish { message, .. } => message.weight(),
-            Mail::Deliver { sequenced, .. } => sequenced.message.weight(),
-            Mail::QueueOffer(offer) => offer.message.weight(),
-            _ => 0,
-        };
-        rest + size_of::<Mail>() as u64
-    }
-}
+use super::mail::Mail;
 
 type Wake = Box<dyn Fn() + Send + Sync>;
 
@@ -246,7 +95,7 @@ impl Mesh {
         }
     }
 
-    /// Gives back what the mailbox of shard `of` has beyond room for `kept` letters.
+    /// Gives back what the mailbox of shard `of` has beyond room for `kept` pieces of mail.
     pub fn shrink_to(&self, of: u16, kept: usize) {
         self.mailboxes[of as usize].mail.lock().shrink_to(kept);
     }
@@ -277,7 +126,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     fn join(key: &str) -> Mail {
-        Mail::Join { key: key.into(), stay: Stay { shard: 0, number: 1 } }
+        Mail::RoomFull { key: key.into(), shard: 0, is_full: true }
     }
 
     #[test]
@@ -294,7 +143,7 @@ mod tests {
         let mut mail = Vec::new();
         mesh.take(0, &mut mail);
         let keys: Vec<_> =
-            mail.iter().map(|mail| if let Mail::Join { key, .. } = mail { key } else { "" }).collect();
+            mail.iter().map(|mail| if let Mail::RoomFull { key, .. } = mail { key } else { "" }).collect();
         assert_eq!(keys, ["a", "b", "c"]);
         mesh.post(0, &mut vec![join("d")]);
         assert_eq!(woken.load(Ordering::Relaxed), 2);

@@ -1,4 +1,4 @@
-//! Small numbers for values that many connections share: subscription forms, logins, queue names.
+//! Small numbers for values that many connections share: subscription classes, logins, queue names.
 //!
 //! Ten thousand sessions that subscribe as `sub-0` hold the number 4 bytes each, and the text once.
 //! Every [`Interner::acquire`] is paired with one [`Interner::release`]; a value is forgotten with its last
@@ -62,6 +62,14 @@ impl<T: Eq + Hash> Interner<T> {
         self.index
             .find(hash, |&index| self.entries[index as usize].value.borrow() == value)
             .map(|&i| Symbol(i))
+    }
+
+    /// Counts one holder more of a value that is held.
+    ///
+    /// # Panics
+    /// If nobody holds `symbol`.
+    pub fn hold(&mut self, symbol: Symbol) {
+        self.entries[symbol.0 as usize].holders += 1;
     }
 
     /// Counts one holder less; forgets the value with the last one.

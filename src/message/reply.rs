@@ -7,9 +7,9 @@
 
 use std::borrow::Cow;
 
-use crate::chat::fault::Fault;
-use crate::chat::form::{AckMode, Form};
-use crate::chat::message::{Message, MessageId};
+use crate::message::fault::Fault;
+use crate::message::class::{AckMode, Class};
+use crate::message::{Message, MessageId};
 use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
 use crate::wire::ws;
 
@@ -85,23 +85,23 @@ pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut V
     });
 }
 
-/// MESSAGE, as the subscription's form wants it.
-pub fn message(form: &Form, id: MessageId, message: &Message, is_redelivered: bool, out: &mut Vec<u8>) {
+/// MESSAGE, as the subscription's class wants it.
+pub fn message(class: &Class, id: MessageId, message: &Message, is_redelivered: bool, out: &mut Vec<u8>) {
     in_message(message.is_utf8(), out, |out| {
-        message_headers(form, id, message, is_redelivered, out).body(message.body());
+        message_headers(class, id, message, is_redelivered, out).body(message.body());
     });
 }
 
 /// MESSAGE without its end, [`Message::frame_end`], which must be sent next.
-pub fn message_head(form: &Form, id: MessageId, message: &Message, out: &mut Vec<u8>) {
+pub fn message_head(class: &Class, id: MessageId, message: &Message, out: &mut Vec<u8>) {
     let body_bytes = message.body().len();
     in_message_with(message.is_utf8(), body_bytes + 1, out, |out| {
-        message_headers(form, id, message, false, out).head(body_bytes);
+        message_headers(class, id, message, false, out).head(body_bytes);
     });
 }
 
 fn message_headers<'a>(
-    form: &Form,
+    class: &Class,
     id: MessageId,
     message: &Message,
     is_redelivered: bool,
@@ -109,18 +109,18 @@ fn message_headers<'a>(
 ) -> Encoder<'a> {
     let mut text = [0; MessageId::TEXT_BYTES_MAX];
     let id = id.format(&mut text);
-    let mut encoder = Encoder::new(out, Command::Message, form.version);
-    if form.is_named {
-        encoder = encoder.known("subscription", &form.id);
+    let mut encoder = Encoder::new(out, Command::Message, class.version);
+    if class.is_named {
+        encoder = encoder.known("subscription", &class.id);
     }
     encoder = encoder.plain("message-id", id).known("destination", message.shown());
-    if form.ack != AckMode::Auto {
+    if class.ack != AckMode::Auto {
         encoder = encoder.plain("ack", id);
     }
     if is_redelivered {
         encoder = encoder.plain("redelivered", "true");
     }
-    let lines = match form.version {
+    let lines = match class.version {
         Version::V12 => Cow::Borrowed(message.lines()),
         version => {
             let mut lines = Vec::with_capacity(message.lines().len());

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::chat::fault::Fault;
+use crate::message::fault::Fault;
 use crate::limits;
 use crate::wire::stomp::{Command, StompFrame};
 

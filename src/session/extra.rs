@@ -1,16 +1,15 @@
-//! What only a busy session has: open transactions, unsettled messages, awaited receipts.
+//! What only a busy session has: open transactions, unsettled messages, awaited requests.
 //!
 //! Invariant: the sums over all transactions are within their bounds.
 
 use std::collections::VecDeque;
 
-use compact_str::CompactString;
-
-use crate::chat::fault::Fault;
-use crate::chat::form::AckMode;
-use crate::chat::intern::Symbol;
-use crate::chat::message::MessageId;
-use crate::chat::session::Command;
+use crate::message::fault::Fault;
+use crate::message::class::AckMode;
+use crate::message::interner::Symbol;
+use crate::message::MessageId;
+use crate::session::Command;
+use crate::session::awaiting::Awaiting;
 use crate::limits;
 
 /// A queue's message that this session was given and has not settled.
@@ -19,15 +18,7 @@ pub struct Unsettled {
     /// Its id.
     pub id: MessageId,
     /// The subscription that it came by.
-    pub form: Symbol,
-}
-
-/// A receipt that waits for confirmations.
-#[derive(Debug)]
-pub(super) struct Awaited {
-    pub(super) serial: u32,
-    pub(super) count: u32,
-    pub(super) receipt: CompactString,
+    pub class: Symbol,
 }
 
 #[derive(Debug)]
@@ -43,8 +34,9 @@ pub(super) struct Extra {
     transactions: Vec<Transaction>,
     /// In order of delivery, which is what `ack:client` counts by.
     pub(super) unsettled: VecDeque<Unsettled>,
-    /// In the order of the frames.
-    pub(super) awaited: VecDeque<Awaited>,
+    /// The same under `ack:auto`, each with the end of its bytes in the stream of answers.
+    pub(super) auto: VecDeque<(u64, Unsettled)>,
+    pub(super) awaiting: Awaiting,
     pub(super) is_finishing: bool,
 }
 
@@ -52,7 +44,8 @@ impl Extra {
     pub(super) fn is_empty(&self) -> bool {
         self.transactions.is_empty()
             && self.unsettled.is_empty()
-            && self.awaited.is_empty()
+            && self.auto.is_empty()
+            && self.awaiting.is_empty()
             && !self.is_finishing
     }
 
@@ -111,14 +104,14 @@ impl Extra {
         let Some(at) = self.unsettled.iter().position(|unsettled| unsettled.id == id) else {
             return Vec::new();
         };
-        let form = self.unsettled[at].form;
-        match mode(form) {
+        let class = self.unsettled[at].class;
+        match mode(class) {
             AckMode::Auto => Vec::new(),
             AckMode::Individual => self.unsettled.remove(at).into_iter().collect(),
             AckMode::Client => {
                 let (mut settled, mut place) = (Vec::new(), 0);
                 self.unsettled.retain(|unsettled| {
-                    let is_covered = place <= at && unsettled.form == form;
+                    let is_covered = place <= at && unsettled.class == class;
                     place += 1;
                     if is_covered {
                         settled.push(*unsettled);
@@ -131,7 +124,8 @@ impl Extra {
     }
 
     /// The subscription is gone, and with it what it has not settled.
-    pub(super) fn forget(&mut self, form: Symbol) {
-        self.unsettled.retain(|unsettled| unsettled.form != form);
+    pub(super) fn forget(&mut self, class: Symbol) {
+        self.unsettled.retain(|unsettled| unsettled.class != class);
+        self.auto.retain(|(_, unsettled)| unsettled.class != class);
     }
 }

@@ -1,6 +1,6 @@
-//! How a MESSAGE must look to one subscription.
+//! Encoding classes: how a MESSAGE must look to one subscription.
 //!
-//! Subscriptions with the same form get the same bytes, so a broadcast is encoded once per form. Most
+//! Subscriptions of the same class get the same bytes, so a broadcast is encoded once per class. Most
 //! clients of one application use the same subscription ids, so there is usually one.
 
 use crate::wire::stomp::Version;
@@ -28,9 +28,9 @@ impl AckMode {
     }
 }
 
-/// The form of a subscription.
+/// The encoding class of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Form {
+pub struct Class {
     /// The subscription's id.
     pub id: Box<str>,
     /// Whether the client gave the id: a STOMP 1.0 client need not, and then gets no `subscription` header

@@ -4,14 +4,24 @@
 //! and body. It is made once, where the SEND was read, and then travels by reference: through mailboxes,
 //! queues and rooms. It does not know who gets it.
 //!
+//! Below it is what all who handle messages share: destinations, encoding classes, interned values, faults, the frames that
+//! the server says, and who sent a message.
+//!
 //! Invariant: the parts lie in `bytes` in the order key, shown, lines, body, without gaps, and a NUL ends them.
+
+pub mod class;
+pub mod destination;
+pub mod fault;
+pub mod interner;
+pub mod origin;
+pub mod reply;
 
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
 
-use crate::chat::destination::{Destination, Kind};
+use crate::message::destination::{Destination, Kind};
 
 /// A message as the sender gave it.
 #[derive(Debug, Clone)]
@@ -105,15 +115,15 @@ impl Message {
     }
 }
 
-/// The `message-id` of a sequenced message: which life of the room or queue, and the number in it.
+/// The `message-id` of a sequenced message: which epoch of the room or queue, and the number in it.
 ///
-/// A room that everybody leaves is forgotten; its next life has another `life`, so that an id is never
+/// A room that everybody leaves is forgotten, and begins a new epoch when somebody comes. So an id is never
 /// given twice while the server runs, nor, but for a clock set back, after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId {
-    /// One life of one room or queue.
-    pub life: u64,
-    /// The place in that life's total order, from 1.
+    /// The epoch: from the first use of a room or queue until it is forgotten.
+    pub epoch: u64,
+    /// The place in that epoch's total order, from 1.
     pub sequence: u64,
 }
 
@@ -125,9 +135,9 @@ impl MessageId {
     pub fn format(self, buffer: &mut [u8; Self::TEXT_BYTES_MAX]) -> &[u8] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut at = 0;
-        let digits = (16 - self.life.leading_zeros() as usize / 4).max(1);
+        let digits = (16 - self.epoch.leading_zeros() as usize / 4).max(1);
         for place in (0..digits).rev() {
-            buffer[at] = DIGITS[(self.life >> (4 * place)) as usize & 15];
+            buffer[at] = DIGITS[(self.epoch >> (4 * place)) as usize & 15];
             at += 1;
         }
         buffer[at] = b'-';
@@ -145,6 +155,37 @@ impl fmt::Display for MessageId {
     }
 }
 
+/// A message with its place in a room's order.
+#[derive(Debug, Clone)]
+pub struct Sequenced {
+    /// Its `message-id`.
+    pub id: MessageId,
+    /// What was sent.
+    pub message: Message,
+}
+
+/// Gives each epoch of a room or queue a number of its own.
+#[derive(Debug)]
+pub struct Epochs {
+    next: u64,
+    step: u64,
+}
+
+impl Epochs {
+    /// Numbers that no other shard and no other start of the server gives: `start` is the time of the
+    /// start in seconds since 1970.
+    pub fn new(start: u32, shard: u16, shards: u16) -> Self {
+        Epochs { next: (u64::from(start) << 32) + u64::from(shard), step: u64::from(shards) }
+    }
+
+    /// The next number.
+    pub fn begin(&mut self) -> u64 {
+        let epoch = self.next;
+        self.next += self.step;
+        epoch
+    }
+}
+
 /// A text that is no [`MessageId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAMessageId;
@@ -153,9 +194,9 @@ impl FromStr for MessageId {
     type Err = NotAMessageId;
 
     fn from_str(text: &str) -> Result<Self, NotAMessageId> {
-        let (life, sequence) = text.split_once('-').ok_or(NotAMessageId)?;
+        let (epoch, sequence) = text.split_once('-').ok_or(NotAMessageId)?;
         Ok(MessageId {
-            life: u64::from_str_radix(life, 16).map_err(|_| NotAMessageId)?,
+            epoch: u64::from_str_radix(epoch, 16).map_err(|_| NotAMessageId)?,
             sequence: sequence.parse().map_err(|_| NotAMessageId)?,
         })
     }
@@ -180,10 +221,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ids_survive_text(life: u64, sequence: u64) {
-            let id = MessageId { life, sequence };
+        fn ids_survive_text(epoch: u64, sequence: u64) {
+            let id = MessageId { epoch, sequence };
             prop_assert_eq!(id.to_string().parse(), Ok(id));
-            prop_assert_eq!(id.to_string(), format!("{life:x}-{sequence}"));
+            prop_assert_eq!(id.to_string(), format!("{epoch:x}-{sequence}"));
         }
     }
 }

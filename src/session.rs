@@ -1,48 +1,64 @@
 //! One STOMP session without I/O: frames in, commands out.
 //!
 //! The session knows the protocol: versions, heart-beats, subscriptions, transactions, acknowledgements,
-//! receipts. It does not know rooms, queues, sockets or other sessions: what a frame asks for leaves as
-//! [`Command`]s, in order, for the shard to carry out.
+//! receipts, and the requests that it waits for. It does not know rooms, queues, sockets or other sessions: what a frame asks
+//! for leaves as [`Command`]s, in order, for the shard to carry out.
 //!
 //! While a session is idle it holds its subscriptions in place (one of them without an allocation) and
-//! nothing else: transactions, unsettled messages and awaited receipts live in `Extra`, which exists only
+//! nothing else: transactions, unsettled messages and awaited requests live in `Extra`, which exists only
 //! while there is one.
 //!
 //! Invariant: `extra` is `None` or holds something.
 
+mod awaiting;
 mod extra;
 mod head;
+pub mod table;
 
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::chat::destination::{Destination, Kind};
-use crate::chat::fault::Fault;
-use crate::chat::form::{AckMode, Form};
-use crate::chat::intern::{Interner, Symbol};
-use crate::chat::message::{Message, MessageId};
+use crate::message::destination::{Destination, Kind};
+use crate::message::fault::Fault;
+use crate::message::class::{AckMode, Class};
+use crate::message::interner::{Interner, Symbol};
+use crate::message::{Message, MessageId};
 use crate::footprint::Part;
 use crate::limits;
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
 
+pub use awaiting::Awaited;
 use extra::Extra;
 pub use extra::Unsettled;
 use head::{Head, Value};
 
+/// How far a subscription is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its owner has not answered: `position` is the request.
+    Joining,
+    /// It gets messages.
+    Joined,
+    /// It gets what its owner sequences before it reads the UNSUBSCRIBE. Its id is free.
+    Leaving,
+}
+
 /// One subscription of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subscription {
-    /// Its form, which holds its id: unique in the session.
-    pub form: Symbol,
-    /// The room's index, or the symbol of the queue's key.
+    /// Its encoding class, which holds its id: unique in the session among those that are not leaving.
+    pub class: Symbol,
+    /// The room's index, or the symbol of the queue's key. Of a room, only once it has joined.
     pub place: u32,
-    /// Where the room has it among its members.
+    /// Where the room has it among its members; of a queue, and of one that is joining, the number of its request.
     pub position: u32,
     /// How its messages are acknowledged.
     pub ack: AckMode,
     /// What it is subscribed to.
     pub kind: Kind,
+    /// How far it is.
+    pub state: State,
 }
 
 const _: () = assert!(size_of::<Subscription>() == 16);
@@ -52,10 +68,10 @@ const _: () = assert!(size_of::<Subscription>() == 16);
 pub enum Command {
     /// Answer CONNECTED; the session is connected.
     Connected,
-    /// Add a subscription; the form has been acquired for it.
+    /// Add a subscription; the class has been acquired for it.
     Subscribe {
-        /// The form.
-        form: Symbol,
+        /// The class.
+        class: Symbol,
         /// The place's key.
         key: Box<str>,
         /// What the place is.
@@ -63,7 +79,7 @@ pub enum Command {
         /// The mode.
         ack: AckMode,
     },
-    /// Take the subscription with this form out.
+    /// Take the subscription with this class out.
     Unsubscribe(Symbol),
     /// Hand a message to its place.
     Publish(Message),
@@ -86,7 +102,7 @@ pub struct Context<'a> {
     /// Bounds.
     pub limits: &'a limits::Stomp,
     /// Forms of all sessions of the shard.
-    pub forms: &'a mut Interner<Form>,
+    pub classes: &'a mut Interner<Class>,
     /// Logins and queue keys of all sessions of the shard.
     pub names: &'a mut Interner<Box<str>>,
     /// Where commands go, in order.
@@ -305,7 +321,7 @@ impl Session {
         let destination = Destination::parse_subscribe(text, login)?;
         let (id, is_named) = self.subscription_id(head, context.limits)?;
         let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
-        if self.find(&id, context.forms).is_some() {
+        if self.find(&id, context.classes).is_some() {
             return Err(Fault::SubscriptionExists);
         }
         let max = context.limits.subscriptions_max;
@@ -313,16 +329,16 @@ impl Session {
             return Err(Fault::TooManySubscriptions { max });
         }
         let version = self.version_or_newest();
-        let form = context.forms.acquire(Form { id, is_named, version, ack });
+        let class = context.classes.acquire(Class { id, is_named, version, ack });
         let (key, kind) = (destination.key().into(), destination.kind());
-        context.commands.push(Command::Subscribe { form, key, kind, ack });
+        context.commands.push(Command::Subscribe { class, key, kind, ack });
         Ok(())
     }
 
     fn unsubscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let (id, _) = self.subscription_id(head, context.limits)?;
-        let found = self.find(&id, context.forms).ok_or(Fault::NoSuchSubscription)?;
-        context.commands.push(Command::Unsubscribe(found.form));
+        let found = self.find(&id, context.classes).ok_or(Fault::NoSuchSubscription)?;
+        context.commands.push(Command::Unsubscribe(found.class));
         Ok(())
     }
 
@@ -334,13 +350,17 @@ impl Session {
         Ok((head.required(&head.id, limits)?.into(), true))
     }
 
-    fn find(&self, id: &str, forms: &Interner<Form>) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|subscription| &*forms.value(subscription.form).id == id)
+    fn find(&self, id: &str, classes: &Interner<Class>) -> Option<&Subscription> {
+        let is_it = |subscription: &&Subscription| {
+            subscription.state != State::Leaving && &*classes.value(subscription.class).id == id
+        };
+        self.subscriptions.iter().find(is_it)
     }
 
-    /// The subscription with this form.
-    pub fn subscription(&self, form: Symbol) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|subscription| subscription.form == form)
+    /// The subscription with this class, unless it is leaving.
+    pub fn subscription(&self, class: Symbol) -> Option<&Subscription> {
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.find(|subscription| subscription.class == class && subscription.state != State::Leaving)
     }
 
     /// ACK and NACK. 1.2 names the message by `id`, 1.1 and 1.0 by `message-id`: both are the message's id
@@ -351,7 +371,7 @@ impl Session {
         let id: MessageId = id.parse().map_err(|_| Fault::UnknownAck)?;
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => {
-                let unsettled = Unsettled { id, form: Symbol(u32::MAX) };
+                let unsettled = Unsettled { id, class: Symbol(u32::MAX) };
                 let command = Command::Settle { unsettled, is_nack };
                 let weight = size_of::<Command>() as u64;
                 self.in_transaction(transaction, command, weight, context.limits)
@@ -362,8 +382,8 @@ impl Session {
 
     fn settle_id(&mut self, id: MessageId, is_nack: bool, commands: &mut Vec<Command>) -> Result<(), Fault> {
         let subscriptions = &self.subscriptions;
-        let mode = |form| {
-            let found = subscriptions.iter().find(|subscription| subscription.form == form);
+        let mode = |class| {
+            let found = subscriptions.iter().find(|other| other.class == class && other.state != State::Leaving);
             found.map_or(AckMode::Auto, |subscription| subscription.ack)
         };
         let settled = match &mut self.extra {
@@ -410,29 +430,103 @@ impl Session {
         }
     }
 
-    /// The shard has carried out a `Subscribe`.
-    pub fn subscribed(&mut self, subscription: Subscription) {
+    /// The shard carries out a `Subscribe`: the subscription is there, and may be joining.
+    pub fn subscribing(&mut self, subscription: Subscription) {
         self.subscriptions.push(subscription);
     }
 
-    /// The shard carries out an `Unsubscribe`: takes the subscription and what it has not settled.
-    pub fn unsubscribed(&mut self, form: Symbol) -> Option<Subscription> {
-        let at = self.subscriptions.iter().position(|subscription| subscription.form == form)?;
+    /// The subscription whose request has this number, if its owner has not answered.
+    pub fn joining(&self, serial: u32) -> Option<&Subscription> {
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.find(|subscription| subscription.state == State::Joining && subscription.position == serial)
+    }
+
+    /// Whether the owner of any subscription has not answered.
+    pub fn is_joining(&self) -> bool {
+        self.subscriptions.iter().any(|subscription| subscription.state == State::Joining)
+    }
+
+    /// Its owner has answered: it has joined, in a room at this place and position.
+    pub fn joined(&mut self, serial: u32, room: Option<(u32, u32)>) {
+        let mut subscriptions = self.subscriptions.iter_mut();
+        let found = subscriptions
+            .find(|subscription| subscription.state == State::Joining && subscription.position == serial);
+        if let Some(subscription) = found {
+            subscription.state = State::Joined;
+            if let Some((place, position)) = room {
+                (subscription.place, subscription.position) = (place, position);
+            }
+        }
+    }
+
+    /// The shard carries out an `Unsubscribe` of a destination of another shard: what the subscription has not settled is
+    /// forgotten, and it leaves when its owner has answered.
+    pub fn leaving(&mut self, class: Symbol) -> Option<Subscription> {
+        self.forget(class);
+        let mut subscriptions = self.subscriptions.iter_mut();
+        let found = subscriptions.find(|other| other.class == class && other.state != State::Leaving)?;
+        found.state = State::Leaving;
+        Some(*found)
+    }
+
+    /// The owner of this room has answered an UNSUBSCRIBE: takes out the subscription that it was for.
+    pub fn left(&mut self, room: u32) -> Option<Subscription> {
+        let is_it = |subscription: &Subscription| {
+            subscription.kind != Kind::Queue
+                && subscription.place == room
+                && subscription.state == State::Leaving
+        };
+        let at = self.subscriptions.iter().position(is_it)?;
+        Some(self.take_subscription(at))
+    }
+
+    /// The shard carries out an `Unsubscribe` of a destination of its own: takes the subscription and what it has not
+    /// settled.
+    pub fn unsubscribed(&mut self, class: Symbol) -> Option<Subscription> {
+        let is_it = |other: &Subscription| other.class == class && other.state != State::Leaving;
+        let at = self.subscriptions.iter().position(is_it)?;
+        self.forget(class);
+        Some(self.take_subscription(at))
+    }
+
+    fn forget(&mut self, class: Symbol) {
         if let Some(extra) = &mut self.extra {
-            extra.forget(form);
+            extra.forget(class);
             self.tidy();
         }
+    }
+
+    fn take_subscription(&mut self, at: usize) -> Subscription {
         let gone = self.subscriptions.swap_remove(at);
         if self.subscriptions.len() <= 1 {
             self.subscriptions.shrink_to_fit();
         }
-        Some(gone)
+        gone
+    }
+
+    /// Subscriptions to one destination: `place` is its room, or its queue's name, if that is known here; `hash` is that of its
+    /// key, for those that are joining.
+    pub fn subscriptions_to(&self, kind: Kind, place: Option<u32>, hash: u64) -> usize {
+        let is_here = |subscription: &&Subscription| {
+            Some(subscription.place) == place
+                && (subscription.kind == Kind::Queue) == (kind == Kind::Queue)
+                && (kind == Kind::Queue || subscription.state != State::Joining)
+        };
+        let here = self.subscriptions.iter().filter(is_here).count();
+        let joining = match &self.extra {
+            Some(extra) if kind != Kind::Queue => extra.awaiting.joining(hash),
+            _ => 0,
+        };
+        here + joining
     }
 
     /// The room has moved this session's member from the position `from` to `to`.
     pub fn moved(&mut self, room: u32, from: u32, to: u32) {
         let moved = self.subscriptions.iter_mut().find(|subscription| {
-            subscription.kind != Kind::Queue && subscription.place == room && subscription.position == from
+            subscription.kind != Kind::Queue
+                && subscription.state != State::Joining
+                && subscription.place == room
+                && subscription.position == from
         });
         match moved {
             Some(subscription) => subscription.position = to,
@@ -440,83 +534,74 @@ impl Session {
         }
     }
 
-    /// A queue's message was handed to the session: it waits to be settled.
-    pub fn delivered(&mut self, unsettled: Unsettled) {
-        self.extra_mut().unsettled.push_back(unsettled);
+    /// A queue's message was handed to the session: it waits to be settled. Under `auto` it is settled when the answers up to
+    /// `ends_at` are sent ([`Segments::taken`](crate::buf::Segments::taken)).
+    pub fn delivered(&mut self, unsettled: Unsettled, ends_at: u64) {
+        let ack = self.subscription(unsettled.class).map_or(AckMode::Auto, |subscription| subscription.ack);
+        let extra = self.extra_mut();
+        match ack {
+            AckMode::Auto => extra.auto.push_back((ends_at, unsettled)),
+            _ => extra.unsettled.push_back(unsettled),
+        }
     }
 
-    /// Everything handed to the session has left for its socket: what waits under `auto` is settled.
-    pub fn flushed(&mut self, settled: &mut Vec<Unsettled>) {
-        let subscriptions = &self.subscriptions;
+    /// Answers up to `taken` have been sent, or all: what was handed over with them is settled under `auto`.
+    pub fn sent(&mut self, taken: Option<u64>, settled: &mut Vec<Unsettled>) {
         let Some(extra) = &mut self.extra else { return };
-        let auto: SmallVec<[Symbol; 4]> = subscriptions
-            .iter()
-            .filter(|subscription| subscription.kind == Kind::Queue && subscription.ack == AckMode::Auto)
-            .map(|subscription| subscription.form)
-            .collect();
-        if auto.is_empty() || extra.unsettled.is_empty() {
+        if extra.auto.is_empty() {
             return;
         }
-        extra.unsettled.retain(|unsettled| {
-            let is_auto = auto.contains(&unsettled.form);
-            if is_auto {
-                settled.push(*unsettled);
-            }
-            !is_auto
-        });
+        let is_sent = |entry: &mut (u64, Unsettled)| taken.is_none_or(|taken| entry.0 <= taken);
+        while let Some((_, unsettled)) = extra.auto.pop_front_if(is_sent) {
+            settled.push(unsettled);
+        }
         self.tidy();
     }
 
-    /// Holds `receipt` back until `count` confirmations with this serial number have come, and until no
-    /// earlier receipt is held back.
-    pub fn await_confirmations(&mut self, serial: u32, count: u32, receipt: CompactString) {
-        let awaited = &mut self.extra_mut().awaited;
-        if awaited.is_empty() {
-            // Few sessions have a second one under way.
-            awaited.reserve_exact(1);
-        }
-        awaited.push_back(extra::Awaited { serial, count, receipt });
+    // ---- requests ----
+
+    /// Waits for a request: see [`Awaited`].
+    pub fn wait_for(&mut self, awaited: Awaited) {
+        self.extra_mut().awaiting.push(awaited);
     }
 
-    /// The publication with this serial number was refused: the receipt that it asked for, for the ERROR.
-    pub fn take_awaited(&mut self, serial: u32) -> Option<CompactString> {
-        let awaited = &mut self.extra.as_mut()?.awaited;
-        let at = awaited.iter().position(|awaited| awaited.serial == serial)?;
-        awaited.remove(at).map(|awaited| awaited.receipt)
-    }
-
-    /// Ends the session as soon as nothing is awaited. Returns whether that is now.
-    pub fn finish(&mut self) -> bool {
-        match &mut self.extra {
-            Some(extra) if !extra.awaited.is_empty() => {
-                extra.is_finishing = true;
-                false
-            }
-            _ => true,
-        }
-    }
-
-    /// Whether confirmations are awaited.
+    /// Whether a request is waited for.
     pub fn awaits(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| !extra.awaited.is_empty())
+        self.extra.as_ref().is_some_and(|extra| !extra.awaiting.is_empty())
     }
 
-    /// A shard has confirmed one publication with this serial number. Adds the receipts that may be
-    /// sent, in order; returns whether the session asked to end and nothing is awaited any more.
-    pub fn confirmed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) -> bool {
+    /// Whether another owner than this one has not answered a SUBSCRIBE or UNSUBSCRIBE; with `None`, whether any has not.
+    pub fn awaits_other_than(&self, owner: Option<u16>) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))
+    }
+
+    /// A request is done, or one part of it. Adds the receipts that may be sent, in the order of the frames; returns whether
+    /// the session asked to end and waits for nothing any more.
+    pub fn completed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) -> bool {
         let Some(extra) = &mut self.extra else { return false };
-        if let Some(awaited) = extra.awaited.iter_mut().find(|awaited| awaited.serial == serial) {
-            awaited.count = awaited.count.saturating_sub(1);
-        }
-        while let Some(done) = extra.awaited.pop_front_if(|awaited| awaited.count == 0) {
-            receipts.push(done.receipt);
-        }
-        let is_finished = extra.is_finishing && extra.awaited.is_empty();
+        extra.awaiting.complete(serial, receipts);
+        let is_finished = extra.is_finishing && extra.awaiting.is_empty();
         if is_finished {
             extra.is_finishing = false;
         }
         self.tidy();
         is_finished
+    }
+
+    /// A request was refused: the receipt that was asked for, for the ERROR.
+    pub fn refused(&mut self, serial: u32) -> Option<CompactString> {
+        self.extra.as_mut()?.awaiting.refuse(serial)
+    }
+
+    /// Ends the session as soon as nothing is waited for. Returns whether that is now.
+    pub fn finish(&mut self) -> bool {
+        match &mut self.extra {
+            Some(extra) if !extra.awaiting.is_empty() => {
+                extra.is_finishing = true;
+                false
+            }
+            _ => true,
+        }
     }
 
     /// Takes a subscription out, whichever; for the end of the session, one at a time: while the shard takes

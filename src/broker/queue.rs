@@ -1,6 +1,6 @@
 //! Queues: each message goes to one subscriber, and comes back if that subscriber does not settle it.
 //!
-//! A queue lives on the shard that owns its key. It keeps messages while there is no consumer with room,
+//! A queue epochs on the shard that owns its key. It keeps messages while there is no consumer with room,
 //! offers them in turn to those that have room (`rooms.prefetch_max` messages, or one message of any size,
 //! up to [`UNSETTLED_BYTES_MAX`] bytes), and holds what a consumer has not settled until it is acknowledged, refused, or the
 //! consumer is gone. It keeps nothing on disk.
@@ -16,8 +16,7 @@ use std::hash::Hash;
 
 use foldhash::fast::FixedState;
 
-use crate::chat::message::{Message, MessageId};
-use crate::chat::room::Lives;
+use crate::message::{Epochs, Message, MessageId};
 use crate::limits;
 use crate::time::Tick;
 
@@ -83,7 +82,7 @@ impl Consumer {
 /// One queue.
 #[derive(Debug)]
 struct Queue<C> {
-    life: u64,
+    epoch: u64,
     sequence: u64,
     waiting: VecDeque<Queued>,
     /// By what no peer can choose so that it collides.
@@ -125,7 +124,7 @@ impl<C: Copy + Eq + Hash> Queue<C> {
             };
             offers.push(Offer {
                 consumer: who,
-                id: MessageId { life: self.life, sequence: queued.sequence },
+                id: MessageId { epoch: self.epoch, sequence: queued.sequence },
                 is_redelivered: queued.returns > 0,
                 message: queued.message.clone(),
             });
@@ -199,7 +198,7 @@ pub enum Settlement {
 #[derive(Debug)]
 pub struct Queues<C> {
     queues: HashMap<Box<str>, Queue<C>>,
-    lives: Lives,
+    epochs: Epochs,
     limits: limits::Rooms,
     messages: usize,
     bytes: u64,
@@ -207,8 +206,8 @@ pub struct Queues<C> {
 
 impl<C: Copy + Eq + Hash> Queues<C> {
     /// No queues.
-    pub fn new(limits: limits::Rooms, lives: Lives) -> Self {
-        Queues { queues: HashMap::new(), lives, limits, messages: 0, bytes: 0 }
+    pub fn new(limits: limits::Rooms, epochs: Epochs) -> Self {
+        Queues { queues: HashMap::new(), epochs, limits, messages: 0, bytes: 0 }
     }
 
     /// Queues that exist.
@@ -233,9 +232,9 @@ impl<C: Copy + Eq + Hash> Queues<C> {
 
     fn queue(&mut self, key: &str, now: Tick) -> &mut Queue<C> {
         if !self.queues.contains_key(key) {
-            let life = self.lives.begin();
+            let epoch = self.epochs.begin();
             let queue = Queue {
-                life,
+                epoch,
                 sequence: 0,
                 waiting: VecDeque::new(),
                 consumers: HashMap::default(),
@@ -417,7 +416,7 @@ impl<C: Copy + Eq + Hash> Queues<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::destination::Destination;
+    use crate::message::destination::Destination;
     use proptest::prelude::*;
 
     const KEY: &str = "/queue/jobs";
@@ -427,7 +426,7 @@ mod tests {
     }
 
     fn queues(limits: limits::Rooms) -> Queues<u8> {
-        Queues::new(limits, Lives::new(1, 0, 1))
+        Queues::new(limits, Epochs::new(1, 0, 1))
     }
 
     #[test]
@@ -487,7 +486,7 @@ mod tests {
             steps in prop::collection::vec((0u8..5, 0usize..4), 1..200)
         ) {
             let limits = limits::Rooms { prefetch_max, deliveries_max: 1000, ..Default::default() };
-            let mut queues: Queues<u32> = Queues::new(limits, Lives::new(1, 0, 1));
+            let mut queues: Queues<u32> = Queues::new(limits, Epochs::new(1, 0, 1));
             let mut offers = Vec::new();
             // No consumer comes twice.
             let mut inside: Vec<u32> = Vec::new();

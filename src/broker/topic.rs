@@ -1,0 +1,417 @@
+//! Rooms as their owner has them: which shards have members, and the next sequence number.
+//!
+//! A room is a topic or a user destination. Its *epoch* is a number that no other room, queue or start of the server has; a
+//! message's id is the epoch and its sequence number in it.
+//!
+//! A room is *full* while a shard has more waiting for its members than it may have. What is published to it meanwhile is
+//! *parked*: it has its place behind what was published before, and is sequenced when the room has room. Its publishers are
+//! held, so each of them parks no more than what was read of it at once.
+//!
+//! Invariant: a room is in the table exactly while a shard has members, or something is parked; a room with something parked is
+//! full, or on the list of those that have room again ([`Topics::check`]).
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use compact_str::CompactString;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::footprint::Part;
+use crate::message::origin::Origin;
+use crate::message::{Epochs, Message, MessageId};
+
+/// The members that one shard has of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Residency {
+    /// How many.
+    pub members: u32,
+    /// The shard.
+    pub shard: u16,
+    /// More waits for them than may.
+    pub is_full: bool,
+}
+
+/// A room.
+#[derive(Debug)]
+struct Topic {
+    key: CompactString,
+    epoch: u64,
+    sequence: u64,
+    shards: SmallVec<[Residency; 2]>,
+    parked: Option<Box<VecDeque<(Origin, Message)>>>,
+}
+
+const _: () = assert!(size_of::<Topic>() <= 80);
+
+impl Topic {
+    fn is_full(&self) -> bool {
+        self.shards.iter().any(|residency| residency.is_full)
+    }
+
+    fn residency(&mut self, shard: u16) -> Option<&mut Residency> {
+        self.shards.iter_mut().find(|residency| residency.shard == shard)
+    }
+}
+
+/// What became of a publication.
+#[derive(Debug)]
+pub enum Published<'a> {
+    /// Nobody is in the room: there is no order to have a place in.
+    Nobody(Message),
+    /// It has its place, and goes to the members of these shards.
+    Sequenced(MessageId, Message, &'a [Residency]),
+    /// The room is full: it waits, and so must its publisher.
+    Parked,
+}
+
+/// The rooms that one shard owns.
+#[derive(Debug)]
+pub struct Topics {
+    topics: Slab<Topic>,
+    index: HashTable<u32>,
+    hasher: FixedState,
+    epochs: Epochs,
+    /// Bytes of what is parked.
+    parked_bytes: u64,
+    /// Keys of rooms that have something parked and are not full any more.
+    ready: Vec<Box<str>>,
+}
+
+impl Topics {
+    /// No rooms. `seed` must not be guessable by peers.
+    pub fn new(seed: u64, epochs: Epochs) -> Topics {
+        Topics {
+            topics: Slab::new(),
+            index: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            epochs,
+            parked_bytes: 0,
+            ready: Vec::new(),
+        }
+    }
+
+    /// Rooms in the table.
+    pub fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Whether there is a room with this key.
+    pub fn contains(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Bytes of what is parked in all rooms.
+    pub fn parked_bytes(&self) -> u64 {
+        self.parked_bytes
+    }
+
+    fn find(&self, key: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        self.index.find(hash, |&at| self.topics[at as usize].key == key).copied()
+    }
+
+    fn find_or_insert(&mut self, key: &str) -> u32 {
+        if let Some(topic) = self.find(key) {
+            return topic;
+        }
+        let topic = Topic {
+            key: CompactString::new(key),
+            epoch: self.epochs.begin(),
+            sequence: 0,
+            shards: SmallVec::new(),
+            parked: None,
+        };
+        let at = self.topics.insert(topic) as u32;
+        let (topics, hasher) = (&self.topics, &self.hasher);
+        self.index
+            .insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(topics[at as usize].key.as_str()));
+        at
+    }
+
+    fn tidy(&mut self, at: u32) {
+        let topic = &self.topics[at as usize];
+        if !topic.shards.is_empty() || topic.parked.is_some() {
+            return;
+        }
+        let hash = self.hasher.hash_one(topic.key.as_str());
+        if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
+            found.remove();
+        }
+        self.topics.remove(at as usize);
+        if self.topics.is_empty() {
+            self.topics.shrink_to_fit();
+            self.index.shrink_to(0, |_| 0);
+        }
+    }
+
+    /// A shard has a member more from here on. Returns the id of the last message before it.
+    pub fn subscribe(&mut self, key: &str, shard: u16) -> MessageId {
+        let at = self.find_or_insert(key);
+        let topic = &mut self.topics[at as usize];
+        match topic.residency(shard) {
+            Some(residency) => residency.members += 1,
+            None => {
+                if topic.shards.len() == topic.shards.capacity() {
+                    // Doubling would leave a third of all such lists empty.
+                    topic.shards.reserve_exact(topic.shards.len() / 4 + 1);
+                }
+                topic.shards.push(Residency { members: 1, shard, is_full: false });
+            }
+        }
+        MessageId { epoch: topic.epoch, sequence: topic.sequence }
+    }
+
+    /// A shard has a member less. What is parked may have room now: see [`Topics::take_ready`].
+    ///
+    /// # Panics
+    /// If the shard has none.
+    pub fn unsubscribe(&mut self, key: &str, shard: u16) {
+        let at = self.find(key).expect("a room with members is in the table");
+        let topic = &mut self.topics[at as usize];
+        let residency = topic.residency(shard).expect("a shard whose member leaves has members");
+        residency.members -= 1;
+        if residency.members == 0 {
+            topic.shards.retain(|residency| residency.shard != shard);
+            if topic.shards.spilled() && topic.shards.len() * 4 <= topic.shards.capacity() {
+                topic.shards.shrink_to_fit();
+            }
+            self.note_ready(at);
+        }
+        self.tidy(at);
+    }
+
+    fn note_ready(&mut self, at: u32) {
+        let topic = &self.topics[at as usize];
+        if topic.parked.is_some() && !topic.is_full() {
+            self.ready.push(topic.key.as_str().into());
+        }
+    }
+
+    /// Whether [`Topics::take_ready`] would give any.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Keys of rooms that have something parked and are not full any more: [`Topics::unpark`] is to be called for each.
+    pub fn take_ready(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// The shards that have members of a room.
+    pub fn shards(&self, key: &str) -> &[Residency] {
+        self.find(key).map_or(&[], |at| &self.topics[at as usize].shards)
+    }
+
+    /// Gives a message its place, or parks it.
+    pub fn publish(&mut self, origin: Origin, message: Message) -> Published<'_> {
+        let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
+        let topic = &mut self.topics[at as usize];
+        if topic.parked.is_some() || topic.is_full() {
+            self.parked_bytes += message.weight();
+            topic.parked.get_or_insert_default().push_back((origin, message));
+            return Published::Parked;
+        }
+        topic.sequence += 1;
+        let id = MessageId { epoch: topic.epoch, sequence: topic.sequence };
+        Published::Sequenced(id, message, &topic.shards)
+    }
+
+    /// A shard has more waiting for its members of a room than it may have, or has room again. Nothing happens if it has left.
+    pub fn set_full(&mut self, key: &str, shard: u16, is_full: bool) {
+        if let Some(at) = self.find(key)
+            && let Some(residency) = self.topics[at as usize].residency(shard)
+        {
+            residency.is_full = is_full;
+            if !is_full {
+                self.note_ready(at);
+            }
+        }
+    }
+
+    /// Takes the publication out that was parked first, if the room is not full. It must be published again by
+    /// [`Topics::publish_parked`] at once.
+    pub fn unpark(&mut self, key: &str) -> Option<(Origin, Message)> {
+        let at = self.find(key)?;
+        let topic = &mut self.topics[at as usize];
+        if topic.is_full() {
+            return None;
+        }
+        let parked = topic.parked.as_mut()?;
+        let first = parked.pop_front();
+        if parked.is_empty() {
+            topic.parked = None;
+        }
+        if let Some((_, message)) = &first {
+            self.parked_bytes -= message.weight();
+        }
+        first
+    }
+
+    /// Gives a message that was parked its place.
+    pub fn publish_parked(&mut self, message: Message) -> Published<'_> {
+        let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
+        if self.topics[at as usize].shards.is_empty() {
+            // Everybody has left meanwhile.
+            self.tidy(at);
+            return Published::Nobody(message);
+        }
+        let topic = &mut self.topics[at as usize];
+        topic.sequence += 1;
+        let id = MessageId { epoch: topic.epoch, sequence: topic.sequence };
+        Published::Sequenced(id, message, &topic.shards)
+    }
+
+    /// What the table takes, in bytes. O(rooms).
+    pub fn memory(&self) -> Part {
+        let index = Part {
+            used: (self.index.len() * size_of::<u32>()) as u64,
+            reserved: self.index.allocation_size() as u64,
+        };
+        let topics = Part::array(self.topics.len(), self.topics.capacity(), size_of::<Topic>());
+        let mut memory: Part = [topics, index].into_iter().sum();
+        for (_, topic) in &self.topics {
+            if topic.shards.spilled() {
+                let capacity = topic.shards.capacity();
+                memory += Part::array(topic.shards.len(), capacity, size_of::<Residency>());
+            }
+            if topic.key.is_heap_allocated() {
+                memory += Part { used: topic.key.len() as u64, reserved: topic.key.capacity() as u64 };
+            }
+        }
+        memory
+    }
+
+    /// Panics unless the table agrees with itself.
+    pub fn check(&self) {
+        assert_eq!(self.index.len(), self.topics.len());
+        let mut parked = 0;
+        for (at, topic) in &self.topics {
+            assert_eq!(self.find(&topic.key), Some(at as u32));
+            assert!(!topic.shards.is_empty() || topic.parked.is_some(), "{} is kept for nothing", topic.key);
+            assert!(topic.shards.iter().all(|residency| residency.members > 0));
+            if let Some(list) = &topic.parked {
+                assert!(!list.is_empty());
+                assert!(topic.is_full() || self.ready.iter().any(|key| **key == *topic.key), "nobody will unpark it");
+                parked += list.iter().map(|(_, message)| message.weight()).sum::<u64>();
+            }
+        }
+        assert_eq!(parked, self.parked_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::destination::Destination;
+    use crate::message::origin::ConnKey;
+
+    const ORIGIN: Origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: None };
+
+    fn topics() -> Topics {
+        Topics::new(3, Epochs::new(1, 0, 2))
+    }
+
+    fn message(key: &str, body: &[u8]) -> Message {
+        Message::new(&Destination::parse_send(key).unwrap(), b"", body)
+    }
+
+    fn publish(topics: &mut Topics, key: &str, body: &[u8]) -> Option<MessageId> {
+        match topics.publish(ORIGIN, message(key, body)) {
+            Published::Sequenced(id, ..) => Some(id),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_room_is_forgotten_with_its_last_member_and_begins_another_epoch() {
+        let mut topics = topics();
+        assert!(matches!(topics.publish(ORIGIN, message("/topic/a", b"")), Published::Nobody(_)));
+        let first = topics.subscribe("/topic/a", 1);
+        assert_eq!(first.sequence, 0);
+        assert_eq!(publish(&mut topics, "/topic/a", b""), Some(MessageId { sequence: 1, ..first }));
+        assert_eq!(topics.subscribe("/topic/a", 0), MessageId { sequence: 1, ..first });
+        topics.unsubscribe("/topic/a", 1);
+        topics.unsubscribe("/topic/a", 0);
+        assert!(topics.is_empty());
+        assert_ne!(topics.subscribe("/topic/a", 0).epoch, first.epoch);
+        topics.check();
+    }
+
+    #[test]
+    fn what_is_published_to_a_full_room_is_sequenced_in_its_order_when_there_is_room() {
+        let mut topics = topics();
+        topics.subscribe("/topic/a", 0);
+        topics.set_full("/topic/a", 0, true);
+        // Another shard has no members: that it is full says nothing.
+        topics.set_full("/topic/a", 7, true);
+        for body in [b"1", b"2"] {
+            assert!(matches!(topics.publish(ORIGIN, message("/topic/a", body)), Published::Parked));
+        }
+        assert!(topics.unpark("/topic/a").is_none());
+        topics.set_full("/topic/a", 0, false);
+        assert_eq!(topics.take_ready(), ["/topic/a".into()]);
+        // Behind what is parked, although there is room.
+        assert!(matches!(topics.publish(ORIGIN, message("/topic/a", b"3")), Published::Parked));
+        let mut bodies = Vec::new();
+        while let Some((_, message)) = topics.unpark("/topic/a") {
+            let Published::Sequenced(id, message, shards) = topics.publish_parked(message) else { panic!() };
+            assert_eq!(shards.len(), 1);
+            bodies.push((id.sequence, message.body().to_vec()));
+        }
+        assert_eq!(bodies, [(1, b"1".to_vec()), (2, b"2".to_vec()), (3, b"3".to_vec())]);
+        assert_eq!(topics.parked_bytes(), 0);
+        // What is parked in a room that everybody has left is for nobody, and the room goes.
+        topics.set_full("/topic/a", 0, true);
+        topics.publish(ORIGIN, message("/topic/a", b"4"));
+        topics.unsubscribe("/topic/a", 0);
+        topics.check();
+        assert_eq!(topics.take_ready().len(), 1);
+        let (_, message) = topics.unpark("/topic/a").unwrap();
+        assert!(matches!(topics.publish_parked(message), Published::Nobody(_)));
+        assert!(topics.is_empty());
+    }
+
+    proptest! {
+        /// The model counts members by room and shard.
+        #[test]
+        fn residencies_are_counts_of_members(steps in prop::collection::vec((0u8..4, 0u16..4, any::<bool>()), 0..300)) {
+            let mut topics = topics();
+            let mut model: std::collections::BTreeMap<(u8, u16), u32> = std::collections::BTreeMap::new();
+            for (room, shard, comes) in steps {
+                let key = format!("/topic/{room}");
+                let members = model.entry((room, shard)).or_default();
+                if comes {
+                    *members += 1;
+                    topics.subscribe(&key, shard);
+                } else if *members > 0 {
+                    *members -= 1;
+                    topics.unsubscribe(&key, shard);
+                }
+                topics.check();
+                for room in 0..4 {
+                    let mut seen: Vec<(u16, u32)> = match topics.publish(ORIGIN, message(&format!("/topic/{room}"), b"")) {
+                        Published::Sequenced(_, _, shards) => shards.iter().map(|there| (there.shard, there.members)).collect(),
+                        _ => Vec::new(),
+                    };
+                    seen.sort_unstable();
+                    let there: Vec<(u16, u32)> = model
+                        .range((room, 0)..(room, 4))
+                        .filter(|(_, members)| **members > 0)
+                        .map(|((_, shard), members)| (*shard, *members))
+                        .collect();
+                    prop_assert_eq!(seen, there);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The phases of a connection and the one transition function, as the TCB table has its states.
+//!
+//! | phase | what it waits for |
+//! |---|---|
+//! | `Http` | an HTTP request head |
+//! | `Refused` | the same, but the table is full: an upgrade is answered 503 |
+//! | `Stomp` | frames on `/ws` |
+//! | `Echo` | messages on `/echo` |
+//! | `Closing` | the peer's close frame; ours is queued or sent (RFC 6455 section 7.1.2) |
+//! | `Finishing` | that the rest of the output is sent; then the socket closes. Both sides have said that they end |
+//! | `Lingering` | that the output is sent and the peer's stream ends. What the peer says is thrown away |
+//! | `Closed` | the end of the turn, when the socket closes |
+//!
+//! `Lingering` exists because closing a socket with unread input sends a reset, which can overtake the last answer.
+//!
+//! Invariant: [`next`] alone says which phase follows; a connection that is `Closed` stays closed.
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waits for an HTTP request head.
+    Http,
+    /// The same, but the table is full: an upgrade will be answered 503.
+    Refused,
+    /// WebSocket open on `/ws`.
+    Stomp,
+    /// WebSocket open on `/echo`.
+    Echo,
+    /// A close frame is queued or sent; waits for the peer's.
+    Closing,
+    /// Nothing will be added to what is queued; once that is sent, the socket is closed.
+    Finishing,
+    /// Nothing will be added to what is queued; once that is sent, this side's stream ends, and input is
+    /// thrown away until the peer's does.
+    Lingering,
+    /// To be closed at the end of the turn.
+    Closed,
+}
+
+/// What happens to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// 101 on `/ws` is queued.
+    UpgradedToStomp,
+    /// 101 on `/echo` is queued.
+    UpgradedToEcho,
+    /// A page or an HTTP refusal is queued.
+    Answered,
+    /// Our close frame is queued.
+    CloseSent,
+    /// The peer's close frame has come.
+    CloseReceived,
+    /// The peer's stream has ended.
+    EndReceived,
+    /// The peer broke the framing, or was cut off while it was closing: our last word is queued.
+    LastWord,
+    /// The socket is to be closed.
+    Close,
+}
+
+impl Phase {
+    /// All phases, for tests and tables.
+    pub const ALL: [Phase; 8] = [
+        Phase::Http,
+        Phase::Refused,
+        Phase::Stomp,
+        Phase::Echo,
+        Phase::Closing,
+        Phase::Finishing,
+        Phase::Lingering,
+        Phase::Closed,
+    ];
+
+    /// In the opening handshake.
+    pub fn is_handshake(self) -> bool {
+        matches!(self, Phase::Http | Phase::Refused)
+    }
+
+    /// A WebSocket that takes messages.
+    pub fn is_open(self) -> bool {
+        matches!(self, Phase::Stomp | Phase::Echo)
+    }
+}
+
+/// The phase that follows; `None` if the event changes nothing, or cannot happen, in this phase.
+pub fn next(phase: Phase, event: Event) -> Option<Phase> {
+    match (phase, event) {
+        (Phase::Closed, _) => None,
+        (_, Event::Close) => Some(Phase::Closed),
+        (Phase::Http, Event::UpgradedToStomp) => Some(Phase::Stomp),
+        (Phase::Http, Event::UpgradedToEcho) => Some(Phase::Echo),
+        (Phase::Http | Phase::Refused, Event::Answered) => Some(Phase::Lingering),
+        // Nobody is left to read an answer.
+        (Phase::Http | Phase::Refused, Event::EndReceived) => Some(Phase::Closed),
+        (Phase::Stomp | Phase::Echo, Event::CloseSent) => Some(Phase::Closing),
+        (Phase::Stomp | Phase::Echo, Event::EndReceived) => Some(Phase::Finishing),
+        (Phase::Stomp | Phase::Echo | Phase::Closing, Event::CloseReceived) => Some(Phase::Finishing),
+        (Phase::Stomp | Phase::Echo | Phase::Closing, Event::LastWord) => Some(Phase::Lingering),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [Event; 8] = [
+        Event::UpgradedToStomp,
+        Event::UpgradedToEcho,
+        Event::Answered,
+        Event::CloseSent,
+        Event::CloseReceived,
+        Event::EndReceived,
+        Event::LastWord,
+        Event::Close,
+    ];
+
+    /// The whole function: a row for each phase, a column for each event in the order above.
+    #[test]
+    fn the_table_of_transitions() {
+        use Phase::*;
+        let table: [(Phase, [Option<Phase>; 8]); 8] = [
+            (Http, [Some(Stomp), Some(Echo), Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
+            (Refused, [None, None, Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
+            (
+                Stomp,
+                [None, None, None, Some(Closing), Some(Finishing), Some(Finishing), Some(Lingering), Some(Closed)],
+            ),
+            (
+                Echo,
+                [None, None, None, Some(Closing), Some(Finishing), Some(Finishing), Some(Lingering), Some(Closed)],
+            ),
+            (Closing, [None, None, None, None, Some(Finishing), None, Some(Lingering), Some(Closed)]),
+            (Finishing, [None, None, None, None, None, None, None, Some(Closed)]),
+            (Lingering, [None, None, None, None, None, None, None, Some(Closed)]),
+            (Closed, [None; 8]),
+        ];
+        for (phase, row) in table {
+            for (event, after) in EVENTS.into_iter().zip(row) {
+                assert_eq!(next(phase, event), after, "{phase:?} and {event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_way_ends() {
+        for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Closed) {
+            assert_eq!(next(phase, Event::Close), Some(Phase::Closed), "{phase:?}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How a shard reaches a socket: implemented by the reactor and by the simulation.
+//!
+//! Invariant: an index names the socket of the connection that has this index, or none.
+
+use std::io::{self, IoSlice};
+
+use crate::tcb::Closer;
+
+/// The sockets of one shard, by connection index.
+pub trait Transport {
+    /// Writes once. `WouldBlock`, or less than all, means: not before the shard was told that the socket is writable.
+    ///
+    /// # Errors
+    /// As the socket's.
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// [`send`](Transport::send) of one slice, for what is called once for each member of a room. There should be no call
+    /// and few branches between two such system calls: they cost far more there than elsewhere
+    /// (`docs/BENCHMARKS.md`, "What it was").
+    ///
+    /// # Errors
+    /// As the socket's; `Interrupted`, too.
+    fn send_one(&mut self, index: u32, bytes: &[u8]) -> io::Result<usize> {
+        self.send(index, &[IoSlice::new(bytes)])
+    }
+
+    /// Ends this side's stream.
+    fn shutdown_write(&mut self, index: u32);
+
+    /// Who will have ended the connection first if this side ends its stream now: [`Closer::Remote`] if the
+    /// peer's end has arrived, read or not; [`Closer::Reset`] if ending it makes a reset of it.
+    fn closer(&self, index: u32) -> Closer;
+
+    /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
+    /// something else.
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+}
+
+/// What a peer did not answer until the kernel gave it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Probes of a connection on which nothing was under way.
+    Probes,
+    /// Bytes that were sent.
+    Unacknowledged,
+}

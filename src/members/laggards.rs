@@ -1,0 +1,269 @@
+//! Members who could not take all at once: their debts, and how these are paid.
+//!
+//! A debt is served by encoding what it owes, a window at a time: a socket that takes little is encoded little for, so that a
+//! peer that reads a few bytes at a time does not have megabytes encoded for each of them. Connections that are owed the same
+//! share what was encoded.
+//!
+//! Invariant: what leaves for one connection is whole frames one behind the other, in the order of each room; a debt of a
+//! subscription that is gone is paid before a debt of the same class that is younger.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::encode::{PLAN_RUNS_MAX, RunIndex};
+use super::log::Log;
+use super::{Members, Pending};
+use crate::buf::Slices;
+use crate::conn::output::{Debt, Output, Queue, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN};
+use crate::conn::transport::Transport;
+use crate::conn::{Connection, SEGMENTS_MAX};
+use crate::message::interner::Symbol;
+use crate::time::Tick;
+
+/// Whether this is the debt of a subscription that is in the room.
+pub(super) fn is_of(debt: &Debt, room: u32, class: Symbol) -> bool {
+    debt.room == room && debt.class == class && !debt.is_left
+}
+
+/// A member is owed these messages, of the first of which `offset` bytes are sent: the debt that it has grows, or one begins.
+pub(super) fn owe(output: &mut Output, log: &mut Log, of: (u32, Symbol), messages: Range<u64>, offset: u32) {
+    let (room, class) = of;
+    let queue = output.queue_mut();
+    queue.lag += log.weight(messages.start, messages.end);
+    let count = (messages.end - messages.start) as u32;
+    match queue.debts.iter_mut().find(|debt| is_of(debt, room, class)) {
+        Some(debt) => {
+            debug_assert!(debt.end() == messages.start && offset == 0, "a debt grows by what follows it");
+            debt.count += count;
+        }
+        None => {
+            log.add_reader(messages.start);
+            queue.debts.push(Debt {
+                next: messages.start,
+                room,
+                class,
+                count,
+                offset,
+                request: None,
+                is_left: false,
+            });
+        }
+    }
+}
+
+/// What one write is made of, in order.
+#[derive(Debug, Clone, Copy)]
+enum Piece {
+    /// So many bytes of answers.
+    Answers(usize),
+    /// A run of a debt without what of it is sent: so many bytes from `skip` on.
+    Run { debt: usize, run: RunIndex, skip: usize, bytes: usize },
+}
+
+/// What came of a write.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Bytes that the socket took.
+    pub sent: usize,
+    /// Bytes that were offered for debts.
+    pub encoded: usize,
+    /// Requests that are done: what a subscription that is gone was owed is sent.
+    pub done: SmallVec<[NonZeroU32; 1]>,
+}
+
+impl Members {
+    /// Writes to one connection once: the rest of a message that is sent in part, answers, then its debts in rotation, as much
+    /// as its window takes; without `may_serve` only what must come before answers, and these.
+    ///
+    /// # Errors
+    /// As the socket's, but for those that say that it takes nothing at the moment.
+    pub fn write(
+        &mut self,
+        index: u32,
+        connection: &mut Connection,
+        transport: &mut impl Transport,
+        may_serve: bool,
+        now: Tick,
+    ) -> io::Result<Written> {
+        let Some(queue) = connection.output.queue() else { return Ok(Written::default()) };
+        self.encoder.make_room();
+        let pieces = self.plan(queue, may_serve);
+        let mut slices = Slices::new();
+        let (mut offered, mut encoded) = (0, 0);
+        for piece in &pieces {
+            match *piece {
+                Piece::Answers(_) => offered += queue.answers.slices(SEGMENTS_MAX, &mut slices),
+                Piece::Run { run, skip, bytes, .. } => {
+                    offered += self.encoder.slices(run, skip, SEGMENTS_MAX, &mut slices);
+                    encoded += bytes;
+                }
+            }
+        }
+        if slices.is_empty() {
+            return Ok(Written::default());
+        }
+        let outcome = transport.send(index, &slices);
+        drop(slices);
+        let sent = match outcome {
+            Ok(sent) => sent,
+            Err(error) => return connection.not_sent(error).map(|_| Written::default()),
+        };
+        let window = if sent == offered { queue.window.saturating_mul(2) } else { sent as u32 };
+        queue.window = window.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        connection.sent = now;
+        connection.is_writable = sent == offered;
+        let done = self.take_off(&mut connection.output, &pieces, sent);
+        Ok(Written { sent, encoded, done })
+    }
+
+    fn plan(&mut self, queue: &Queue, may_serve: bool) -> SmallVec<[Piece; 4]> {
+        let Members { rooms, pending, encoder, classes, .. } = self;
+        let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
+        let mut left = u64::from(queue.window);
+        let mut piece = |debt: usize, from: u64, max: u32, left: &mut u64| {
+            let owed = &queue.debts[debt];
+            let log = log_of(rooms, pending, owed.room);
+            let count = log.count_within(from, max, *left);
+            *left = left.saturating_sub(log.weight(from, from + u64::from(count)));
+            let run = encoder.run(owed.class, log.messages(from, count), classes);
+            let skip = if from == owed.next { owed.offset as usize } else { 0 };
+            Piece::Run { debt, run, skip, bytes: encoder.bytes(run) - skip }
+        };
+        let cut = queue.cut();
+        if let Some(cut) = cut {
+            pieces.push(piece(cut, queue.debts[cut].next, 1, &mut left));
+        }
+        if !queue.answers.is_empty() {
+            pieces.push(Piece::Answers(queue.answers.bytes() as usize));
+        }
+        if !may_serve {
+            return pieces;
+        }
+        let debts = queue.debts.len();
+        for n in 0..debts {
+            if pieces.len() >= PLAN_RUNS_MAX || left == 0 {
+                break;
+            }
+            let at = (usize::from(queue.turn) + n) % debts;
+            let debt = &queue.debts[at];
+            if queue.debts[..at].iter().any(|older| older.is_left && older.class == debt.class) {
+                continue;
+            }
+            let skipped = u32::from(cut == Some(at));
+            if debt.count > skipped {
+                pieces.push(piece(at, debt.next + u64::from(skipped), debt.count - skipped, &mut left));
+            }
+        }
+        pieces
+    }
+
+    /// Takes off what was sent, and ends the debts that are paid.
+    fn take_off(&mut self, output: &mut Output, pieces: &[Piece], sent: usize) -> SmallVec<[NonZeroU32; 1]> {
+        let Members { rooms, pending, encoder, .. } = self;
+        let mut left = sent;
+        let Some(queue) = output.queue() else { return SmallVec::new() };
+        let mut last = None;
+        for piece in pieces {
+            if left == 0 {
+                break;
+            }
+            match *piece {
+                Piece::Answers(bytes) => {
+                    let bytes = bytes.min(left);
+                    queue.answers.advance(bytes);
+                    left -= bytes;
+                }
+                Piece::Run { debt: at, run, skip, bytes } => {
+                    let bytes = bytes.min(left);
+                    left -= bytes;
+                    let (whole, offset) = encoder.locate(run, skip + bytes);
+                    let debt = &mut queue.debts[at];
+                    let log = log_of(rooms, pending, debt.room);
+                    if whole > 0 {
+                        let next = debt.next + u64::from(whole);
+                        queue.lag -= log.weight(debt.next, next);
+                        log.remove_reader(debt.next);
+                        debt.next = next;
+                        debt.count -= whole;
+                        if debt.count > 0 {
+                            log.add_reader(next);
+                        }
+                    }
+                    debt.offset = offset;
+                    last = Some(at);
+                }
+            }
+        }
+        let Some(last) = last else {
+            output.tidy();
+            return SmallVec::new();
+        };
+        queue.turn = (last + 1) as u16;
+        self.end_paid(output)
+    }
+
+    /// Ends the debts that owe nothing any more.
+    fn end_paid(&mut self, output: &mut Output) -> SmallVec<[NonZeroU32; 1]> {
+        let mut done = SmallVec::new();
+        let Some(queue) = output.queue() else { return done };
+        let mut at = 0;
+        while let Some(debt) = queue.debts.get(at).copied() {
+            if debt.count > 0 {
+                at += 1;
+                // A log that is read on may have no other reader at its begin.
+                self.settle(debt.room);
+                continue;
+            }
+            queue.debts.remove(at);
+            if usize::from(queue.turn) > at {
+                queue.turn -= 1;
+            }
+            if debt.is_left {
+                self.classes.release(debt.class);
+                done.extend(debt.request);
+            }
+            self.settle(debt.room);
+        }
+        if usize::from(queue.turn) >= queue.debts.len() {
+            queue.turn = 0;
+        }
+        output.tidy();
+        done
+    }
+
+    /// Drops what a connection is owed: of one that goes on, the rest of a message that is sent in part is kept, so that
+    /// whatever it is told next comes between two frames.
+    pub fn drop_debts(&mut self, output: &mut Output, keeps_cut: bool) {
+        let Some(queue) = output.queue() else { return };
+        let mut settled: SmallVec<[u32; 4]> = SmallVec::new();
+        for debt in &mut queue.debts {
+            let log = log_of(&self.rooms, &mut self.pending, debt.room);
+            let kept = u32::from(keeps_cut && debt.offset > 0);
+            queue.lag -= log.weight(debt.next + u64::from(kept), debt.end());
+            if kept == 0 {
+                log.remove_reader(debt.next);
+            } else if !std::mem::replace(&mut debt.is_left, true) {
+                // The subscription that holds the class goes.
+                self.classes.hold(debt.class);
+            }
+            debt.count = kept;
+            debt.request = None;
+            settled.push(debt.room);
+        }
+        for debt in queue.debts.iter().filter(|debt| debt.count == 0 && debt.is_left) {
+            self.classes.release(debt.class);
+        }
+        queue.debts.retain(|debt| debt.count > 0);
+        queue.turn = 0;
+        output.tidy();
+        settled.into_iter().for_each(|room| self.settle(room));
+    }
+}
+
+fn log_of<'a>(rooms: &slab::Slab<super::Room>, pending: &'a mut slab::Slab<Pending>, room: u32) -> &'a mut Log {
+    let place = rooms[room as usize].pending.expect("a debt has a log");
+    &mut pending[place.place()].log
+}

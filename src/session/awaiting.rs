@@ -1,0 +1,114 @@
+//! Requests that a session waits for, and the receipts that wait with them.
+//!
+//! A RECEIPT says that all before it was received (STOMP 1.2, RECEIPT). So receipts leave in the order of the frames: one that
+//! needs no answer waits behind one that does.
+//!
+//! Invariant: the first request that is kept is not done.
+
+use std::collections::VecDeque;
+
+use compact_str::CompactString;
+use smallvec::SmallVec;
+
+/// A request, or several that one receipt covers.
+#[derive(Debug)]
+pub struct Awaited {
+    /// Its number in the session.
+    pub serial: u32,
+    /// Completions that have not come.
+    pub left: u32,
+    /// The receipt to send when all have.
+    pub receipt: Option<CompactString>,
+    /// A SUBSCRIBE or UNSUBSCRIBE: the shard that was asked.
+    pub owner: Option<u16>,
+    /// The hash of the key of a room that is being subscribed to.
+    pub joins: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Awaiting(VecDeque<Awaited>);
+
+impl Awaiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, awaited: Awaited) {
+        if self.0.is_empty() {
+            // Few sessions have a second one under way.
+            self.0.reserve_exact(1);
+        }
+        self.0.push_back(awaited);
+    }
+
+    /// Joins under way to the room whose key has this hash.
+    pub(super) fn joining(&self, hash: u64) -> usize {
+        self.0.iter().filter(|awaited| awaited.left > 0 && awaited.joins == Some(hash)).count()
+    }
+
+    /// Whether a change of membership is under way to another owner than this one.
+    pub(super) fn has_other_than(&self, owner: Option<u16>) -> bool {
+        self.0.iter().any(|awaited| {
+            awaited.left > 0 && awaited.owner.is_some_and(|asked| Some(asked) != owner)
+        })
+    }
+
+    /// One completion has come. Adds the receipts that may leave.
+    pub(super) fn complete(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) {
+        if let Some(awaited) = self.0.iter_mut().find(|awaited| awaited.serial == serial) {
+            awaited.left = awaited.left.saturating_sub(1);
+        }
+        while let Some(done) = self.0.pop_front_if(|awaited| awaited.left == 0) {
+            receipts.extend(done.receipt);
+        }
+    }
+
+    /// The request was refused: its receipt.
+    pub(super) fn refuse(&mut self, serial: u32) -> Option<CompactString> {
+        let at = self.0.iter().position(|awaited| awaited.serial == serial)?;
+        self.0.remove(at)?.receipt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn awaited(serial: u32, left: u32, receipt: Option<&str>) -> Awaited {
+        Awaited { serial, left, receipt: receipt.map(CompactString::new), owner: None, joins: None }
+    }
+
+    fn complete(awaiting: &mut Awaiting, serial: u32) -> Vec<CompactString> {
+        let mut receipts = SmallVec::new();
+        awaiting.complete(serial, &mut receipts);
+        receipts.into_vec()
+    }
+
+    #[test]
+    fn receipts_leave_in_the_order_of_the_frames_in_whatever_order_requests_are_done() {
+        let mut awaiting = Awaiting::default();
+        awaiting.push(awaited(1, 2, Some("a")));
+        awaiting.push(awaited(2, 1, None));
+        awaiting.push(awaited(3, 0, Some("c")));
+        awaiting.push(awaited(4, 1, Some("d")));
+        assert!(complete(&mut awaiting, 4).is_empty());
+        assert!(complete(&mut awaiting, 1).is_empty());
+        assert_eq!(complete(&mut awaiting, 1), ["a"]);
+        assert_eq!(complete(&mut awaiting, 2), ["c", "d"]);
+        assert!(awaiting.is_empty());
+        // A completion that nobody waits for finds nothing.
+        assert!(complete(&mut awaiting, 1).is_empty());
+    }
+
+    #[test]
+    fn memberships_under_way_are_known_by_owner_and_room() {
+        let mut awaiting = Awaiting::default();
+        awaiting.push(Awaited { owner: Some(1), joins: Some(7), ..awaited(1, 1, None) });
+        assert!(awaiting.has_other_than(None) && awaiting.has_other_than(Some(0)));
+        assert!(!awaiting.has_other_than(Some(1)));
+        assert_eq!((awaiting.joining(7), awaiting.joining(8)), (1, 0));
+        assert_eq!(awaiting.refuse(1), None);
+        assert!(!awaiting.has_other_than(None));
+    }
+}

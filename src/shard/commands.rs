@@ -1,0 +1,306 @@
+//! What frames ask for, carried out: sessions, subscriptions, publications, receipts.
+//!
+//! What concerns a room or a queue is a request to its owner. An owner that is this shard completes in place; any other gets
+//! mail, and the session waits for the completion (`requests`).
+//!
+//! Invariant: the commands of one frame are carried out in order, and none after one that failed.
+
+use std::num::NonZeroU32;
+
+use compact_str::CompactString;
+
+use crate::broker::queue::Settlement;
+use crate::conn::Phase;
+use crate::conn::hold::Reason;
+use crate::mesh::mail::Mail;
+use crate::message::Message;
+use crate::message::class::AckMode;
+use crate::message::destination::{Destination, Kind};
+use crate::message::fault::Fault;
+use crate::message::interner::Symbol;
+use crate::message::origin::{Consumer, Origin};
+use crate::message::reply;
+use crate::session::{Awaited, Command, State, Subscription};
+use crate::shard::Shard;
+use crate::time::Tick;
+use crate::wire::stomp::{self, StompFrame};
+
+/// What a frame's receipt waits for.
+#[derive(Default)]
+struct Covered {
+    /// The number of its requests, if it asks for a receipt.
+    serial: Option<u32>,
+    /// Requests that are not done in place.
+    left: u32,
+    /// The owner of the destination that it subscribes to, or unsubscribes from, if that is another shard.
+    owner: Option<u16>,
+    /// The hash of a room that it joins there.
+    joins: Option<u64>,
+}
+
+impl Shard {
+    /// Whether a frame must not be taken before the completions of SUBSCRIBEs and UNSUBSCRIBEs have come: it takes effect at
+    /// another owner than they, and would overtake them.
+    pub(super) fn must_wait(&self, index: u32, stomp_frame: &StompFrame<'_>) -> bool {
+        let session = &self.sessions[index];
+        match stomp_frame.command {
+            _ if !session.awaits_other_than(None) => false,
+            stomp::Command::Send if stomp_frame.header("transaction").is_none() => {
+                let destination = stomp_frame.header("destination");
+                let owner = destination.as_deref().and_then(|text| {
+                    Destination::parse_send(text).ok().map(|destination| self.env.owner_of(destination.key()))
+                });
+                session.awaits_other_than(owner)
+            }
+            stomp::Command::Commit => true,
+            // Its owner may refuse it yet.
+            stomp::Command::Unsubscribe => session.is_joining(),
+            _ => false,
+        }
+    }
+
+    /// Carries out the commands of one frame.
+    pub(super) fn apply(&mut self, index: u32, now: Tick) {
+        let mut commands = self.sessions.take_commands();
+        let is_confirmed = commands.iter().any(|command| matches!(command, Command::Receipt(_)));
+        // One number for all requests of the frame: the receipt waits for all.
+        let mut covered =
+            Covered { serial: is_confirmed.then(|| self.sessions.serial()), ..Covered::default() };
+        let mut failed = None;
+        for command in commands.drain(..) {
+            if let Some((_, receipt)) = &mut failed {
+                match command {
+                    Command::Receipt(id) => *receipt = Some(id),
+                    Command::Subscribe { class, .. } => self.members.classes_mut().release(class),
+                    _ => {}
+                }
+                continue;
+            }
+            let done = match command {
+                Command::Connected => {
+                    self.connected(index, now);
+                    Ok(())
+                }
+                Command::Subscribe { class, key, kind, ack } => {
+                    self.subscribe(index, class, key, kind, ack, &mut covered, now)
+                }
+                Command::Unsubscribe(class) => {
+                    self.unsubscribe(index, class, &mut covered, now);
+                    Ok(())
+                }
+                Command::Publish(message) => self.publish(index, message, &mut covered, now),
+                Command::Settle { unsettled, is_nack } => {
+                    let settlement = if is_nack { Settlement::Nack } else { Settlement::Ack };
+                    self.settle(index, unsettled, settlement, now);
+                    Ok(())
+                }
+                Command::Receipt(id) => {
+                    self.receipt(index, Some(id), &mut covered);
+                    Ok(())
+                }
+                Command::Disconnect => {
+                    if self.sessions[index].finish() {
+                        self.disconnect(index, now);
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(fault) = done {
+                failed = Some((fault, None));
+            }
+        }
+        self.sessions.reuse(commands);
+        if covered.left > 0 {
+            // The frame asked for no receipt, and something must be waited for all the same.
+            self.receipt(index, None, &mut covered);
+        }
+        if let Some((fault, receipt)) = failed {
+            self.fault(index, fault, receipt.as_deref(), now);
+        }
+    }
+
+    fn connected(&mut self, index: u32, now: Tick) {
+        let session = &self.sessions[index];
+        let min = self.env.limits.stomp.heart_beat_min_ms;
+        // The session's name is the connection's: which shard, which place, which use of it.
+        let name = [u32::from(self.env.id), index, self.connections[index].generation];
+        let version = session.version_or_newest();
+        self.say(index, |out| reply::connected(version, name, [min, min], out));
+        self.keep_alive(index, now);
+    }
+
+    /// The session as the origin of a request.
+    pub(super) fn origin(&self, index: u32, serial: Option<u32>) -> Origin {
+        Origin { shard: self.env.id, connection: self.connections.key_of(index), serial }
+    }
+
+    /// The consumer that a queue subscription is.
+    pub(super) fn consumer(&self, index: u32, class: Symbol, serial: u32) -> Consumer {
+        Consumer { shard: self.env.id, connection: self.connections.key_of(index), class, serial }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of the command")]
+    fn subscribe(
+        &mut self,
+        index: u32,
+        class: Symbol,
+        key: Box<str>,
+        kind: Kind,
+        ack: AckMode,
+        covered: &mut Covered,
+        now: Tick,
+    ) -> Result<(), Fault> {
+        let hash = self.env.hash_of(&key);
+        if let Err(fault) = self.may_subscribe(index, &key, kind, hash) {
+            self.members.classes_mut().release(class);
+            return Err(fault);
+        }
+        let serial = match covered.serial {
+            Some(serial) => serial,
+            None => self.sessions.serial(),
+        };
+        let place = match kind {
+            Kind::Queue => self.sessions.names_mut().acquire((&*key).into()).0,
+            _ => u32::MAX,
+        };
+        let state = State::Joining;
+        self.sessions.count_subscription();
+        self.sessions[index].subscribing(Subscription { class, place, position: serial, ack, kind, state });
+        self.count_sources(index);
+        let owner = self.env.owner_of(&key);
+        let origin = self.origin(index, Some(serial));
+        let consumer = self.consumer(index, class, serial);
+        if owner == self.env.id {
+            if let Err(fault) = self.accept_subscription(&key, kind, origin, consumer, now) {
+                if let Some(gone) = self.sessions[index].unsubscribed(class) {
+                    self.leave_place(index, gone, None);
+                }
+                return Err(fault);
+            }
+            self.join(index, serial, &key);
+        } else {
+            self.ask(index, owner, Mail::Subscribe { key, kind, origin, consumer });
+            (covered.serial, covered.owner) = (Some(serial), Some(owner));
+            covered.joins = (kind != Kind::Queue).then_some(hash);
+            covered.left += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether a session may have one subscription more to this place.
+    fn may_subscribe(&self, index: u32, key: &str, kind: Kind, hash: u64) -> Result<(), Fault> {
+        let place = match kind {
+            Kind::Queue => self.sessions.names().find(key).map(|name| name.0),
+            _ => self.members.find(key),
+        };
+        let max = self.env.limits.rooms.rooms_max;
+        if kind != Kind::Queue && place.is_none() && self.members.len() >= max as usize {
+            return Err(Fault::TooManyRooms { max });
+        }
+        let max = self.env.limits.stomp.subscriptions_per_destination_max;
+        if self.sessions[index].subscriptions_to(kind, place, hash) >= max as usize {
+            return Err(Fault::TooManySubscriptionsHere { max });
+        }
+        Ok(())
+    }
+
+    /// Notes beside what a delivery looks at whether the session has one subscription.
+    pub(super) fn count_sources(&mut self, index: u32) {
+        self.connections[index].has_one_source = self.sessions[index].subscriptions().len() == 1;
+    }
+
+    fn unsubscribe(&mut self, index: u32, class: Symbol, covered: &mut Covered, now: Tick) {
+        let Some(&gone) = self.sessions[index].subscription(class) else { return };
+        let key = self.key_of(&gone);
+        let owner = self.env.owner_of(&key);
+        if owner == self.env.id {
+            self.sessions[index].unsubscribed(class);
+            let (origin, consumer) = (self.origin(index, None), self.consumer(index, class, gone.position));
+            self.end_subscription(&key, gone.kind, origin, consumer, now);
+            let request = covered.serial.and_then(NonZeroU32::new);
+            let is_owed = self.leave_place(index, gone, request);
+            covered.left += u32::from(is_owed && request.is_some());
+            return;
+        }
+        let serial = match covered.serial {
+            Some(serial) => serial,
+            None => self.sessions.serial(),
+        };
+        let origin = self.origin(index, Some(serial));
+        let consumer = self.consumer(index, class, gone.position);
+        let kind = gone.kind;
+        if kind == Kind::Queue {
+            // Its messages are no more taken; those that are under way go back to the queue.
+            self.sessions[index].unsubscribed(class);
+            self.leave_place(index, gone, None);
+        } else {
+            self.sessions[index].leaving(class);
+        }
+        self.ask(index, owner, Mail::Unsubscribe { key, kind, origin, consumer });
+        (covered.serial, covered.owner) = (Some(serial), Some(owner));
+        covered.left += 1;
+    }
+
+    /// Sends a message to the owner of its place.
+    fn publish(
+        &mut self,
+        index: u32,
+        message: Message,
+        covered: &mut Covered,
+        now: Tick,
+    ) -> Result<(), Fault> {
+        self.counters.messages_published_total += 1;
+        self.rest.published_bytes += message.weight();
+        let owner = self.env.owner_of(message.key());
+        let origin = self.origin(index, covered.serial);
+        if owner != self.env.id {
+            covered.left += u32::from(covered.serial.is_some());
+            if self.port.spend(owner, message.weight()) {
+                self.wait_for_credit(index);
+            }
+            self.port.write(owner, Mail::Publish { origin, message });
+            return Ok(());
+        }
+        if self.accept_publication(origin, message, now)? {
+            covered.left += u32::from(covered.serial.is_some());
+        }
+        Ok(())
+    }
+
+    /// Sends a request that has no credit of its own: it must not be lost, so who asks waits while a mailbox is full.
+    pub(super) fn ask(&mut self, index: u32, owner: u16, mail: Mail) {
+        self.port.write(owner, mail);
+        if self.port.is_any_full() {
+            self.wait_for_credit(index);
+        }
+    }
+
+    /// Takes no more input from this connection before credit has come back.
+    pub(super) fn wait_for_credit(&mut self, index: u32) {
+        let connection = &mut self.connections[index];
+        if connection.phase == Phase::Stomp && self.holds.hold(connection, Reason::Credit) {
+            self.counters.publishers_stalled_total += 1;
+            self.port.wait(self.connections.key_of(index));
+        }
+    }
+
+    /// Answers a receipt now, or when what it covers is done and no earlier receipt waits.
+    fn receipt(&mut self, index: u32, id: Option<CompactString>, covered: &mut Covered) {
+        let left = std::mem::take(&mut covered.left);
+        match (id, covered.serial) {
+            (Some(id), _) if left == 0 && !self.sessions[index].awaits() => self.send_receipt(index, &id),
+            (receipt, Some(serial)) => {
+                let (owner, joins) = (covered.owner, covered.joins);
+                self.sessions[index].wait_for(Awaited { serial, left, receipt, owner, joins });
+            }
+            // Nothing waits: what is waited for has a number.
+            (_, None) => {}
+        }
+    }
+
+    pub(super) fn send_receipt(&mut self, index: u32, id: &str) {
+        let version = self.sessions[index].version_or_newest();
+        self.say(index, |out| reply::receipt(version, id, out));
+        self.counters.receipts_sent_total += 1;
+    }
+}

@@ -1,0 +1,447 @@
+//! Requests: what this shard does as an owner, and what its sessions do when an owner has answered.
+//!
+//! The same functions serve local sessions and mail. An owner accepts, gives a message its place, and hands it on to each shard
+//! with members; a shard with members appends it to the room's log. A completion of a SUBSCRIBE or UNSUBSCRIBE is written in
+//! order with the room's messages, so the subscription begins and ends at the position that the owner named; that of a
+//! publication is written behind all messages, so that whoever acts on a RECEIPT comes behind what it is about.
+//!
+//! Invariant: a request of another shard's session that asks for a completion gets one, now or when what is parked has its
+//! place.
+
+use std::num::NonZeroU32;
+
+use smallvec::SmallVec;
+
+use crate::broker::topic::{Published, Residency};
+use crate::conn::Phase;
+use crate::conn::hold::Reason;
+use crate::members::Member;
+use crate::mesh::mail::Mail;
+use crate::mesh::request::Completion;
+use crate::message::destination::Kind;
+use crate::message::fault::Fault;
+use crate::message::interner::Symbol;
+use crate::message::origin::{ConnKey, Consumer, Origin};
+use crate::message::{Message, MessageId, Sequenced};
+use crate::session::{State, Subscription};
+use crate::shard::Shard;
+use crate::time::Tick;
+
+impl Shard {
+    // ---- the turn's share ----
+
+    /// Takes in what other shards have posted, and lets connections go on that nothing holds any more.
+    pub fn take_mail(&mut self, now: Tick) {
+        self.hand_on_deferred(now);
+        let mut mail = self.port.take();
+        self.counters.mailbox_messages_total += mail.len() as u64;
+        for piece in mail.drain(..) {
+            self.handle(piece, now);
+        }
+        self.port.reuse(mail);
+        self.unpark(now);
+        for key in self.port.take_waiting() {
+            self.release(key, Reason::Credit);
+        }
+        self.resume(now);
+    }
+
+    /// Ends a reason for which a connection is held, if it is there.
+    pub(super) fn release(&mut self, key: ConnKey, reason: Reason) {
+        if self.is_current(key) {
+            self.holds.release(key, &mut self.connections[key.index], reason);
+        }
+    }
+
+    fn handle(&mut self, mail: Mail, now: Tick) {
+        match mail {
+            Mail::Subscribe { key, kind, origin, consumer } => {
+                let completion = match self.accept_subscription(&key, kind, origin, consumer, now) {
+                    Ok(()) => Completion::Subscribed { key, kind },
+                    Err(fault) => Completion::Refused(fault),
+                };
+                self.complete(origin, completion);
+            }
+            Mail::Unsubscribe { key, kind, origin, consumer } => {
+                self.end_subscription(&key, kind, origin, consumer, now);
+                if origin.serial.is_some() {
+                    self.complete(origin, Completion::Unsubscribed { key });
+                }
+            }
+            Mail::Publish { origin, message } => {
+                if self.port.has_deferred() || self.is_held_up(&message) {
+                    // Behind what is held back already, so that nothing overtakes.
+                    self.port.defer(origin, message);
+                } else {
+                    self.publish_for(origin, message, now);
+                }
+            }
+            Mail::Deliver(sequenced) => self.deliver(sequenced),
+            Mail::Completed { connection, serial, completion } => {
+                self.take_completion(connection, serial, completion, now);
+            }
+            Mail::Handled { owner, credit } => self.port.give_back(owner, credit),
+            Mail::RoomFull { key, shard, is_full } => self.topics.set_full(&key, shard, is_full),
+            Mail::Parked { connection, is_parked: true } => self.hold_for_room(connection),
+            Mail::Parked { connection, is_parked: false } => self.release(connection, Reason::Room),
+            Mail::Settle { key, consumer, sequence, settlement } => {
+                self.queue_settle(key, consumer, sequence, settlement, now);
+            }
+            Mail::Offer(offer) => self.take_offer(offer),
+        }
+    }
+
+    // ---- an owner's side ----
+
+    /// As the owner: a session, of whatever shard, may have one subscription more.
+    pub(super) fn accept_subscription(
+        &mut self,
+        key: &str,
+        kind: Kind,
+        origin: Origin,
+        consumer: Consumer,
+        now: Tick,
+    ) -> Result<(), Fault> {
+        let max = self.env.limits.rooms.rooms_max;
+        let (places, is_there) = match kind {
+            Kind::Queue => (self.queues.len(), self.queues.contains(key)),
+            _ => (self.topics.len(), self.topics.contains(key)),
+        };
+        if places >= max as usize && !is_there {
+            return Err(Fault::TooManyRooms { max });
+        }
+        if kind == Kind::Queue {
+            let mut offers = Vec::new();
+            self.queues.join(key, consumer, now, &mut offers);
+            self.hand_out(offers);
+        } else {
+            self.topics.subscribe(key, origin.shard);
+        }
+        Ok(())
+    }
+
+    /// As the owner: a subscription has ended.
+    pub(super) fn end_subscription(
+        &mut self,
+        key: &str,
+        kind: Kind,
+        origin: Origin,
+        consumer: Consumer,
+        now: Tick,
+    ) {
+        if kind == Kind::Queue {
+            let mut offers = Vec::new();
+            self.queues.leave(key, consumer, now, &mut offers);
+            self.hand_out(offers);
+        } else {
+            self.topics.unsubscribe(key, origin.shard);
+        }
+    }
+
+    /// As the owner: a publication of another shard's session.
+    fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
+        self.port.handle(origin.shard, message.weight());
+        match self.accept_publication(origin, message, now) {
+            Err(fault) => self.complete(origin, Completion::Refused(fault)),
+            Ok(true) => {}
+            Ok(false) => self.published(origin, now),
+        }
+    }
+
+    /// As the owner: gives a message its place. Returns whether it must wait for that.
+    pub(super) fn accept_publication(
+        &mut self,
+        origin: Origin,
+        message: Message,
+        now: Tick,
+    ) -> Result<bool, Fault> {
+        if message.kind() == Kind::Queue {
+            return self.queue_publish(message, now).map(|()| false);
+        }
+        match self.topics.publish(origin, message) {
+            Published::Nobody(_) => Ok(false),
+            Published::Sequenced(id, message, shards) => {
+                let is_own = self.port.hand_on(id, &message, shards);
+                self.deliver_own(is_own, id, message);
+                Ok(false)
+            }
+            Published::Parked => {
+                self.counters.publications_parked_total += 1;
+                if origin.shard == self.env.id {
+                    self.hold_for_room(origin.connection);
+                } else {
+                    let parked = Mail::Parked { connection: origin.connection, is_parked: true };
+                    self.port.write(origin.shard, parked);
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// As the owner: gives what is parked in rooms that have room again its place.
+    fn unpark(&mut self, now: Tick) {
+        for key in self.topics.take_ready() {
+            while let Some((origin, message)) = self.topics.unpark(&key) {
+                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message) {
+                    let is_own = self.port.hand_on(id, &message, shards);
+                    self.deliver_own(is_own, id, message);
+                }
+                if origin.shard == self.env.id {
+                    self.release(origin.connection, Reason::Room);
+                } else {
+                    let parked = Mail::Parked { connection: origin.connection, is_parked: false };
+                    self.port.write(origin.shard, parked);
+                }
+                self.published(origin, now);
+            }
+        }
+    }
+
+    fn deliver_own(&mut self, is_own: bool, id: MessageId, message: Message) {
+        if is_own {
+            self.deliver(Sequenced { id, message });
+        }
+    }
+
+    /// As the owner: a publication has its place; its session is told if it waits for that.
+    fn published(&mut self, origin: Origin, now: Tick) {
+        let Origin { shard, connection, serial: Some(serial) } = origin else { return };
+        if shard == self.env.id {
+            return self.take_completion(connection, Some(serial), Completion::Published, now);
+        }
+        let (serial, completion) = (Some(serial), Completion::Published);
+        self.port.write_last(shard, Mail::Completed { connection, serial, completion });
+    }
+
+    /// As the owner: answers another shard's session, in order with the messages of its rooms.
+    fn complete(&mut self, origin: Origin, completion: Completion) {
+        let Origin { shard, connection, serial } = origin;
+        self.port.write(shard, Mail::Completed { connection, serial, completion });
+    }
+
+    /// Hands on what was held back, in order, until one is held up still.
+    fn hand_on_deferred(&mut self, now: Tick) {
+        while let Some(next) = self.port.next_deferred() {
+            if self.is_held_up(next) {
+                return;
+            }
+            let Some((origin, message)) = self.port.take_deferred() else { return };
+            self.publish_for(origin, message, now);
+            // So that the next one is judged by what this one has added.
+            self.port.post();
+        }
+    }
+
+    /// Whether a shard that a message must go to is behind with its mail.
+    fn is_held_up(&self, message: &Message) -> bool {
+        let shards = self.topics.shards(message.key());
+        shards.iter().any(|&Residency { shard, .. }| self.port.is_full(shard))
+    }
+
+    // ---- members' side ----
+
+    /// Appends a message to what the members of its room are owed.
+    fn deliver(&mut self, sequenced: Sequenced) {
+        let Some(room) = self.members.find(sequenced.message.key()) else { return };
+        if self.members.deliver(room, sequenced, self.env.terms.pending_bytes_max) {
+            self.counters.rooms_full_total += 1;
+            let key = self.members.key(room).into();
+            self.tell_owner(key, true);
+        }
+    }
+
+    /// Tells owners which rooms have room again.
+    pub(super) fn tell_ready(&mut self) {
+        for key in self.members.take_ready() {
+            self.tell_owner(key, false);
+        }
+    }
+
+    fn tell_owner(&mut self, key: Box<str>, is_full: bool) {
+        let (owner, shard) = (self.env.owner_of(&key), self.env.id);
+        if owner == shard {
+            self.topics.set_full(&key, shard, is_full);
+        } else {
+            self.port.write(owner, Mail::RoomFull { key, shard, is_full });
+        }
+    }
+
+    // ---- a session's side ----
+
+    /// A session's publication is parked: it says no more until the room has room.
+    fn hold_for_room(&mut self, key: ConnKey) {
+        if self.is_current(key) && self.connections.phase(key.index) == Phase::Stomp {
+            self.holds.hold(&mut self.connections[key.index], Reason::Room);
+        }
+    }
+
+    /// An owner, or a service, has answered a request.
+    fn take_completion(
+        &mut self,
+        connection: ConnKey,
+        serial: Option<u32>,
+        completion: Completion,
+        now: Tick,
+    ) {
+        let index = connection.index;
+        let is_there = self.is_current(connection) && self.connections.phase(index) == Phase::Stomp;
+        match completion {
+            Completion::Subscribed { key, kind } => {
+                let serial = serial.filter(|serial| is_there && self.sessions[index].joining(*serial).is_some());
+                match serial {
+                    Some(serial) => {
+                        self.join(index, serial, &key);
+                        self.completed(index, serial, now);
+                    }
+                    // The session has ended meanwhile. A queue has been told so.
+                    None if kind != Kind::Queue => self.write_end_of(&key, kind, connection),
+                    None => {}
+                }
+            }
+            Completion::Unsubscribed { key } if is_there => {
+                let room = self.members.find(&key);
+                let gone = room.and_then(|room| self.sessions[index].left(room));
+                let request = serial.and_then(NonZeroU32::new);
+                let is_owed = gone.is_some_and(|gone| self.leave_place(index, gone, request));
+                if let Some(serial) = serial
+                    && !is_owed
+                {
+                    self.completed(index, serial, now);
+                }
+            }
+            Completion::Published if is_there => {
+                if let Some(serial) = serial {
+                    self.completed(index, serial, now);
+                }
+            }
+            Completion::Refused(fault) if is_there => {
+                let receipt = serial.and_then(|serial| self.sessions[index].refused(serial));
+                self.fault(index, fault, receipt.as_deref(), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a subscription at its owner that the session does not have any more.
+    fn write_end_of(&mut self, key: &str, kind: Kind, connection: ConnKey) {
+        let origin = Origin { shard: self.env.id, connection, serial: None };
+        let consumer = Consumer { shard: self.env.id, connection, class: Symbol(u32::MAX), serial: 0 };
+        let mail = Mail::Unsubscribe { key: key.into(), kind, origin, consumer };
+        self.port.write(self.env.owner_of(key), mail);
+    }
+
+    /// A request of a session is done: receipts leave that waited for it.
+    pub(super) fn completed(&mut self, index: u32, serial: u32, now: Tick) {
+        let mut receipts = SmallVec::new();
+        let session = &mut self.sessions[index];
+        let is_finished = session.completed(serial, &mut receipts);
+        let is_answered = !session.awaits_other_than(None);
+        for receipt in receipts {
+            self.send_receipt(index, &receipt);
+        }
+        if is_answered {
+            self.release(self.connections.key_of(index), Reason::Answer);
+        }
+        if is_finished {
+            self.disconnect(index, now);
+        }
+    }
+
+    /// A subscription begins here: what its owner sequences from here on is for it.
+    pub(super) fn join(&mut self, index: u32, serial: u32, key: &str) {
+        let Some(&Subscription { class, kind, .. }) = self.sessions[index].joining(serial) else { return };
+        let room = (kind != Kind::Queue).then(|| self.members.join(key, Member { connection: index, class }));
+        self.sessions[index].joined(serial, room);
+    }
+
+    /// A subscription ends here, and its session goes on: what it is owed stays a debt, with the request that waits for it.
+    /// Returns whether there is any.
+    pub(super) fn leave_place(
+        &mut self,
+        index: u32,
+        gone: Subscription,
+        request: Option<NonZeroU32>,
+    ) -> bool {
+        self.sessions.uncount_subscription();
+        self.count_sources(index);
+        if gone.kind == Kind::Queue {
+            self.sessions.names_mut().release(Symbol(gone.place));
+        }
+        if gone.kind == Kind::Queue || gone.state == State::Joining {
+            self.members.classes_mut().release(gone.class);
+            return false;
+        }
+        let connection = &mut self.connections[index];
+        let left = self.members.leave(gone.place, gone.position, &mut connection.output, request);
+        if connection.is_writable && left.is_owed {
+            self.flush.mark(index, connection);
+        }
+        self.tell_moves();
+        left.is_owed
+    }
+
+    /// Takes a session out of everything it is in, at once.
+    pub(super) fn leave_all(&mut self, index: u32, now: Tick) {
+        if self.connections.phase(index) != Phase::Stomp {
+            return;
+        }
+        self.members.drop_debts(&mut self.connections[index].output, true);
+        while let Some(gone) = self.sessions[index].pop_subscription() {
+            self.sessions.uncount_subscription();
+            let is_queue = gone.kind == Kind::Queue;
+            let key = if is_queue { Some(self.sessions.names().value(Symbol(gone.place)).clone()) } else { None };
+            // One that is joining is ended when its owner has answered; one that is leaving has asked.
+            if is_queue || gone.state == State::Joined {
+                let key = key.as_deref().unwrap_or_else(|| self.members.key(gone.place));
+                let owner = self.env.owner_of(key);
+                let (origin, consumer) =
+                    (self.origin(index, None), self.consumer(index, gone.class, self.serial_of(&gone)));
+                let kind = gone.kind;
+                if owner != self.env.id {
+                    let key = key.into();
+                    self.port.write(owner, Mail::Unsubscribe { key, kind, origin, consumer });
+                } else if is_queue {
+                    let key: Box<str> = key.into();
+                    self.end_subscription(&key, kind, origin, consumer, now);
+                } else {
+                    self.topics.unsubscribe(key, origin.shard);
+                }
+            }
+            if is_queue {
+                self.sessions.names_mut().release(Symbol(gone.place));
+            }
+            if is_queue || gone.state == State::Joining {
+                self.members.classes_mut().release(gone.class);
+            } else {
+                self.members.forget(gone.place, gone.position);
+                self.tell_moves();
+            }
+        }
+        self.count_sources(index);
+        self.sessions.end(index);
+        let key = self.connections.key_of(index);
+        self.holds.release_all(key, &mut self.connections[index]);
+    }
+
+    /// The number by which a queue knows a subscription.
+    fn serial_of(&self, subscription: &Subscription) -> u32 {
+        if subscription.kind == Kind::Queue { subscription.position } else { 0 }
+    }
+
+    /// The key of the destination of a subscription that has joined, or of a queue.
+    pub(super) fn key_of(&self, subscription: &Subscription) -> Box<str> {
+        match subscription.kind {
+            Kind::Queue => self.sessions.names().value(Symbol(subscription.place)).clone(),
+            _ => self.members.key(subscription.place).into(),
+        }
+    }
+
+    /// Tells subscriptions where their members are.
+    pub(super) fn tell_moves(&mut self) {
+        let moved = self.members.take_moved();
+        for place in &moved {
+            self.sessions[place.connection].moved(place.room, place.from, place.to);
+        }
+        self.members.reuse_moved(moved);
+    }
+}
