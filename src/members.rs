@@ -49,7 +49,7 @@ use crate::message::interner::Interner;
 use crate::time::Micros;
 
 use encode::Encoder;
-use log::Log;
+use log::{Entries, Log};
 use record::Beside;
 pub use record::{Member, Room};
 pub use laggards::Written;
@@ -125,6 +125,8 @@ pub struct Members {
     /// What all logs hold, in bytes.
     held: u64,
     list: Vec<u32>,
+    /// Memory of logs that are no more, for the next ones.
+    spare: Vec<Entries>,
 }
 
 impl Members {
@@ -146,6 +148,7 @@ impl Members {
             members: 0,
             held: 0,
             list: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -202,8 +205,12 @@ impl Members {
 
     /// The index of the room with this key.
     pub fn find(&self, key: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |&at| self.rooms[at as usize].key == key).copied()
+        self.find_hashed(key.as_bytes(), self.hasher.hash_one(key.as_bytes()))
+    }
+
+    /// The index of the room with this key, whose hash by the shard's seed is known.
+    pub fn find_hashed(&self, key: &[u8], hash: u64) -> Option<u32> {
+        self.index.find(hash, |&at| self.rooms[at as usize].key.as_bytes() == key).copied()
     }
 
     fn find_or_insert(&mut self, key: &str) -> u32 {
@@ -219,7 +226,7 @@ impl Members {
         let at = self.rooms.insert(room) as u32;
         let (rooms, hasher) = (&self.rooms, &self.hasher);
         self.index
-            .insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(rooms[at as usize].key.as_str()));
+            .insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| hasher.hash_one(rooms[at as usize].key.as_bytes()));
         at
     }
 
@@ -348,14 +355,15 @@ impl Members {
     /// Appends a message that the owner has sequenced to what members are owed. Returns whether the room is full with it, and
     /// was not before: the owner must be told, and [`Members::take_ready`] will name the room when it has room again.
     pub fn deliver(&mut self, at: u32, sequenced: Sequenced, bytes_max: u64) -> bool {
-        let Members { rooms, pending, held, dirty, .. } = self;
+        let Members { rooms, pending, held, dirty, spare, .. } = self;
         let room = &mut rooms[at as usize];
         if room.members.is_empty() {
             return false;
         }
         let in_step = room.members.len() as u32;
         let place = *room.pending.get_or_insert_with(|| {
-            Beside::new(pending.insert(Pending { left: in_step, in_step, ..Pending::default() }))
+            let log = spare.pop().map_or_else(Log::default, Log::in_memory_of);
+            Beside::new(pending.insert(Pending { log, left: in_step, in_step, ..Pending::default() }))
         });
         let pending = &mut pending[place.place()];
         *held += pending.log.append(sequenced);
@@ -378,7 +386,7 @@ impl Members {
 
     /// Drops what nobody needs of a room's log; forgets the log if it is empty, and the room if nothing is left of it.
     fn settle(&mut self, at: u32) {
-        let Members { rooms, pending, held, ready, .. } = self;
+        let Members { rooms, pending, held, ready, spare, .. } = self;
         let Some(room) = rooms.get_mut(at as usize) else { return };
         if let Some(place) = room.pending {
             let state = &mut pending[place.place()];
@@ -396,7 +404,7 @@ impl Members {
             }
             if is_walked && state.log.is_empty() && !state.is_listed {
                 debug_assert!(state.parked.is_empty());
-                pending.remove(place.place());
+                spare.extend(pending.remove(place.place()).log.into_memory());
                 room.pending = None;
             }
         }
@@ -406,7 +414,7 @@ impl Members {
     }
 
     fn forget_room(&mut self, at: u32) {
-        let hash = self.hasher.hash_one(self.rooms[at as usize].key.as_str());
+        let hash = self.hasher.hash_one(self.rooms[at as usize].key.as_bytes());
         if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
             found.remove();
         }
@@ -422,6 +430,7 @@ impl Members {
     /// Gives back what so many rooms with a log in one turn do not need.
     pub fn shrink_to(&mut self, kept: usize, scratch_bytes: usize) {
         self.encoder.shrink_to(scratch_bytes);
+        self.spare = Vec::new();
         self.dirty.shrink_to(kept);
         self.list.shrink_to(kept);
         self.waiting.shrink_to(kept);

@@ -75,6 +75,11 @@ impl Message {
         self.text(0, self.key_len as usize)
     }
 
+    /// [`key`](Message::key) as bytes, which need not be looked through.
+    pub fn key_bytes(&self) -> &[u8] {
+        &self.bytes[..self.key_len as usize]
+    }
+
     /// The value of the `destination` header that subscribers see.
     pub fn shown(&self) -> &str {
         match self.shown_len as usize {

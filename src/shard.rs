@@ -152,7 +152,7 @@ impl Env {
     }
 
     /// The hash of a place's key.
-    fn hash_of(&self, key: &str) -> u64 {
+    fn hash_of(&self, key: &[u8]) -> u64 {
         FixedState::with_seed(self.seed).hash_one(key)
     }
 }

@@ -10,12 +10,11 @@ mod generated;
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
-use tcbchat::buf::Outbound;
-use tcbchat::chat::room::{Member, Room};
-use tcbchat::chat::session::Subscription;
+use tcbchat::conn::output::{DEBT_BYTES, Output};
 use tcbchat::conn::{Connection, HOT_OFFSET};
+use tcbchat::members::{Member, Room};
 use tcbchat::net::socket::BYTES_PER_SOCKET;
-use tcbchat::shard::memory::{SESSION_BYTES, SLOT_BYTES, SUBSCRIPTION_BYTES};
+use tcbchat::session::{Session, Subscription};
 use tcbchat::tcb::TCB_BYTES;
 use tcbchat::time::BYTES_PER_KEY;
 
@@ -36,8 +35,8 @@ fn fields() -> Vec<(usize, usize, &'static str)> {
         };
     }
     let mut fields = fields!(
-        tcb outbound inbound generation pinged heard sent phase is_writable is_dirty has_one_source is_stalled
-        is_paused has_ended ended_first
+        tcb output inbound generation pinged heard sent phase is_writable is_dirty has_one_source holds
+        has_ended ended_first
     );
     fields.sort_unstable();
     fields
@@ -47,17 +46,11 @@ fn fields() -> Vec<(usize, usize, &'static str)> {
 fn the_tables_say_what_the_structures_are() {
     let rows = [
         ("`tcb::Tcb`", TCB_BYTES, "connection", "", "accept, close, a change of state"),
-        ("`Slot`", SLOT_BYTES, "connection", "one line", ""),
-        ("— `Connection`", size_of::<Connection>(), "", "its last 16 bytes", "the rest: below"),
-        (
-            "— `Session`",
-            SESSION_BYTES + SUBSCRIPTION_BYTES,
-            "",
-            "",
-            "frames from the client; idle check: heart-beat intervals",
-        ),
-        ("— — `Subscription`", size_of::<Subscription>(), "subscription", "", "joining and leaving"),
-        ("`Outbound`, in `Connection`", size_of::<Outbound>(), "", "", "bytes that wait"),
+        ("`Connection`", size_of::<Connection>(), "connection", "its last 16 bytes", "the rest: below"),
+        ("`Session`", size_of::<Session>(), "connection", "", "frames from the client; idle check: heart-beat intervals"),
+        ("— `Subscription`", size_of::<Subscription>(), "subscription", "", "joining and leaving"),
+        ("`Output`, in `Connection`", size_of::<Output>(), "", "", "bytes that wait"),
+        ("`Debt`", DEBT_BYTES, "room of which a member is behind", "", "what is owed"),
         (
             "`Wheel`'s link",
             BYTES_PER_KEY,
@@ -110,15 +103,13 @@ fn the_fields_fill_the_connection_and_no_line_cuts_what_a_delivery_touches() {
         assert_eq!(*offset, end, "a hole before {name}");
         end = offset + size;
     }
-    assert_eq!(end, size_of::<Connection>());
-    // Wherever the array begins, and whichever half of the slot the connection is.
+    assert_eq!(end.next_multiple_of(4), size_of::<Connection>());
+    // Wherever the array begins.
     for begin in (0..LINE).step_by(16) {
-        for slot in 0..LINE {
-            for half in [0, SLOT_BYTES - size_of::<Connection>()] {
-                let first = begin + slot * SLOT_BYTES + half + HOT_OFFSET;
-                let last = first + size_of::<Connection>() - HOT_OFFSET - 1;
-                assert_eq!(first / LINE, last / LINE, "slot {slot} of an array at {begin}");
-            }
+        for place in 0..LINE {
+            let first = begin + place * size_of::<Connection>() + HOT_OFFSET;
+            let last = first + size_of::<Connection>() - HOT_OFFSET - 1;
+            assert_eq!(first / LINE, last / LINE, "place {place} of an array at {begin}");
         }
     }
 }

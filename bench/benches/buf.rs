@@ -1,10 +1,10 @@
-//! Leases and outbound queues: what a message pays for its memory.
+//! Leases and queues of segments: what a message pays for its memory.
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use tcbchat::buf::{Outbound, Pool};
+use tcbchat::buf::{Pool, Segments, Slices};
 use tcbchat::limits::Buffers;
 use tcbchat_bench::{MEASUREMENT, WARM_UP};
 
@@ -37,22 +37,23 @@ fn pool(c: &mut Criterion) {
     group.finish();
 }
 
-/// One delivery of a shared message: push, offer to a write, take off. Alone, and with others for the same
-/// connection in the same write.
-fn outbound(c: &mut Criterion) {
-    let mut group = c.benchmark_group("buf/outbound");
+/// One answer: push, offer to a write, take off. Alone, and with others for the same connection in the same write.
+fn segments(c: &mut Criterion) {
+    let mut group = c.benchmark_group("buf/segments");
     let message = Bytes::from_static(MESSAGE);
     for segments in [1, 2, 16, 64] {
-        let mut outbound = Outbound::default();
+        let mut queue = Segments::default();
         group.throughput(Throughput::Elements(segments));
         group.bench_function(BenchmarkId::new("push_slices_advance", segments), |b| {
             b.iter(|| {
                 for _ in 0..segments {
-                    outbound.push(message.clone());
+                    queue.push(message.clone());
                 }
-                black_box(outbound.slices(64));
-                let bytes = outbound.bytes() as usize;
-                outbound.advance(black_box(bytes));
+                let mut slices = Slices::new();
+                black_box(queue.slices(64, &mut slices));
+                drop(slices);
+                let bytes = queue.bytes() as usize;
+                queue.advance(black_box(bytes));
             });
         });
     }
@@ -62,6 +63,6 @@ fn outbound(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(WARM_UP).measurement_time(MEASUREMENT).sample_size(30);
-    targets = pool, outbound
+    targets = pool, segments
 }
 criterion_main!(benches);

@@ -114,8 +114,11 @@ impl Topics {
     }
 
     fn find(&self, key: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |&at| self.topics[at as usize].key == key).copied()
+        self.find_hashed(key.as_bytes(), self.hasher.hash_one(key.as_bytes()))
+    }
+
+    fn find_hashed(&self, key: &[u8], hash: u64) -> Option<u32> {
+        self.index.find(hash, |&at| self.topics[at as usize].key.as_bytes() == key).copied()
     }
 
     fn find_or_insert(&mut self, key: &str) -> u32 {
@@ -132,7 +135,7 @@ impl Topics {
         let at = self.topics.insert(topic) as u32;
         let (topics, hasher) = (&self.topics, &self.hasher);
         self.index
-            .insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(topics[at as usize].key.as_str()));
+            .insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| hasher.hash_one(topics[at as usize].key.as_bytes()));
         at
     }
 
@@ -141,7 +144,7 @@ impl Topics {
         if !topic.shards.is_empty() || topic.parked.is_some() {
             return;
         }
-        let hash = self.hasher.hash_one(topic.key.as_str());
+        let hash = self.hasher.hash_one(topic.key.as_bytes());
         if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
             found.remove();
         }
@@ -210,9 +213,9 @@ impl Topics {
         self.find(key).map_or(&[], |at| &self.topics[at as usize].shards)
     }
 
-    /// Gives a message its place, or parks it.
-    pub fn publish(&mut self, origin: Origin, message: Message) -> Published<'_> {
-        let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
+    /// Gives a message its place, or parks it. `hash` is that of its key by the shards' seed.
+    pub fn publish(&mut self, origin: Origin, message: Message, hash: u64) -> Published<'_> {
+        let Some(at) = self.find_hashed(message.key_bytes(), hash) else { return Published::Nobody(message) };
         let topic = &mut self.topics[at as usize];
         if topic.parked.is_some() || topic.is_full() {
             self.parked_bytes += message.weight();
@@ -321,12 +324,17 @@ mod tests {
         Topics::new(3, Epochs::new(1, 0, 2))
     }
 
+    fn publish_at(topics: &mut Topics, message: Message) -> Published<'_> {
+        let hash = FixedState::with_seed(3).hash_one(message.key_bytes());
+        topics.publish(ORIGIN, message, hash)
+    }
+
     fn message(key: &str, body: &[u8]) -> Message {
         Message::new(&Destination::parse_send(key).unwrap(), b"", body)
     }
 
     fn publish(topics: &mut Topics, key: &str, body: &[u8]) -> Option<MessageId> {
-        match topics.publish(ORIGIN, message(key, body)) {
+        match publish_at(topics, message(key, body)) {
             Published::Sequenced(id, ..) => Some(id),
             _ => None,
         }
@@ -335,7 +343,7 @@ mod tests {
     #[test]
     fn a_room_is_forgotten_with_its_last_member_and_begins_another_epoch() {
         let mut topics = topics();
-        assert!(matches!(topics.publish(ORIGIN, message("/topic/a", b"")), Published::Nobody(_)));
+        assert!(matches!(publish_at(&mut topics, message("/topic/a", b"")), Published::Nobody(_)));
         let first = topics.subscribe("/topic/a", 1);
         assert_eq!(first.sequence, 0);
         assert_eq!(publish(&mut topics, "/topic/a", b""), Some(MessageId { sequence: 1, ..first }));
@@ -355,13 +363,13 @@ mod tests {
         // Another shard has no members: that it is full says nothing.
         topics.set_full("/topic/a", 7, true);
         for body in [b"1", b"2"] {
-            assert!(matches!(topics.publish(ORIGIN, message("/topic/a", body)), Published::Parked));
+            assert!(matches!(publish_at(&mut topics, message("/topic/a", body)), Published::Parked));
         }
         assert!(topics.unpark("/topic/a").is_none());
         topics.set_full("/topic/a", 0, false);
         assert_eq!(topics.take_ready(), ["/topic/a".into()]);
         // Behind what is parked, although there is room.
-        assert!(matches!(topics.publish(ORIGIN, message("/topic/a", b"3")), Published::Parked));
+        assert!(matches!(publish_at(&mut topics, message("/topic/a", b"3")), Published::Parked));
         let mut bodies = Vec::new();
         while let Some((_, message)) = topics.unpark("/topic/a") {
             let Published::Sequenced(id, message, shards) = topics.publish_parked(message) else { panic!() };
@@ -372,7 +380,7 @@ mod tests {
         assert_eq!(topics.parked_bytes(), 0);
         // What is parked in a room that everybody has left is for nobody, and the room goes.
         topics.set_full("/topic/a", 0, true);
-        topics.publish(ORIGIN, message("/topic/a", b"4"));
+        publish_at(&mut topics, message("/topic/a", b"4"));
         topics.unsubscribe("/topic/a", 0);
         topics.check();
         assert_eq!(topics.take_ready().len(), 1);
@@ -399,7 +407,7 @@ mod tests {
                 }
                 topics.check();
                 for room in 0..4 {
-                    let mut seen: Vec<(u16, u32)> = match topics.publish(ORIGIN, message(&format!("/topic/{room}"), b"")) {
+                    let mut seen: Vec<(u16, u32)> = match publish_at(&mut topics, message(&format!("/topic/{room}"), b"")) {
                         Published::Sequenced(_, _, shards) => shards.iter().map(|there| (there.shard, there.members)).collect(),
                         _ => Vec::new(),
                     };

@@ -30,7 +30,7 @@ pub const DEBT_BYTES: usize = size_of::<Debt>();
 // Every connection has one, mostly empty.
 const _: () = assert!(size_of::<Output>() == 8);
 const _: () = assert!(DEBT_BYTES <= 32);
-const _: () = assert!(size_of::<Queue>() <= 160);
+const _: () = assert!(size_of::<Queue>() <= 192);
 
 /// Messages of one room that one subscription has not been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct Queue {
     /// Bytes.
     pub answers: Segments,
     /// Claims, in the order in which they began.
-    pub debts: SmallVec<[Debt; 1]>,
+    pub debts: SmallVec<[Debt; 2]>,
     /// Weight in bytes of all messages that the debts owe.
     pub lag: u64,
     /// Bytes to encode for the next write.

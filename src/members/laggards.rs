@@ -165,7 +165,7 @@ impl Members {
         let Members { rooms, pending, encoder, .. } = self;
         let mut left = sent;
         let Some(queue) = output.queue() else { return SmallVec::new() };
-        let mut last = None;
+        let (mut last, mut may_trim) = (None, false);
         for piece in pieces {
             if left == 0 {
                 break;
@@ -185,7 +185,7 @@ impl Members {
                     if whole > 0 {
                         let next = debt.next + u64::from(whole);
                         queue.lag -= log.weight(debt.next, next);
-                        log.remove_reader(debt.next);
+                        may_trim |= log.remove_reader(debt.next);
                         debt.next = next;
                         debt.count -= whole;
                         if debt.count > 0 {
@@ -202,35 +202,36 @@ impl Members {
             return SmallVec::new();
         };
         queue.turn = (last + 1) as u16;
-        self.end_paid(output)
+        let done = self.end_paid(queue, may_trim);
+        output.tidy();
+        done
     }
 
-    /// Ends the debts that owe nothing any more.
-    fn end_paid(&mut self, output: &mut Output) -> SmallVec<[NonZeroU32; 1]> {
+    /// Ends the debts that owe nothing any more, and drops what nobody needs of the logs, if there may be something.
+    fn end_paid(&mut self, queue: &mut Queue, may_trim: bool) -> SmallVec<[NonZeroU32; 1]> {
         let mut done = SmallVec::new();
-        let Some(queue) = output.queue() else { return done };
-        let mut at = 0;
-        while let Some(debt) = queue.debts.get(at).copied() {
-            if debt.count > 0 {
-                at += 1;
-                // A log that is read on may have no other reader at its begin.
-                self.settle(debt.room);
-                continue;
+        if may_trim {
+            for debt in &queue.debts {
+                // The last of several debts that are paid may be the one that ends the room.
+                if self.rooms.contains(debt.room as usize) {
+                    self.settle(debt.room);
+                }
             }
-            queue.debts.remove(at);
-            if usize::from(queue.turn) > at {
-                queue.turn -= 1;
-            }
-            if debt.is_left {
-                self.classes.release(debt.class);
-                done.extend(debt.request);
-            }
-            self.settle(debt.room);
         }
-        if usize::from(queue.turn) >= queue.debts.len() {
-            queue.turn = 0;
-        }
-        output.tidy();
+        let (mut at, mut turn) = (0, queue.turn);
+        let classes = &mut self.classes;
+        queue.debts.retain(|debt| {
+            if debt.count == 0 {
+                if debt.is_left {
+                    classes.release(debt.class);
+                    done.extend(debt.request);
+                }
+                turn -= u16::from(at < queue.turn);
+            }
+            at += 1;
+            debt.count > 0
+        });
+        queue.turn = if usize::from(turn) < queue.debts.len() { turn } else { 0 };
         done
     }
 

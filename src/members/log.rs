@@ -28,6 +28,13 @@ struct Entry {
     readers: u32,
 }
 
+/// Messages for which the memory of a log is worth keeping.
+const ENTRIES_KEPT_MAX: usize = 64;
+
+/// The memory of a log.
+#[derive(Debug)]
+pub struct Entries(VecDeque<Entry>);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -43,6 +50,18 @@ pub struct Log {
 }
 
 impl Log {
+    /// An empty log in the memory of another one.
+    pub fn in_memory_of(entries: Entries) -> Log {
+        debug_assert!(entries.0.is_empty());
+        Log { entries: entries.0, ..Log::default() }
+    }
+
+    /// The memory of a log that is empty, if another one may have use for it.
+    pub fn into_memory(self) -> Option<Entries> {
+        let capacity = self.entries.capacity();
+        (self.entries.is_empty() && (1..=ENTRIES_KEPT_MAX).contains(&capacity)).then_some(Entries(self.entries))
+    }
+
     /// The position behind the last message.
     pub fn head(&self) -> u64 {
         self.base + self.entries.len() as u64
@@ -150,33 +169,33 @@ impl Log {
         self.entries[at].readers += 1;
     }
 
-    /// A debt that was at this position has gone on, or is no more. [`Log::trim`] drops what nobody needs then.
+    /// A debt that was at this position has gone on, or is no more. Returns whether [`Log::trim`] has something to drop then.
     ///
     /// # Panics
     /// If no debt was there.
-    pub fn remove_reader(&mut self, position: u64) {
+    pub fn remove_reader(&mut self, position: u64) -> bool {
         let at = (position - self.base) as usize;
         let readers = &mut self.entries[at].readers;
         *readers = readers.checked_sub(1).expect("a debt is counted where it is");
+        at == 0 && *readers == 0 && self.base < self.start
     }
 
     /// Drops what nobody needs. Returns what the log has shrunk by, in bytes.
     pub fn trim(&mut self) -> u64 {
-        let before = self.held_bytes();
+        let (mut dropped, mut weight) = (0, 0);
         while self.base < self.start
             && let Some(first) = self.entries.front()
             && first.readers == 0
         {
+            weight += first.sequenced.message.weight();
+            dropped += 1;
             self.entries.pop_front();
             self.base += 1;
         }
-        if self.entries.is_empty() {
-            // Positions go on: debts are gone, but the walks' bounds are not.
-            self.entries = VecDeque::new();
-        } else if self.entries.len() * 4 < self.entries.capacity() && self.entries.capacity() > 64 {
+        if self.entries.len() * 4 < self.entries.capacity() && self.entries.capacity() > 64 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
-        before - self.held_bytes()
+        weight + dropped * ENTRY_BYTES
     }
 
     /// Debts that are counted here.

@@ -86,7 +86,6 @@ impl Members {
         now: Tick,
         at: Micros,
     ) -> Outcome {
-        self.encoder.begin();
         let mut outcome = Outcome::default();
         let share = terms.room_members_max;
         let mut left = terms.members_max;
@@ -246,6 +245,7 @@ impl Members {
         let to = *left as usize;
         let from = to.saturating_sub(share as usize);
         let (mut walked, mut cost) = (0usize, 0u32);
+        encoder.begin();
         // Members with one class follow one another: all of them in most rooms. From the end of the unwalked part, so that
         // what is walked borders on it.
         let unwalked = &record.members[from..to];
@@ -263,16 +263,16 @@ impl Members {
             let room_for = ((share - cost) / each).max(1) as usize;
             let is_cut = group.len() > room_for;
             let group = &group[group.len().saturating_sub(room_for)..];
+            // Counted is who is not served whole: for the others, nothing is added up between two writes.
+            let (mut not_sent, mut not_whole) = (0usize, 0u64);
             for member in group {
                 let index = member.connection;
                 let connection = &mut connections[index];
                 let mut sent = 0;
                 if is_direct && connection.may_send_now() {
                     debug_assert!(connection.output.is_empty());
-                    counters.sends_total += 1;
                     match transport.send_one(index, bytes) {
                         Ok(count) => {
-                            counters.bytes_sent_total += count as u64;
                             connection.sent = now;
                             if count == bytes.len() {
                                 continue;
@@ -284,10 +284,14 @@ impl Members {
                         Err(error) if error.kind() == ErrorKind::Interrupted => {}
                         Err(error) => {
                             outcome.failed.push((index, error));
+                            not_whole += bytes.len() as u64;
                             continue;
                         }
                     }
+                } else {
+                    not_sent += 1;
                 }
+                not_whole += (bytes.len() - sent) as u64;
                 let (whole, offset) = encoder.locate(run, sent);
                 let owed = start + u64::from(whole)..end;
                 laggards::owe(&mut connection.output, log, (room, member.class), owed, offset);
@@ -300,6 +304,8 @@ impl Members {
                     dirty.push(index);
                 }
             }
+            counters.sends_total += (group.len() - not_sent) as u64;
+            counters.bytes_sent_total += (group.len() * bytes.len()) as u64 - not_whole;
             walked += group.len();
             cost = cost.saturating_add(each.saturating_mul(group.len() as u32));
             if is_cut || cost >= share {

@@ -150,7 +150,7 @@ impl Shard {
         covered: &mut Covered,
         now: Tick,
     ) -> Result<(), Fault> {
-        let hash = self.env.hash_of(&key);
+        let hash = self.env.hash_of(key.as_bytes());
         if let Err(fault) = self.may_subscribe(index, &key, kind, hash) {
             self.members.classes_mut().release(class);
             return Err(fault);

@@ -352,16 +352,16 @@ impl Shard {
             if !self.is_current(*key) {
                 continue;
             }
-            // A closing connection's input is not held back: its close frame is waited for.
             let connection = &mut self.connections[key.index];
-            match connection.phase {
-                Phase::Closing => {}
-                phase if phase.is_open() && connection.holds.is_empty() => {}
-                _ => continue,
+            if connection.phase.is_open() && !connection.holds.is_empty() {
+                continue;
             }
-            // While its input was held back nothing could be heard.
-            connection.heard = now;
-            self.resume_one(key.index, now);
+            // Of one that is ending, what is left is thrown away, but for the close frame that may be in it.
+            if connection.phase.is_open() || connection.phase == Phase::Closing {
+                // While its input was held back nothing could be heard.
+                connection.heard = now;
+                self.resume_one(key.index, now);
+            }
             if self.wants_read(*key) {
                 self.inputs.resume(*key);
             }

@@ -22,7 +22,7 @@ use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{ConnKey, Consumer, Origin};
-use crate::message::{Message, MessageId, Sequenced};
+use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -76,7 +76,10 @@ impl Shard {
                     self.publish_for(origin, message, now);
                 }
             }
-            Mail::Deliver(sequenced) => self.deliver(sequenced),
+            Mail::Deliver(sequenced) => {
+                let hash = self.env.hash_of(sequenced.message.key_bytes());
+                self.deliver(sequenced, hash);
+            }
             Mail::Completed { connection, serial, completion } => {
                 self.take_completion(connection, serial, completion, now);
             }
@@ -158,11 +161,13 @@ impl Shard {
         if message.kind() == Kind::Queue {
             return self.queue_publish(message, now).map(|()| false);
         }
-        match self.topics.publish(origin, message) {
+        let hash = self.env.hash_of(message.key_bytes());
+        match self.topics.publish(origin, message, hash) {
             Published::Nobody(_) => Ok(false),
             Published::Sequenced(id, message, shards) => {
-                let is_own = self.port.hand_on(id, &message, shards);
-                self.deliver_own(is_own, id, message);
+                if self.port.hand_on(id, &message, shards) {
+                    self.deliver(Sequenced { id, message }, hash);
+                }
                 Ok(false)
             }
             Published::Parked => {
@@ -183,8 +188,10 @@ impl Shard {
         for key in self.topics.take_ready() {
             while let Some((origin, message)) = self.topics.unpark(&key) {
                 if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message) {
-                    let is_own = self.port.hand_on(id, &message, shards);
-                    self.deliver_own(is_own, id, message);
+                    if self.port.hand_on(id, &message, shards) {
+                        let hash = self.env.hash_of(message.key_bytes());
+                        self.deliver(Sequenced { id, message }, hash);
+                    }
                 }
                 if origin.shard == self.env.id {
                     self.release(origin.connection, Reason::Room);
@@ -194,12 +201,6 @@ impl Shard {
                 }
                 self.published(origin, now);
             }
-        }
-    }
-
-    fn deliver_own(&mut self, is_own: bool, id: MessageId, message: Message) {
-        if is_own {
-            self.deliver(Sequenced { id, message });
         }
     }
 
@@ -241,8 +242,8 @@ impl Shard {
     // ---- members' side ----
 
     /// Appends a message to what the members of its room are owed.
-    fn deliver(&mut self, sequenced: Sequenced) {
-        let Some(room) = self.members.find(sequenced.message.key()) else { return };
+    fn deliver(&mut self, sequenced: Sequenced, hash: u64) {
+        let Some(room) = self.members.find_hashed(sequenced.message.key_bytes(), hash) else { return };
         if self.members.deliver(room, sequenced, self.env.terms.pending_bytes_max) {
             self.counters.rooms_full_total += 1;
             let key = self.members.key(room).into();
