@@ -13,6 +13,7 @@
 pub mod handshake;
 pub mod inbound;
 pub mod keepalive;
+pub mod suspects;
 
 use std::mem::offset_of;
 

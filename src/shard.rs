@@ -48,6 +48,7 @@ use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
 use crate::conn::inbound::Inbound;
 use crate::conn::keepalive::{Mechanism, Ping};
+use crate::conn::suspects::{Progress, Suspects};
 use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::metrics::{ShardCounters, ShardMetrics};
@@ -107,6 +108,10 @@ pub trait Transport {
     /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
     /// something else.
     fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+
+    /// What the socket knows of its peer's life; `None` if that cannot be told. It is asked only before a connection is
+    /// ended for what it did not say.
+    fn progress(&self, index: u32) -> Option<Progress>;
 }
 
 /// What a peer did not answer until the kernel gave it up.
@@ -254,6 +259,8 @@ pub struct Shard {
     names: Interner<Box<str>>,
     /// How clients are pinged, if they are.
     ping: Option<Ping>,
+    /// Peers that were silent for too long.
+    suspects: Suspects,
     swept: Tick,
     rest: rest::Rest,
     /// The time when the shard was last flushed.
@@ -348,6 +355,7 @@ impl Shard {
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
             ping: Ping::configured(&setup.limits.keepalive),
+            suspects: Suspects::default(),
             swept: setup.now,
             rest: rest::Rest::default(),
             now: setup.now,

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use tcbchat::conn::suspects::Progress;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::shard::mesh::Mesh;
 use tcbchat::shard::pending::Pending;
@@ -88,6 +89,9 @@ impl Transport for Swallow {
         Closer::Local
     }
     fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        None
+    }
+    fn progress(&self, _: u32) -> Option<Progress> {
         None
     }
 }
@@ -226,7 +230,7 @@ impl Crowd {
     pub fn wait(&mut self) {
         self.now = self.now.after_ms(1000);
         for shard in &mut self.shards {
-            while shard.expire(self.now) {}
+            while shard.expire(&Swallow::default(), self.now) {}
         }
         self.settle();
     }
@@ -294,6 +298,9 @@ mod tests {
             Closer::Local
         }
         fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+            None
+        }
+        fn progress(&self, _: u32) -> Option<Progress> {
             None
         }
     }
@@ -403,6 +410,9 @@ mod tests {
             Closer::Local
         }
         fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+            None
+        }
+        fn progress(&self, _: u32) -> Option<Progress> {
             None
         }
     }

@@ -13,6 +13,9 @@ impl Shard {
         self.names.check();
         self.pool.check();
         self.wheel.check();
+        self.suspects.check(|index| {
+            self.slots.get(index as usize).is_some_and(|slot| slot.connection.phase != Phase::Closed)
+        });
         let mut transactions = 0;
         let (mut outbound, mut handshakes, mut members, mut subscriptions, mut refused) = (0, 0, 0, 0, 0);
         for (index, slot) in &self.slots {
@@ -63,6 +66,7 @@ impl Shard {
         assert!(self.rooms.is_empty(), "{:?}", self.rooms);
         assert!(self.forms.is_empty() && self.names.is_empty());
         assert_eq!(self.wheel.len(), 0);
+        assert!(self.suspects.is_empty());
         assert!(self.under_way.iter().all(|credit| *credit == Credit::default()));
         assert!(!self.has_mail());
         assert!(self.deferred.is_empty() && self.stalled.is_empty() && self.stalled_served.is_empty());

@@ -22,6 +22,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 
+use crate::conn::suspects::Progress;
 use crate::shard::output::write_queue;
 use crate::shard::{Shard, Silence, Transport};
 use crate::tcb::Closer;
@@ -41,6 +42,9 @@ impl Transport for NoTransport {
         match *self {}
     }
     fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
+        match *self {}
+    }
+    fn progress(&self, _: u32) -> Option<Progress> {
         match *self {}
     }
 }

@@ -95,6 +95,6 @@ impl Shard {
         let keys = [&self.resumable, &self.resumed, &self.stalled, &self.stalled_served]
             .map(|list| Part::array(list.len(), list.capacity(), size_of::<ConnKey>()));
         let closed = Part::array(self.closed.len(), self.closed.capacity(), size_of::<Closed>());
-        indices.into_iter().chain(keys).chain([closed]).sum()
+        indices.into_iter().chain(keys).chain([closed, self.suspects.memory()]).sum()
     }
 }
