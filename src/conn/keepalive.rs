@@ -84,6 +84,8 @@ pub struct Activity {
     pub pinged: Tick,
     /// The first of the pings that are unanswered was sent; the same as `pinged` if there is one, or none.
     pub pinged_first: Tick,
+    /// The server was back, the last time that it was away: silence before that proves nothing.
+    pub back: Tick,
 }
 
 impl Activity {
@@ -138,7 +140,7 @@ pub fn dead_after(interval: u32) -> u32 {
 
 /// What is due at `now`.
 pub fn due(rhythm: Rhythm, activity: Activity, now: Tick) -> Due {
-    let Activity { sent, heard, pinged, pinged_first } = activity;
+    let Activity { sent, heard, pinged, pinged_first, back } = activity;
     let silent = now.since(heard);
     // Saturates where the clock does.
     let later = |from: Tick, ticks: u32| Tick(from.0.saturating_add(ticks));
@@ -153,14 +155,16 @@ pub fn due(rhythm: Rhythm, activity: Activity, now: Tick) -> Due {
     let listen = match (rhythm.beat_in, rhythm.ping) {
         (Some(interval), _) => {
             let patience = dead_after(interval);
-            if silent >= patience {
+            let since = heard.max(back);
+            if now.since(since) >= patience {
                 return suspect(Mechanism::StompHeartBeat, patience);
             }
-            Some(later(heard, patience))
+            Some(later(since, patience))
         }
         (None, Some(Ping { after, answer_within })) => {
             let is_pinged = activity.is_pinged();
-            if is_pinged && now.since(pinged_first) >= answer_within {
+            let waiting_since = pinged_first.max(back);
+            if is_pinged && now.since(waiting_since) >= answer_within {
                 return suspect(Mechanism::WsPing, answer_within);
             }
             let last = pinged.max(heard);
@@ -168,7 +172,7 @@ pub fn due(rhythm: Rhythm, activity: Activity, now: Tick) -> Due {
             let next_ping = later(if ping { now } else { last }, after);
             // The time to answer begins with the first ping that has no answer, however late that was sent.
             let answer_by = match (is_pinged, ping) {
-                (true, _) => Some(later(pinged_first, answer_within)),
+                (true, _) => Some(later(waiting_since, answer_within)),
                 (false, true) => Some(later(now, answer_within)),
                 (false, false) => None,
             };
@@ -185,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     const QUIET: Activity =
-        Activity { sent: Tick(0), heard: Tick(0), pinged: Tick(0), pinged_first: Tick(0) };
+        Activity { sent: Tick(0), heard: Tick(0), pinged: Tick(0), pinged_first: Tick(0), back: Tick(0) };
     const PING: Ping = Ping { after: 50, answer_within: 20 };
 
     fn waits(next: u32) -> Due {
@@ -217,6 +221,22 @@ mod tests {
         };
         assert_eq!(at(31, 30), (false, Tick(60)));
         assert_eq!(at(31, 1), (true, Tick(61)));
+    }
+
+    #[test]
+    fn silence_before_the_server_was_back_proves_nothing() {
+        let back = Activity { back: Tick(1000), ..QUIET };
+        let beats = Rhythm { beat_in: Some(10), ..Rhythm::default() };
+        assert_eq!(due(beats, back, Tick(1000)), waits(1030));
+        assert_eq!(due(beats, back, Tick(1030)), suspect(Mechanism::StompHeartBeat, 1030, 30));
+        // Pings are late already, and go out at once; what they wait for begins again.
+        let rhythm = Rhythm { ping: Some(PING), ..Rhythm::default() };
+        assert_eq!(due(rhythm, back, Tick(1000)), pings(1020));
+        let pinged = Activity { pinged: Tick(60), pinged_first: Tick(60), ..back };
+        assert_eq!(due(rhythm, pinged, Tick(1000)), pings(1020));
+        let pinged = Activity { pinged: Tick(1000), ..pinged };
+        assert_eq!(due(rhythm, pinged, Tick(1019)), waits(1020));
+        assert_eq!(due(rhythm, pinged, Tick(1020)), suspect(Mechanism::WsPing, 1020, 20));
     }
 
     #[test]

@@ -93,9 +93,9 @@ impl Suspects {
         }
     }
 
-    /// When a peer's silence began that was last heard at `heard`.
-    pub fn silent_since(&self, heard: Tick) -> Tick {
-        heard.max(self.back_at)
+    /// When the server came back, the last time that it was away.
+    pub fn back_at(&self) -> Tick {
+        self.back_at
     }
 
     /// When the first of the pings was sent that are unanswered, if `pinged` is when the last one was.
@@ -289,9 +289,8 @@ mod tests {
     fn nobody_is_silent_while_the_server_is_away() {
         let mut suspects = Suspects::default();
         suspects.note_wake_up(Tick(100), Tick(100 + AWAY_TICKS - 1));
-        assert_eq!(suspects.silent_since(Tick(50)), Tick(50));
+        assert_eq!(suspects.back_at(), Tick(0));
         suspects.note_wake_up(Tick(100), Tick(100_000));
-        assert_eq!(suspects.silent_since(Tick(50)), Tick(100_000));
-        assert_eq!(suspects.silent_since(Tick(100_005)), Tick(100_005));
+        assert_eq!(suspects.back_at(), Tick(100_000));
     }
 }

@@ -112,10 +112,10 @@ impl Shard {
     fn do_what_is_due(&mut self, index: u32, now: Tick) -> Option<Suspicion> {
         let rhythm = self.rhythm(index);
         let connection = &self.slots[index as usize].connection;
-        let heard = self.suspects.silent_since(connection.heard);
-        let pinged = connection.pinged;
+        let (heard, pinged) = (connection.heard, connection.pinged);
         let pinged_first = self.suspects.pinged_first(index, pinged, heard);
-        let activity = Activity { sent: connection.sent, heard, pinged, pinged_first };
+        let back = self.suspects.back_at();
+        let activity = Activity { sent: connection.sent, heard, pinged, pinged_first, back };
         let (beat, at, suspicion) = match keepalive::due(rhythm, activity, now) {
             Due::Alive { beat, ping, next } => {
                 self.suspects.acquit(index, activity.is_pinged());
