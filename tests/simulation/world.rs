@@ -49,6 +49,8 @@ struct Seat {
     to_server: Vec<u8>,
     has_heart_beat: bool,
     is_sluggish: bool,
+    /// Reads nothing for a while, and beats.
+    is_deaf: bool,
     /// The server's kernel has more to report than fits into a look, and this connection comes late.
     is_unreported: bool,
     /// Its program hangs: it reads nothing and says nothing, and its kernel goes on.
@@ -73,6 +75,8 @@ pub struct World {
     now: Tick,
     /// Goes on with every turn, and does not leap as `now` does.
     at: Micros,
+    /// Time passes evenly and often, so that nothing is excused by an absence of the server.
+    is_even: bool,
     named: u32,
     /// Clients that stopped to beat though they had promised it: killed, or hung.
     silenced: u64,
@@ -150,6 +154,7 @@ impl World {
                 })
             })
             .collect();
+        let is_even = rng.random_bool(0.5);
         World {
             rng,
             shards,
@@ -162,6 +167,7 @@ impl World {
             model: Model::default(),
             now: Tick(0),
             at: Micros(0),
+            is_even,
             named: 0,
             silenced: 0,
             ended_by_peer: 0,
@@ -178,7 +184,7 @@ impl World {
             let at = self.rng.random_range(0..self.seats.len());
             self.act(at);
         }
-        if self.rng.random_bool(0.1) {
+        if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
         }
         self.progress();
@@ -243,6 +249,7 @@ impl World {
             to_server: Vec::new(),
             has_heart_beat: false,
             is_sluggish,
+            is_deaf: false,
             is_unreported: false,
             is_hung: false,
             has_ended: false,
@@ -303,6 +310,7 @@ impl World {
             (Stage::Ready, 94) => client.blunder(padding, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             (Stage::Ready, 95..98) => seat.is_unreported = true,
+            (Stage::Ready, 99) => seat.is_deaf = true,
             (Stage::Ready, 98) if seat.has_heart_beat && !seat.has_ended => {
                 seat.is_hung = true;
                 self.silenced += 1;
@@ -313,9 +321,15 @@ impl World {
 
     fn pass_time(&mut self) {
         let ticks = match self.rng.random_range(0..100) {
+            _ if self.is_even => self.rng.random_range(1..8),
             // A suspended machine.
             0 => 400_000,
-            1..10 => 60,
+            // A paused process: clients go on, and their beats wait in its kernel.
+            1..5 => {
+                (0..5).for_each(|_| self.let_pass(10));
+                10
+            }
+            5..10 => 60,
             _ => self.rng.random_range(1..8),
         };
         self.let_pass(ticks);
@@ -356,8 +370,8 @@ impl World {
                 let count = self.rng.random_range(1..400);
                 self.carry_up(at, count);
             }
-            let is_sluggish = self.seats[at].is_sluggish;
-            if self.rng.random_bool(if is_sluggish { 0.02 } else { 0.7 }) {
+            let Seat { is_sluggish, is_deaf, .. } = self.seats[at];
+            if !is_deaf && self.rng.random_bool(if is_sluggish { 0.02 } else { 0.7 }) {
                 let count = self.rng.random_range(1..4000);
                 self.carry_down(at, count);
             }
@@ -481,6 +495,7 @@ impl World {
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 self.seats[at].is_unreported = false;
+                self.seats[at].is_deaf = false;
                 has_moved |= self.carry_up(at, usize::MAX);
                 has_moved |= self.carry_down(at, usize::MAX);
             }

@@ -16,6 +16,7 @@ on_one_and_three_reactors!(
     a_pause_of_the_server_costs_no_session,
     a_ping_behind_a_download_is_no_death,
     one_that_hangs_is_found_whatever_waits_for_it,
+    one_that_beats_and_does_not_read_lives,
     pings_keep_their_interval_while_answers_may_take_longer,
     pings_without_an_answer_go_on
 );
@@ -123,6 +124,34 @@ fn one_that_hangs_is_found_whatever_waits_for_it(setup: Setup) {
     assert_eq!(server.metric("slow_consumers_total"), 0);
     publisher.publish("/topic/large", "after");
     assert_eq!(other.expect_body(), "after");
+}
+
+/// The server does not read from it either: its beats show at the socket.
+fn one_that_beats_and_does_not_read_lives(setup: Setup) {
+    let server = setup.server();
+    let mut deaf = small_session(&server, "1000,0");
+    deaf.subscribe("s", "/topic/large");
+    let mut other = members(&server, 1, "/topic/large").remove(0);
+    let mut publisher = Client::connect(&server);
+    let body = "x".repeat(32 * 1024);
+    let mut sent = 0;
+    while server.metric("outbound_bytes") < 1_000_000 {
+        deaf.send_text("\n");
+        publisher.publish("/topic/large", &body);
+        assert_eq!(other.expect_body(), body);
+        sent += 1;
+    }
+    // More than twice as long as one lives that is silent, which is how long one that hangs may take to be found.
+    for _ in 0..16 {
+        deaf.send_text("\n");
+        thread::sleep(Duration::from_millis(500));
+    }
+    for _ in 0..sent {
+        deaf.send_text("\n");
+        assert_eq!(deaf.expect_body(), body);
+    }
+    deaf.publish_confirmed("/topic/x", "alive");
+    assert_eq!(server.metric("dead_peers_total"), 0);
 }
 
 /// Far longer than a test waits for one read.
