@@ -13,7 +13,7 @@
 //!
 //! # Why nobody is late whose bytes have come
 //! Timers are fired behind the reads, and for the time at which a look at the sockets began that has shown everything
-//! ([`look`](crate::net::look)). After a pause of the process, an interrupted wait or a long turn that time comes only
+//! (`look`). After a pause of the process, an interrupted wait or a long turn that time comes only
 //! when what has come meanwhile has been read.
 //!
 //! Invariant: a connection whose READABLE bit is set is on the `ready` list, or the shard does not want to
