@@ -21,6 +21,9 @@ use crate::time::Tick;
 /// clock has leapt. In ticks: one second, which is what a peer that promised beats may be late.
 const AWAY_TICKS: u32 = 1000 / Tick::MILLIS;
 
+/// Ticks in which unread input is read, if the connection is read from at all. In its last phases it may not be.
+const READ_TICKS: u32 = 1000 / Tick::MILLIS;
+
 /// What the kernel knows of a peer's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -153,11 +156,11 @@ impl Suspects {
     }
 
     /// A deadline of a connection has passed and there is unread input, which may be what was waited for. True if it is
-    /// to be read first; false if bytes have been read since, and did not end the wait.
+    /// to be read first; false if bytes have been read since and did not end the wait, or nothing was read for a second.
     pub fn may_wait(&mut self, index: u32, deadline: Deadline, heard: Tick, now: Tick) -> bool {
         let passed = &mut self.table.entry(index).or_default().passed;
         match *passed {
-            Some((which, at)) if which == deadline => heard <= at,
+            Some((which, at)) if which == deadline => heard <= at && now.since(at) < READ_TICKS,
             _ => {
                 *passed = Some((deadline, now.max(heard)));
                 true
@@ -278,6 +281,9 @@ mod tests {
         assert!(suspects.may_wait(7, Deadline::Handshake, Tick(90), Tick(100)));
         assert!(suspects.may_wait(7, Deadline::Handshake, Tick(90), Tick(101)), "it was not read yet");
         assert!(!suspects.may_wait(7, Deadline::Handshake, Tick(101), Tick(102)));
+        // Nobody reads it.
+        assert!(suspects.may_wait(9, Deadline::Close, Tick(90), Tick(100)));
+        assert!(!suspects.may_wait(9, Deadline::Close, Tick(90), Tick(100 + READ_TICKS)));
         // The next deadline has its own.
         assert!(suspects.may_wait(7, Deadline::Connect, Tick(150), Tick(150)));
         // Somebody who never stops sending was read before the first look, in the same turn.
