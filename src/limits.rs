@@ -180,7 +180,8 @@ section! {
         /// Seconds of silence after which a WebSocket ping is sent to a client that promised no heart-beats; 0
         /// switches that off.
         ws_ping_interval_s: u32 = 0, 0..=86_400;
-        /// Seconds in which something must be heard after a ping; else the connection is closed.
+        /// Seconds after the first unanswered ping in which something must be heard; else the connection is closed,
+        /// unless it acknowledges what was sent to it before. May be longer than the interval.
         ws_pong_timeout_s: u32 = 10, 1..=86_400;
     }
 }

@@ -166,7 +166,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
     let connections_max = plan.connections_per_reactor_max;
     // From the operating system's randomness; the time would be a guess away.
     let seed = RandomState::new().hash_one("tcbchat");
-    // A clock before 1970 only makes message ids of two starts alike.
+    // A clock before 1970 only makes message ids of two starts alike. In 2106 32 bits begin again, which is harmless.
     let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
     let shard = move |id: u16, mesh: &Arc<_>| {
         Shard::new(ShardSetup {
@@ -186,7 +186,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
     };
     let server = server::Settings {
         addresses: config.listen.addresses.clone(),
-        reactors: plan.reactors as u16,
+        reactors: u16::try_from(plan.reactors).expect("a plan has at most 1,024 reactors"),
         private_tables: plan.private_fd_tables,
         listen: ListenOptions { backlog: config.listen.limits.backlog, keepalive: config.keepalive.clone() },
         reactor: reactor::Options {

@@ -122,6 +122,8 @@ pub struct Members {
     /// Keys of rooms that were full and have room again.
     ready: Vec<Box<str>>,
     members: u64,
+    /// Messages that were handed to members, or are owed to them, since [`Members::take_delivered`].
+    delivered: u64,
     /// What all logs hold, in bytes.
     held: u64,
     list: Vec<u32>,
@@ -146,6 +148,7 @@ impl Members {
             moved: Vec::new(),
             ready: Vec::new(),
             members: 0,
+            delivered: 0,
             held: 0,
             list: Vec::new(),
             spare: Vec::new(),
@@ -268,6 +271,7 @@ impl Members {
             let log = &mut pending[place.place()].log;
             let to = log.head();
             if from < to {
+                self.delivered += to - from;
                 laggards::owe(output, log, (at, class), from..to, 0);
             }
             let debts = output.queue().map(|queue| &mut queue.debts);
@@ -372,6 +376,11 @@ impl Members {
         }
         let is_full = pending.log.unwalked_bytes() > bytes_max;
         is_full && !std::mem::replace(&mut pending.is_full, true)
+    }
+
+    /// Messages that were handed to members, or are owed to them and to those who have left, since this was last asked.
+    pub fn take_delivered(&mut self) -> u64 {
+        std::mem::take(&mut self.delivered)
     }
 
     /// Keys of rooms that were full and have room again.

@@ -85,7 +85,7 @@ macro_rules! metrics {
             /// Adds another reactor's numbers to these. Gauges add up as well: every gauge here is a
             /// number of things that belong to exactly one reactor.
             pub fn add(&mut self, other: &ShardCounters) {
-                $( $( self.$field = self.$field.wrapping_add(other.$field); )+ )+
+                $( $( self.$field += other.$field; )+ )+
             }
 
             /// Every number with its description, in the order of [`CATALOGUE`].

@@ -16,6 +16,7 @@
 pub mod acceptor;
 pub mod fd_table;
 pub mod flush_timer;
+mod look;
 mod patience;
 pub mod reactor;
 pub mod server;

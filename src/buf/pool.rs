@@ -230,7 +230,7 @@ impl Pool {
         match lease {
             None => lease.insert(self.lease(bytes.len())?).extend_from_slice(bytes),
             Some(held) => {
-                let needed = held.len().saturating_add(bytes.len());
+                let needed = held.len() + bytes.len();
                 if needed > held.capacity() {
                     let larger = self.lease(needed)?;
                     self.exchange(held, larger);

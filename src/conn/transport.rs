@@ -4,6 +4,7 @@
 
 use std::io::{self, IoSlice};
 
+use crate::conn::suspects::Progress;
 use crate::tcb::Closer;
 
 /// The sockets of one shard, by connection index.
@@ -34,6 +35,10 @@ pub trait Transport {
     /// Whether `error` says that the kernel has given the peer up, and what that was about; `None` if it is
     /// something else.
     fn silence(&self, index: u32, error: &io::Error) -> Option<Silence>;
+
+    /// What the socket knows of its peer's life; `None` if that cannot be told. It is asked only before a connection is
+    /// ended for what it did not say.
+    fn progress(&self, index: u32) -> Option<Progress>;
 }
 
 /// What a peer did not answer until the kernel gave it up.

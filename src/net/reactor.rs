@@ -11,6 +11,11 @@
 //! clear), it is on the `ready` list, or the shard does not want its bytes at the moment and will name it in
 //! `take_resumed`. [`socket`] tells why the bits are needed.
 //!
+//! # Why nobody is late whose bytes have come
+//! Timers are fired behind the reads, and for the time at which a look at the sockets began that has shown everything
+//! (`look`). After a pause of the process, an interrupted wait or a long turn that time comes only
+//! when what has come meanwhile has been read.
+//!
 //! Invariant: a connection whose READABLE bit is set is on the `ready` list, or the shard does not want to
 //! read from it.
 
@@ -29,6 +34,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
 use crate::net::flush_timer::FlushTimer;
+use crate::net::look::Seen;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
 use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
 use crate::tcb::FourTuple;
@@ -191,6 +197,8 @@ pub struct Reactor {
     closed: Vec<Closed>,
     /// Timers are due that did not fit into the last turn.
     timers_due: bool,
+    /// Up to when everything that came has been seen.
+    seen: Seen,
     /// Set by the order to stop.
     stopping: Option<Stopping>,
 }
@@ -232,6 +240,7 @@ impl Reactor {
             resumed: Vec::new(),
             closed: Vec::new(),
             timers_due: false,
+            seen: Seen::new(clock.now()),
             stopping: None,
         })
     }
@@ -263,7 +272,7 @@ impl Reactor {
         self.read(now);
         self.shard.continue_farewell(now);
         self.shard.take_mail(now);
-        self.timers_due = self.shard.expire(now);
+        self.timers_due = self.shard.expire(&self.sockets, self.seen.until());
         self.shard.flush(&mut self.sockets, now, self.clock.micros());
         self.resume();
         self.close();
@@ -282,7 +291,8 @@ impl Reactor {
         (self.trim_heap)();
     }
 
-    /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work.
+    /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work. Notes up to when
+    /// everything has been seen.
     fn poll(&mut self) -> io::Result<()> {
         let mut timeout = self.timeout();
         if let Some(timer) = &mut self.flush_timer
@@ -291,13 +301,28 @@ impl Reactor {
         {
             timeout = Some(Duration::ZERO);
         }
+        let mut began = self.clock.now();
+        let mut is_whole = self.wait(timeout)?;
+        if self.events.is_empty() && timeout != Some(Duration::ZERO) {
+            // A deadline has come, or the wait was interrupted: before timers are fired everything must have been seen
+            // that came until now.
+            began = self.clock.now();
+            is_whole = self.wait(Some(Duration::ZERO))?;
+        }
+        self.seen.note(began, is_whole);
+        Ok(())
+    }
+
+    /// Takes events from the kernel. False if there may be more of them.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, timeout) {
-            // A signal handler ran on this thread. There are no events; the phases find nothing to do.
+            Ok(()) => Ok(self.events.iter().count() < EVENTS_MAX),
+            // A signal handler ran on this thread, or the process was stopped and goes on.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
-                Ok(())
+                Ok(false)
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 

@@ -25,6 +25,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,6 +33,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use socket2::SockRef;
 
+use crate::conn::suspects::Progress;
 use crate::shard::{Silence, Transport};
 use crate::tcb::Closer;
 
@@ -211,16 +213,11 @@ impl Transport for Sockets {
     }
 
     fn closer(&self, index: u32) -> Closer {
-        const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let Ok(stream) = self.stream(index) else { return Closer::Reset };
         // One system call for each connection that this side ends first. Without it an end that came since the
         // last poll would not be seen, and the model of TIME_WAIT would drift from the kernel's.
-        let mut socket = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
-        match poll(&mut socket, Some(&NO_WAIT)) {
-            Ok(_) => closer_by(socket[0].revents()),
-            // EINTR or ENOMEM: the common case is as good a guess as any.
-            Err(_) => Closer::Local,
-        }
+        // EINTR or ENOMEM: the common case is as good a guess as any.
+        readiness(stream).map_or(Closer::Local, closer_by)
     }
 
     fn silence(&self, index: u32, error: &io::Error) -> Option<Silence> {
@@ -235,6 +232,49 @@ impl Transport for Sockets {
             Ok(_) => Silence::Unacknowledged,
         })
     }
+
+    fn progress(&self, index: u32) -> Option<Progress> {
+        let stream = self.stream(index).ok()?;
+        // This order: what arrives between two of the calls makes the peer look more alive, never less.
+        let info = tcp_info(stream).ok()?;
+        Some(Progress {
+            unacknowledged: unacknowledged(stream).ok()?.into(),
+            // EINTR or ENOMEM: to read in vain costs nothing.
+            has_unread: readiness(stream).map_or(true, |readiness| !readiness.is_empty()),
+            arrived_ms_ago: info.tcpi_last_data_recv,
+            answered_ms_ago: info.tcpi_last_ack_recv,
+            acknowledged: info.tcpi_bytes_acked,
+        })
+    }
+}
+
+/// What there is to read from a socket: bytes, an end, an error.
+fn readiness(stream: &TcpStream) -> io::Result<PollFlags> {
+    const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut socket = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut socket, Some(&NO_WAIT))?;
+    Ok(socket[0].revents())
+}
+
+/// What the kernel knows of a connection (TCP_INFO of tcp(7)).
+fn tcp_info(stream: &TcpStream) -> io::Result<libc::tcp_info> {
+    // SAFETY: integers only, for all of which zero is a value; a kernel that knows fewer fields leaves the others zero.
+    #[allow(unsafe_code)]
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&info)).expect("a few hundred bytes");
+    // SAFETY: the kernel writes at most `bytes` bytes to `info`, which is that large, and the length to `bytes`; both
+    // live for the whole call, and the descriptor is open while the stream is borrowed.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Bytes that the kernel has been given and the peer has not acknowledged (SIOCOUTQ of tcp(7)).
@@ -246,7 +286,7 @@ fn unacknowledged(stream: &TcpStream) -> io::Result<u32> {
     #[allow(unsafe_code)]
     let bytes =
         unsafe { rustix::ioctl::ioctl(stream, rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new()) }?;
-    Ok(u32::try_from(bytes).unwrap_or(0))
+    u32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// What a socket's readiness says of who will have ended it first.
@@ -387,6 +427,61 @@ mod tests {
         drop(peer);
         becomes(&sockets, Closer::Reset);
         assert_eq!(sockets.closer(4), Closer::Reset, "there is no such socket");
+    }
+
+    /// Waits for the peer's packets, which loopback delivers at once, in most cases.
+    fn await_progress(sockets: &Sockets, is_there: impl Fn(&Progress) -> bool) -> Progress {
+        for _ in 0..1000 {
+            let progress = sockets.progress(3).unwrap();
+            if is_there(&progress) {
+                return progress;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{:?}", sockets.progress(3))
+    }
+
+    #[test]
+    fn a_socket_knows_what_has_come_and_what_was_taken() {
+        let (mut sockets, mut peer) = connected();
+        let before = sockets.progress(3).unwrap();
+        assert!(!before.has_unread && before.unacknowledged == 0, "{before:?}");
+        peer.write_all(b"hello").unwrap();
+        await_progress(&sockets, |progress| progress.has_unread);
+        receive(&mut sockets, &mut [0; 9]).unwrap();
+        assert!(!sockets.progress(3).unwrap().has_unread);
+        assert_eq!(sockets.send(3, &[IoSlice::new(b"hello back")]).unwrap(), 10);
+        let after = await_progress(&sockets, |progress| progress.unacknowledged == 0);
+        assert_eq!(after.acknowledged - before.acknowledged, 10);
+        assert!(after.arrived_ms_ago < 60_000 && after.answered_ms_ago < 60_000, "{after:?}");
+        // An end is something to read as well.
+        drop(peer);
+        await_progress(&sockets, |progress| progress.has_unread);
+        assert_eq!(sockets.progress(4), None, "there is no such socket");
+    }
+
+    #[test]
+    fn probes_that_are_answered_acknowledge_nothing() {
+        let (mut sockets, peer) = connected();
+        let piece = vec![7; 1 << 20];
+        while sockets.readiness(3) & BLOCKED == 0 {
+            sockets.send_one(3, &piece).unwrap();
+        }
+        // What the peer's kernel takes without its program is over when two looks, far apart for loopback, agree.
+        let mut last = sockets.progress(3).unwrap();
+        let full = loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let progress = sockets.progress(3).unwrap();
+            if progress.acknowledged == last.acknowledged {
+                break progress;
+            }
+            last = progress;
+        };
+        assert!(full.unacknowledged > 0);
+        // The kernel probes the closed window, and the peer's kernel answers.
+        let probed = await_progress(&sockets, |progress| progress.answered_ms_ago < 200);
+        assert_eq!((probed.acknowledged, probed.unacknowledged), (full.acknowledged, full.unacknowledged));
+        drop(peer);
     }
 
     #[test]

@@ -14,6 +14,9 @@ impl Shard {
         self.queues.check();
         self.members.check(&self.connections);
         self.inputs.pool.check();
+        self.timers.check(|index| {
+            self.connections.get(index).is_some_and(|connection| connection.phase != Phase::Closed)
+        });
         let (mut answers, mut members) = (0, 0);
         for (index, connection) in self.connections.iter() {
             let session = &self.sessions[index];
@@ -48,6 +51,6 @@ impl Shard {
         assert_eq!(self.unsent_bytes(), 0);
         assert!(self.members.is_empty() && self.topics.is_empty(), "{:?} {:?}", self.members, self.topics);
         assert!(self.members.classes().is_empty());
-        assert!(!self.holds.has_free());
+        assert!(!self.holds.has_free() && !self.timers.has_suspects());
     }
 }

@@ -84,7 +84,9 @@ impl Shard {
 
     /// Counts a dead peer by what found it.
     pub(super) fn found_dead(&mut self, index: u32, by: Mechanism, now: Tick) {
-        let silent_ms = now.since(self.connections[index].heard) * Tick::MILLIS;
+        let silent = now.since(self.connections[index].heard);
+        // One that nothing looks after may have been silent for years.
+        let silent_ms = Tick(silent).as_millis();
         tracing::debug!(shard = self.env.id, index, mechanism = by.name(), silent_ms, "the peer is dead");
         let counters = &mut self.counters;
         *match by {
@@ -208,6 +210,7 @@ impl Shard {
         let closed = self.connections.close(index, reset, &mut self.inputs.pool, now);
         let Some((closer, dropped)) = closed else { return };
         self.flush.forget(dropped);
+        self.timers.forget(index);
         match closer {
             Closer::Reset => self.counters.resets_total += 1,
             Closer::Remote => self.counters.closed_by_peer_total += 1,

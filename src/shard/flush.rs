@@ -261,6 +261,7 @@ impl Shard {
     fn publish_metrics(&mut self) {
         let counters = &mut self.counters;
         counters.turns_total += 1;
+        counters.messages_delivered_total += self.members.take_delivered();
         counters.connections_open = self.connections.len() as u64;
         counters.connections_half_open = u64::from(self.connections.handshakes());
         counters.outbound_bytes = self.flush.answer_bytes + self.members.held_bytes();

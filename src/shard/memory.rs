@@ -87,13 +87,12 @@ impl Shard {
         let keys = [self.holds.list(), self.inputs.list()]
             .map(|list| Part::array(list.len(), list.capacity(), size_of::<ConnKey>()));
         let (waiting, room) = self.port.waiting();
-        let fired = self.timers.list();
         let others = [
             self.flush.list_memory(),
             self.members.list_memory(),
             self.connections.list_memory(),
             Part::array(waiting, room, size_of::<ConnKey>()),
-            Part::array(fired.len(), fired.capacity(), size_of::<u32>()),
+            self.timers.list_memory(),
         ];
         keys.into_iter().chain(others).sum()
     }

@@ -2,9 +2,19 @@
 //!
 //! The phase says what a timer means when it fires. Traffic moves no timer: a connection that was heard in
 //! the meantime is found alive, and its timer is armed anew.
+//!
+//! A timer that fires ends no connection by itself. The socket is asked first ([`Transport::progress`]): what is unread is
+//! read before, and who takes what it is sent is not dead ([`suspects`](crate::conn::suspects)). A connection that is not
+//! read from is heard there as well: bytes that come to its socket count.
+//!
+//! Invariant: a connection that lives has a timer for the next moment at which something about it is due.
 
 use crate::conn::Phase;
-use crate::conn::keepalive::{self, Activity, Due, Mechanism, Rhythm};
+use crate::conn::hold::Reason;
+use crate::conn::keepalive::{self, Activity, Due, Mechanism, Rhythm, Suspicion};
+use crate::conn::suspects::{Deadline, Suspects, Verdict};
+use crate::conn::transport::Transport;
+use crate::footprint::Part;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
 use crate::message::reply;
@@ -16,18 +26,19 @@ use crate::wire::ws;
 /// Ticks between two looks at what has outlived its time: messages of queues, TIME_WAIT entries, memory.
 const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
 
-/// When this was last done, and what a turn uses for it.
+/// What timers need beside the deadlines: the time, peers that were silent for too long, and a list.
 #[derive(Debug)]
 pub(super) struct Timers {
     /// The time when the shard was last flushed.
     now: Tick,
     swept: Tick,
+    suspects: Suspects,
     fired: Vec<u32>,
 }
 
 impl Timers {
     pub(super) fn new(now: Tick) -> Timers {
-        Timers { now, swept: now, fired: Vec::new() }
+        Timers { now, swept: now, suspects: Suspects::default(), fired: Vec::new() }
     }
 
     /// When the shard was last flushed.
@@ -44,24 +55,43 @@ impl Timers {
         Tick(self.swept.0.saturating_add(SWEEP_TICKS))
     }
 
+    /// A connection has ended.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.suspects.forget(index);
+    }
+
     pub(super) fn shrink_to(&mut self, kept: usize) {
         self.fired.shrink_to(kept);
     }
 
-    pub(super) fn list(&self) -> &Vec<u32> {
-        &self.fired
+    pub(super) fn list_memory(&self) -> Part {
+        let fired = Part::array(self.fired.len(), self.fired.capacity(), size_of::<u32>());
+        [fired, self.suspects.memory()].into_iter().sum()
+    }
+
+    /// Panics if somebody is suspect who is not there.
+    pub(super) fn check(&self, is_there: impl Fn(u32) -> bool) {
+        self.suspects.check(is_there);
+    }
+
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
     }
 }
 
 impl Shard {
 
-    /// Fires the timers that are due. Returns whether more are: `turn.timers_max` bounds one call.
-    pub fn expire(&mut self, now: Tick) -> bool {
+    /// Fires the timers that are due at `now`, and asks `transport` before it ends a connection. Returns whether more are
+    /// due: `turn.timers_max` bounds one call.
+    pub fn expire(&mut self, transport: &impl Transport, now: Tick) -> bool {
+        if let Some(planned) = self.connections.next_deadline() {
+            self.timers.suspects.note_wake_up(planned, now);
+        }
         let mut fired = std::mem::take(&mut self.timers.fired);
         let has_more = self.connections.expire(now, self.env.limits.turn.timers_max as usize, &mut fired);
         self.counters.timers_fired_total += fired.len() as u64;
         for index in fired.drain(..) {
-            self.fire(index, now);
+            self.fire(index, transport, now);
         }
         self.timers.fired = fired;
         if now >= self.timers.next_sweep() {
@@ -73,56 +103,149 @@ impl Shard {
         has_more
     }
 
-    fn fire(&mut self, index: u32, now: Tick) {
+    fn fire(&mut self, index: u32, transport: &impl Transport, now: Tick) {
+        let is_connected = self.sessions[index].version().is_some();
         match self.connections.phase(index) {
-            Phase::Http | Phase::Refused => {
-                self.counters.handshake_timeouts_total += 1;
-                self.http_refuse(index, &HttpError::REQUEST_TIMEOUT, None, false, now);
-            }
-            Phase::Stomp if self.sessions[index].version().is_none() => {
-                let max = self.env.limits.handshake.connect_timeout_ms;
-                self.fault(index, Fault::ConnectTimeout { max }, None, now);
-            }
-            Phase::Stomp | Phase::Echo => self.keep_alive(index, now),
-            Phase::Closing | Phase::Finishing | Phase::Lingering => self.close(index, true, now),
+            Phase::Echo => self.look_after(index, transport, now),
+            Phase::Stomp if is_connected => self.look_after(index, transport, now),
             Phase::Closed => {}
+            phase => {
+                let deadline = match phase {
+                    Phase::Http | Phase::Refused => Deadline::Handshake,
+                    Phase::Stomp => Deadline::Connect,
+                    _ => Deadline::Close,
+                };
+                if self.may_wait(index, deadline, transport, now) {
+                    self.connections.arm(index, next(now));
+                } else {
+                    self.deadline_passed(index, deadline, now);
+                }
+            }
         }
     }
 
-    /// Does what a connection's heart-beats and pings demand now, and sets its timer.
+    /// Whether what is unread may be what a deadline waits for.
+    fn may_wait(&mut self, index: u32, deadline: Deadline, transport: &impl Transport, now: Tick) -> bool {
+        let connection = &self.connections[index];
+        let heard = connection.heard;
+        connection.wants_read()
+            && transport.progress(index).is_some_and(|progress| progress.has_unread)
+            && self.timers.suspects.may_wait(index, deadline, heard, now)
+    }
+
+    /// A deadline has passed.
+    fn deadline_passed(&mut self, index: u32, deadline: Deadline, now: Tick) {
+        match deadline {
+            Deadline::Handshake => {
+                self.counters.handshake_timeouts_total += 1;
+                self.http_refuse(index, &HttpError::REQUEST_TIMEOUT, None, false, now);
+            }
+            Deadline::Connect => {
+                let max = self.env.limits.handshake.connect_timeout_ms;
+                self.fault(index, Fault::ConnectTimeout { max }, None, now);
+            }
+            Deadline::Close => self.close(index, true, now),
+        }
+    }
+
+    fn look_after(&mut self, index: u32, transport: &impl Transport, now: Tick) {
+        if let Some(suspicion) = self.do_what_is_due(index, now) {
+            self.judge(index, &suspicion, transport, now);
+        }
+    }
+
+    /// Begins with heart-beats and pings for a connection that has been heard in this moment.
     pub(super) fn keep_alive(&mut self, index: u32, now: Tick) {
+        let suspicion = self.do_what_is_due(index, now);
+        debug_assert!(suspicion.is_none(), "it has been heard");
+    }
+
+    /// Does what a connection's heart-beats and pings demand now, and sets its timer. Returns what makes it suspect: the
+    /// socket decides then, at the next tick at the latest.
+    fn do_what_is_due(&mut self, index: u32, now: Tick) -> Option<Suspicion> {
         let rhythm = self.rhythm(index);
         let connection = &self.connections[index];
-        let (sent, pinged) = (connection.sent, connection.pinged);
-        // A connection whose input is held back is not silent by its own fault.
-        let heard = if connection.holds.is_empty() { connection.heard } else { now };
-        match keepalive::due(rhythm, Activity { sent, heard, pinged }, now) {
+        let (heard, pinged) = (connection.heard, connection.pinged);
+        let pinged_first = self.timers.suspects.pinged_first(index, pinged, heard);
+        let back = self.timers.suspects.back_at();
+        let activity = Activity { sent: connection.sent, heard, pinged, pinged_first, back };
+        let (beat, at, suspicion) = match keepalive::due(rhythm, activity, now) {
             Due::Alive { beat, ping, next } => {
-                if beat {
-                    self.beat(index);
-                }
+                self.timers.suspects.acquit(index, activity.is_pinged());
                 if ping {
-                    self.ping(index, now);
+                    self.ping(index, activity, now);
                 }
-                match next {
-                    Some(next) => self.connections.arm(index, next),
-                    None => {
-                        self.connections.disarm(index);
-                    }
+                (beat, next, None)
+            }
+            Due::Suspect(suspicion) => (suspicion.beat, Some(next(now)), Some(suspicion)),
+        };
+        if beat {
+            self.beat(index);
+        }
+        match at {
+            Some(at) => self.connections.arm(index, at),
+            None => {
+                self.connections.disarm(index);
+            }
+        }
+        suspicion
+    }
+
+    /// Asks the socket about a suspect, and ends it or sets its timer for another look.
+    fn judge(&mut self, index: u32, suspicion: &Suspicion, transport: &impl Transport, now: Tick) {
+        let Suspicion { patience, next_beat, .. } = *suspicion;
+        // No later than a beat to it is due.
+        let look_again = |at: Tick| next_beat.map_or(at, |beat| at.min(beat)).max(next(now));
+        let connection = &mut self.connections[index];
+        let Some(progress) = transport.progress(index) else {
+            // A transport that knows nothing cannot hold up the verdict, but on one that is not read from.
+            if connection.wants_read() {
+                return self.found_silent(index, suspicion, now);
+            }
+            return self.connections.arm(index, look_again(Tick(now.0.saturating_add(patience))));
+        };
+        if progress.has_unread && connection.wants_read() {
+            // It is read in one of the next turns, and then it was heard.
+            return self.connections.arm(index, look_again(next(now)));
+        }
+        if !connection.wants_read() {
+            let arrived = Tick(now.0.saturating_sub(progress.arrived_ms_ago / Tick::MILLIS));
+            if progress.has_unread && !connection.holds.has(Reason::Output) {
+                // Not its fault, and what it has said is there.
+                return self.connections.arm(index, look_again(Tick(now.0.saturating_add(patience))));
+            }
+            if arrived > connection.heard {
+                connection.heard = arrived;
+                // Its timer is set, unless it is suspect nevertheless.
+                if self.do_what_is_due(index, now).is_none() {
+                    return;
                 }
             }
-            Due::Dead { by, silent } => {
-                let silent_ms = silent * Tick::MILLIS;
-                match (self.connections.phase(index), by) {
-                    (Phase::Echo, _) => {
-                        self.found_dead(index, by, now);
-                        let fault = Fault::PongTimeout { silent_ms };
-                        self.begin_close(index, fault.close_code(), fault.name(), now);
-                    }
-                    (_, Mechanism::WsPing) => self.fault(index, Fault::PongTimeout { silent_ms }, None, now),
-                    _ => self.fault(index, Fault::HeartBeatTimeout { silent_ms }, None, now),
-                }
+        }
+        let queued = self.connections[index].output.bytes();
+        match self.timers.suspects.judge(index, &progress, queued, patience, now) {
+            Verdict::Open(at) => self.connections.arm(index, look_again(at)),
+            Verdict::Dead => self.found_silent(index, suspicion, now),
+        }
+    }
+
+    /// Ends a connection whose peer is dead. What it was not sent is dropped, at a boundary between messages, so that it is
+    /// not kept for the time of a closing handshake.
+    fn found_silent(&mut self, index: u32, suspicion: &Suspicion, now: Tick) {
+        // A sentence for people: who was silent for longer than 49 days was silent for 49 days.
+        let silent_ms = suspicion.silent.saturating_mul(Tick::MILLIS);
+        self.leave_all(index, now);
+        self.members.drop_debts(&mut self.connections[index].output, true);
+        let dropped = self.connections[index].output.drop_answers();
+        self.flush.forget(dropped);
+        match (self.connections.phase(index), suspicion.by) {
+            (Phase::Echo, by) => {
+                self.found_dead(index, by, now);
+                let fault = Fault::PongTimeout { silent_ms };
+                self.begin_close(index, fault.close_code(), fault.name(), now);
             }
+            (_, Mechanism::WsPing) => self.fault(index, Fault::PongTimeout { silent_ms }, None, now),
+            _ => self.fault(index, Fault::HeartBeatTimeout { silent_ms }, None, now),
         }
     }
 
@@ -158,10 +281,18 @@ impl Shard {
         Some(Liveness { heard, armed: armed.collect() })
     }
 
-    fn ping(&mut self, index: u32, now: Tick) {
-        self.say(index, |out| ws::encode_ping(&[], out));
-        self.connections[index].pinged = now;
-        self.counters.ws_pings_sent_total += 1;
+    fn ping(&mut self, index: u32, activity: Activity, now: Tick) {
+        let connection = &mut self.connections[index];
+        connection.pinged = now;
+        // The one before is still on its way: a peer that does not read must not collect pings.
+        let is_behind = activity.is_pinged() && !connection.output.is_empty();
+        if activity.is_pinged() {
+            self.timers.suspects.ping_again(index, activity.pinged_first);
+        }
+        if !is_behind {
+            self.say(index, |out| ws::encode_ping(&[], out));
+            self.counters.ws_pings_sent_total += 1;
+        }
     }
 
     fn beat(&mut self, index: u32) {
@@ -171,4 +302,10 @@ impl Shard {
             self.counters.heart_beats_sent_total += 1;
         }
     }
+}
+
+/// The next tick.
+fn next(now: Tick) -> Tick {
+    // Saturates where the clock does.
+    Tick(now.0.saturating_add(1))
 }

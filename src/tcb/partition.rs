@@ -97,6 +97,7 @@ impl Partition {
     /// A new TCB at [`vacant_index`](Self::vacant_index), half-open. Its generation.
     pub(super) fn insert(&mut self, vacancy: Vacancy, tuple: FourTuple, hash: u32, now: Tick) -> u32 {
         self.admitted += 1;
+        // Begins again after 2^32: a key would have to be kept for as many admissions to be mistaken.
         let generation = self.admitted as u32;
         let state = State::HalfOpen;
         let tcb = Tcb { tuple, hash, next: None, generation, opened: now, since: now, state };

@@ -408,7 +408,8 @@ impl<S: BuildHasher> TcbTable<S> {
 
     fn free_places(&self, places: u32) {
         let before = self.in_use.fetch_sub(places, Ordering::Relaxed);
-        debug_assert!(before >= places, "{places} places freed of {before}");
+        // A sum that wrapped would refuse everybody from then on.
+        assert!(before >= places, "{places} places freed of {before}");
     }
 
     fn hash(&self, tuple: &FourTuple) -> u64 {
@@ -434,7 +435,9 @@ impl<S: BuildHasher> TcbTable<S> {
     }
 
     fn key(&self, index: u32, hash: u64, generation: u32) -> TcbKey {
-        TcbKey { place: NonZeroU32::MIN.saturating_add(self.place(index, hash)), generation }
+        // `admit` refuses an index whose place has no successor: a saturated one would name another's TCB.
+        let place = self.place(index, hash).checked_add(1).and_then(NonZeroU32::new);
+        TcbKey { place: place.expect("a place below 2^32 - 1"), generation }
     }
 
     fn locate(&self, key: TcbKey) -> (&Mutex<Partition>, u32) {

@@ -91,6 +91,7 @@ const _: () = assert!(size_of::<Option<Record>>() == 16);
 
 impl Record {
     fn new(name: Name, entered: Tick) -> Record {
+        // Saturates where the clock does.
         let entered = NonZeroU32::MIN.saturating_add(entered.0);
         Record { name: name.tuple, peer: name.peer, entered }
     }
@@ -191,6 +192,7 @@ impl TimeWait {
             self.totals.overflowed += 1;
             return Entry { kept: false, freed };
         }
+        // Numbers go round. Holes are at most as many as records, so all that are in use differ.
         let number = self.first.wrapping_add(self.records.len() as u32);
         self.records.push_back(Some(Record::new(name, self.now)));
         let (records, first) = (&self.records, self.first);

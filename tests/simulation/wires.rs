@@ -10,6 +10,7 @@ use std::io::{self, IoSlice};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedMutRandom;
+use tcbchat::conn::suspects::Progress;
 use tcbchat::shard::{Shard, Silence, Transport};
 use tcbchat::tcb::Closer;
 use tcbchat::time::{Micros, Tick};
@@ -25,10 +26,55 @@ pub struct Wire {
     pub is_shut: bool,
     /// Whose stream ended first, read or not.
     pub ended_first: Option<Closer>,
+    /// When bytes last came from the client, read or not.
+    pub arrived: Tick,
+    /// The server has something to read.
+    pub has_unread: bool,
+    /// Bytes that the client has read.
+    pub taken: u64,
 }
 
 #[derive(Default)]
 pub struct Wires(pub HashMap<u32, Wire>);
+
+impl Wires {
+    /// What the kernel would say at `now`. It answers for a client whose program hangs.
+    fn progress_at(&self, index: u32, now: Tick) -> Option<Progress> {
+        let wire = self.0.get(&index)?;
+        Some(Progress {
+            has_unread: wire.has_unread,
+            arrived_ms_ago: now.since(wire.arrived) * Tick::MILLIS,
+            answered_ms_ago: 0,
+            acknowledged: wire.taken,
+            unacknowledged: wire.to_client.len() as u64,
+        })
+    }
+}
+
+/// A shard's wires at a moment, for its timers.
+pub struct Wired<'a>(pub &'a mut Wires, pub Tick);
+
+impl Transport for Wired<'_> {
+    fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.send(index, slices)
+    }
+
+    fn shutdown_write(&mut self, index: u32) {
+        self.0.shutdown_write(index);
+    }
+
+    fn closer(&self, index: u32) -> Closer {
+        self.0.closer(index)
+    }
+
+    fn silence(&self, index: u32, error: &io::Error) -> Option<Silence> {
+        self.0.silence(index, error)
+    }
+
+    fn progress(&self, index: u32) -> Option<Progress> {
+        self.0.progress_at(index, self.1)
+    }
+}
 
 impl Transport for Wires {
     fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -64,6 +110,10 @@ impl Transport for Wires {
     fn silence(&self, _: u32, _: &io::Error) -> Option<Silence> {
         None
     }
+
+    fn progress(&self, _: u32) -> Option<Progress> {
+        unreachable!("only timers ask, who know the time")
+    }
 }
 
 /// A shard's wires, and what other reactors do while it writes to them.
@@ -96,5 +146,9 @@ impl Transport for Meanwhile<'_> {
 
     fn silence(&self, index: u32, error: &io::Error) -> Option<Silence> {
         self.wires.silence(index, error)
+    }
+
+    fn progress(&self, index: u32) -> Option<Progress> {
+        self.wires.progress_at(index, self.now)
     }
 }

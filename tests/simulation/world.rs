@@ -20,7 +20,7 @@ use tcbchat::wire::http::Request;
 
 use crate::client::{Client, Stage};
 use crate::model::Model;
-use crate::wires::{Meanwhile, Wire, Wires};
+use crate::wires::{Meanwhile, Wire, Wired, Wires};
 
 /// Clients at most. More than the table holds, so that some are refused.
 const CLIENTS: usize = 14;
@@ -49,6 +49,12 @@ struct Seat {
     to_server: Vec<u8>,
     has_heart_beat: bool,
     is_sluggish: bool,
+    /// Reads nothing for a while, and beats.
+    is_deaf: bool,
+    /// The server's kernel has more to report than fits into a look, and this connection comes late.
+    is_unreported: bool,
+    /// Its program hangs: it reads nothing and says nothing, and its kernel goes on.
+    is_hung: bool,
     has_ended: bool,
     /// The client's end has arrived, and the server has not read it.
     is_end_unread: bool,
@@ -69,7 +75,11 @@ pub struct World {
     now: Tick,
     /// Goes on with every turn, and does not leap as `now` does.
     at: Micros,
+    /// Time passes evenly and often, so that nothing is excused by an absence of the server.
+    is_even: bool,
     named: u32,
+    /// Clients that stopped to beat though they had promised it: killed, or hung.
+    silenced: u64,
     /// Connections that ended in order, by whose stream ended first.
     ended_by_peer: u64,
     ended_by_server: u64,
@@ -145,6 +155,7 @@ impl World {
                 })
             })
             .collect();
+        let is_even = rng.random_bool(0.5);
         World {
             rng,
             shards,
@@ -157,7 +168,9 @@ impl World {
             model: Model::default(),
             now: Tick(0),
             at: Micros(0),
+            is_even,
             named: 0,
+            silenced: 0,
             ended_by_peer: 0,
             ended_by_server: 0,
         }
@@ -172,7 +185,7 @@ impl World {
             let at = self.rng.random_range(0..self.seats.len());
             self.act(at);
         }
-        if self.rng.random_bool(0.1) {
+        if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
         }
         self.progress();
@@ -181,6 +194,8 @@ impl World {
             self.tcbs.check();
             self.check_liveness();
             assert_eq!(self.pending.count(), self.shards.iter().map(Shard::handshakes).sum::<u32>());
+            let dead = self.shards.iter().map(|shard| shard.counters().dead_peers_stomp_heart_beat_total);
+            assert!(dead.sum::<u64>() <= self.silenced, "somebody who beat was taken for dead");
         }
     }
 
@@ -221,6 +236,9 @@ impl World {
             is_broken: false,
             is_shut: false,
             ended_first: None,
+            arrived: self.now,
+            has_unread: false,
+            taken: 0,
         };
         assert!(self.wires[shard].0.insert(key.index, wire).is_none(), "an index in use was given out");
         let client = Client::new(format!("c{}", self.named));
@@ -232,6 +250,9 @@ impl World {
             to_server: Vec::new(),
             has_heart_beat: false,
             is_sluggish,
+            is_deaf: false,
+            is_unreported: false,
+            is_hung: false,
             has_ended: false,
             is_end_unread: false,
         });
@@ -258,10 +279,14 @@ impl World {
         let beats = self.rng.random_bool(0.3);
         let seat = &mut self.seats[at];
         let (client, model) = (&mut seat.client, &mut self.model);
+        if seat.is_hung {
+            return;
+        }
         match (client.stage, choice) {
             (_, 0) if !seat.has_ended => {
                 // The process is killed: its bytes so far may or may not arrive, then the end.
                 client.leave(model);
+                self.silenced += u64::from(seat.has_heart_beat);
                 self.end(at);
             }
             (_, 1) => {
@@ -273,7 +298,8 @@ impl World {
                 self.shards[seat.shard].fail(seat.key, &error, None, self.now);
             }
             (Stage::Connecting, 2..40) => {
-                seat.has_heart_beat = beats;
+                // A second CONNECT ends the session; until then the first one's promise is kept.
+                seat.has_heart_beat |= beats;
                 client.connect(beats.then_some(2000));
             }
             (Stage::Ready, 2..25) => client.subscribe(place, model),
@@ -284,34 +310,69 @@ impl World {
             (Stage::Ready, 92) => client.disconnect(model),
             (Stage::Ready, 94) => client.blunder(padding, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
+            (Stage::Ready, 95..98) => seat.is_unreported = true,
+            (Stage::Ready, 99) => seat.is_deaf = true,
+            (Stage::Ready, 98) if seat.has_heart_beat && !seat.has_ended => {
+                seat.is_hung = true;
+                self.silenced += 1;
+            }
             _ => {}
         }
     }
 
     fn pass_time(&mut self) {
         let ticks = match self.rng.random_range(0..100) {
+            _ if self.is_even => self.rng.random_range(1..8),
             // A suspended machine.
             0 => 400_000,
-            1..10 => 60,
+            // A paused process: clients go on, and their beats wait in its kernel.
+            1..5 => {
+                (0..5).for_each(|_| self.let_pass(10));
+                10
+            }
+            5..10 => 60,
             _ => self.rng.random_range(1..8),
         };
+        self.let_pass(ticks);
+    }
+
+    /// So many ticks pass, at whose end everybody beats who has promised it. What clients have said is in the kernel, and
+    /// the shards have not seen it.
+    fn let_pass(&mut self, ticks: u32) {
         self.now = Tick(self.now.0 + ticks);
-        for seat in
-            self.seats.iter_mut().filter(|seat| seat.has_heart_beat && seat.client.stage == Stage::Ready)
-        {
-            seat.client.beat();
+        for at in 0..self.seats.len() {
+            let seat = &mut self.seats[at];
+            if seat.has_heart_beat && !seat.is_hung && !seat.has_ended {
+                seat.client.beat();
+            }
+            self.arrive_at_kernel(at);
         }
+    }
+
+    /// What a client has said comes to the server's kernel.
+    fn arrive_at_kernel(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        let said = seat.client.take_outgoing();
+        let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) else { return };
+        if !said.is_empty() && !seat.has_ended {
+            wire.arrived = self.now;
+        }
+        seat.to_server.extend(said);
+        wire.has_unread = seat.is_end_unread || (!seat.to_server.is_empty() && !seat.has_ended);
     }
 
     /// Some bytes move, and some shards turn.
     fn progress(&mut self) {
         for at in 0..self.seats.len() {
-            if self.rng.random_bool(0.7) {
+            if self.rng.random_bool(0.01) {
+                self.seats[at].is_unreported = false;
+            }
+            if self.rng.random_bool(0.7) && !self.seats[at].is_unreported {
                 let count = self.rng.random_range(1..400);
                 self.carry_up(at, count);
             }
-            let is_sluggish = self.seats[at].is_sluggish;
-            if self.rng.random_bool(if is_sluggish { 0.02 } else { 0.7 }) {
+            let Seat { is_sluggish, is_deaf, .. } = self.seats[at];
+            if !is_deaf && self.rng.random_bool(if is_sluggish { 0.02 } else { 0.7 }) {
                 let count = self.rng.random_range(1..4000);
                 self.carry_down(at, count);
             }
@@ -325,8 +386,8 @@ impl World {
 
     /// Moves up to `count` bytes from a client to its server.
     fn carry_up(&mut self, at: usize, count: usize) -> bool {
+        self.arrive_at_kernel(at);
         let seat = &mut self.seats[at];
-        seat.to_server.extend(seat.client.take_outgoing());
         if !self.shards[seat.shard].wants_read(seat.key) {
             return false;
         }
@@ -349,11 +410,12 @@ impl World {
     fn carry_down(&mut self, at: usize, count: usize) -> bool {
         let seat = &mut self.seats[at];
         let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) else { return false };
-        if !self.shards[seat.shard].is_current(seat.key) {
+        if seat.is_hung || !self.shards[seat.shard].is_current(seat.key) {
             return false;
         }
         let count = count.min(wire.to_client.len());
         let bytes: Vec<u8> = wire.to_client.drain(..count).collect();
+        wire.taken += count as u64;
         let was_blocked = std::mem::take(&mut wire.is_blocked);
         let is_end = wire.is_shut && wire.to_client.is_empty();
         if was_blocked {
@@ -385,11 +447,12 @@ impl World {
 
     fn turn(&mut self, at: usize) {
         self.at = self.at.after(100);
+        (0..self.seats.len()).for_each(|at| self.arrive_at_kernel(at));
         let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).collect();
         let (shard, wires) = all.swap_remove(at);
         shard.continue_farewell(self.now);
         shard.take_mail(self.now);
-        shard.expire(self.now);
+        shard.expire(&Wired(wires, self.now), self.now);
         let mut meanwhile = Meanwhile { wires, others: all, rng: &mut self.rng, now: self.now, at: self.at };
         shard.flush(&mut meanwhile, self.now, self.at);
         if self.tcbs.has_time_wait() {
@@ -432,6 +495,8 @@ impl World {
             has_moved = false;
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
+                self.seats[at].is_unreported = false;
+                self.seats[at].is_deaf = false;
                 has_moved |= self.carry_up(at, usize::MAX);
                 has_moved |= self.carry_down(at, usize::MAX);
             }
@@ -453,6 +518,7 @@ impl World {
     /// Reads all queues empty, checks the model, and sends everybody home.
     pub fn finish(mut self) {
         self.settle();
+        self.find_the_hung();
         for _ in 0..40 {
             for at in 0..self.seats.len() {
                 let seat = &mut self.seats[at];
@@ -494,6 +560,17 @@ impl World {
         self.tcbs.check();
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);
+    }
+
+    /// Those who promised beats and neither beat nor read are found, each within the silence that makes it suspect, as
+    /// much time to take what was under way, and the time of a closing handshake; and nobody else is.
+    fn find_the_hung(&mut self) {
+        const TICKS: u32 = 51 + 51 + 51;
+        for _ in 0..TICKS.div_ceil(5) + 2 {
+            self.let_pass(5);
+            self.settle();
+        }
+        assert!(!self.seats.iter().any(|seat| seat.is_hung), "somebody who hangs is not found");
     }
 
     /// A last client takes what is left in the queues.

@@ -4,7 +4,8 @@
 //! since a message that crosses reactors takes another path. What a message means is tested on lower levels; here
 //! it is that a socket, the kernel and the binary's configuration lead to it.
 //!
-//! Invariant: no test waits for a fixed time; where nothing must happen, something sent later comes next.
+//! Invariant: no test waits for a fixed time, unless the time is what it is about (a server that is paused); where nothing
+//! must happen, something sent later comes next.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -20,6 +21,7 @@ macro_rules! on_one_and_three_reactors {
 mod capacity;
 mod heart_beats;
 mod http;
+mod liveness;
 mod queues;
 mod rooms;
 mod shutdown;

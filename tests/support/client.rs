@@ -148,12 +148,22 @@ impl Client {
         path: &str,
         subprotocols: &[&str],
     ) -> Result<(Client, Response), tungstenite::Error> {
+        Client::try_open_on(server.dial(), server, path, subprotocols)
+    }
+
+    /// The same, on a connection that is there.
+    pub fn try_open_on(
+        stream: TcpStream,
+        server: &Server,
+        path: &str,
+        subprotocols: &[&str],
+    ) -> Result<(Client, Response), tungstenite::Error> {
         let mut request: Request<()> = server.ws_url(path).into_client_request().unwrap();
         if !subprotocols.is_empty() {
             let offered = HeaderValue::from_str(&subprotocols.join(", ")).unwrap();
             request.headers_mut().insert("sec-websocket-protocol", offered);
         }
-        let opened = tungstenite::client::client(request, server.dial());
+        let opened = tungstenite::client::client(request, stream);
         let (socket, response) = opened.map_err(|error| match error {
             tungstenite::HandshakeError::Failure(error) => error,
             interrupted => panic!("{interrupted}"),

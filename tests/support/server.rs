@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 
 /// Time that a start may take on a loaded machine.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -194,11 +195,16 @@ impl Server {
 
     /// A TCP connection to it that does not wait for ever.
     pub fn dial(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the server accepts");
-        stream.set_read_timeout(Some(IO_MAX)).expect("a timeout that is not zero");
-        stream.set_write_timeout(Some(IO_MAX)).expect("a timeout that is not zero");
-        stream.set_nodelay(true).expect("an option that TCP has");
-        stream
+        prepared(TcpStream::connect(self.address).expect("the server accepts"))
+    }
+
+    /// The same, of a client whose kernel takes only about `bytes` that its program has not read.
+    pub fn dial_with_little_room(&self, bytes: usize) -> TcpStream {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a socket");
+        // Before the connection is made: its window is said then.
+        socket.set_recv_buffer_size(bytes).expect("an option that TCP has");
+        socket.connect(&self.address.into()).expect("the server accepts");
+        prepared(socket.into())
     }
 
     /// Sends these bytes on a connection of their own, and gives all that comes back until the server ends it.
@@ -239,6 +245,14 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// A connection that does not wait for ever, and delays nothing.
+fn prepared(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(IO_MAX)).expect("a timeout that is not zero");
+    stream.set_write_timeout(Some(IO_MAX)).expect("a timeout that is not zero");
+    stream.set_nodelay(true).expect("an option that TCP has");
+    stream
 }
 
 /// Waits for the end of a process; `None` if it does not end in time.
