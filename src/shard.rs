@@ -42,7 +42,7 @@ use crate::chat::destination::Pattern;
 use crate::chat::fanout::Fanout;
 use crate::chat::form::Form;
 use crate::chat::intern::Interner;
-use crate::chat::message::Message;
+use crate::chat::message::{Message, MessageId};
 use crate::chat::queue::Queues;
 use crate::chat::room::{Lives, Rooms};
 use crate::chat::session::{self, Session};
@@ -55,11 +55,11 @@ use crate::tcb::{Closer, FourTuple, Refused, TcbTable};
 use crate::time::{Micros, Tick, Wheel};
 use crate::wire::http::Request;
 
-use mesh::{Consumer, Credit, Mail, Mesh, Origin};
+use mesh::{Consumer, Credit, Holder, Mail, Mesh, Origin};
 use pending::{Pending, Source, TooMany};
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnKey {
     /// Index into the shard's table.
     pub index: u32,
@@ -249,7 +249,9 @@ pub struct Shard {
     pool: Pool,
     wheel: Wheel,
     rooms: Rooms,
-    queues: Queues<Consumer>,
+    queues: Queues<Consumer, Holder>,
+    /// Dead letters under way to the owners of their dead-letter queues: which queue keeps each, by the serial of its letter.
+    dead_letters: HashMap<u32, (Arc<str>, MessageId), FixedState>,
     forms: Interner<Form>,
     names: Interner<Box<str>>,
     /// How clients are pinged, if they are.
@@ -345,6 +347,7 @@ impl Shard {
             wheel: Wheel::new(setup.now),
             rooms: Rooms::new(setup.seed, lives(0), delayed),
             queues: Queues::new(setup.limits.rooms.clone(), lives(1)),
+            dead_letters: HashMap::default(),
             forms: Interner::new(setup.seed),
             names: Interner::new(setup.seed),
             ping: Ping::configured(&setup.limits.keepalive),

@@ -245,7 +245,8 @@ impl Shard {
     fn publish(&mut self, index: u32, message: Message, serial: Option<u32>) {
         self.counters.messages_published_total += 1;
         let owner = self.owner_of(message.key());
-        let origin = Origin { shard: self.id, connection: self.key_of(index), serial };
+        let connection = self.key_of(index);
+        let origin = Origin { shard: self.id, connection, holder: (self.id, connection), serial };
         let under_way = &mut self.under_way[owner as usize];
         under_way.add(message.weight());
         self.rest.published_bytes += message.weight();

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::chat::fault::Fault;
 use crate::chat::intern::Symbol;
 use crate::chat::message::Message;
-use crate::chat::queue::{Offer, Settlement};
+use crate::chat::queue::{ConsumerKey, Offer, Settlement};
 use crate::chat::room::{Sequenced, Stay};
 use crate::shard::ConnKey;
 
@@ -36,6 +36,17 @@ pub struct Consumer {
     pub serial: u32,
 }
 
+/// A session of any shard. Queues hold messages on its account.
+pub type Holder = (u16, ConnKey);
+
+impl ConsumerKey for Consumer {
+    type Session = Holder;
+
+    fn session(&self) -> Holder {
+        (self.shard, self.connection)
+    }
+}
+
 /// Who published, for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
@@ -43,6 +54,8 @@ pub struct Origin {
     pub shard: u16,
     /// Its connection.
     pub connection: ConnKey,
+    /// On whose account a queue keeps the message.
+    pub holder: Holder,
     /// The serial number to confirm, if the publisher waits for it.
     pub serial: Option<u32>,
 }

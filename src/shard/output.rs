@@ -197,6 +197,7 @@ impl Shard {
         counters.rooms_waiting = self.waiting.len() as u64;
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
+        counters.queue_bytes = self.queues.bytes();
         counters.mailbox_bytes = self.mesh.bytes(self.id);
         self.metrics.publish(counters);
     }

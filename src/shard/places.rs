@@ -8,23 +8,23 @@
 
 use smallvec::SmallVec;
 
-use crate::chat::destination::{Destination, Kind};
+use crate::chat::destination::Kind;
 use crate::chat::fault::Fault;
 use crate::chat::message::Message;
-use crate::chat::queue::{Offer, Settlement};
+use crate::chat::queue::{ConsumerKey, DeadLetter, Effects, Full, Offer, Settlement};
 use crate::chat::reply;
 use crate::chat::room::{Sequenced, Stay};
 use crate::chat::session::Unsettled;
 use crate::conn::Phase;
-use crate::shard::mesh::{Consumer, Credit, Mail, Origin};
+use crate::shard::mesh::{Consumer, Credit, Holder, Mail, Origin};
 use crate::shard::{ConnKey, Shard};
 use crate::time::Tick;
 
 /// The part of `outbound.reactor_bytes_max` that members' queues may be given in a turn before anything is written.
 const COPIED_PART: u64 = 16;
 
-/// Ends of the keys of dead letter queues, whose own dead letters are dropped.
-const DEAD_LETTERS: &str = ".dlq";
+/// The connection that the answers to dead letters are for: of no generation, so no session has it.
+const DEAD_LETTER_ORIGIN: ConnKey = ConnKey { index: u32::MAX, generation: u32::MAX };
 
 impl Shard {
     /// Takes in what other shards have posted, and lets held-up connections go on.
@@ -155,6 +155,12 @@ impl Shard {
                     self.deliver(room, sequenced, stay, now);
                 }
             }
+            Mail::Confirmed { connection: DEAD_LETTER_ORIGIN, serial } => {
+                self.dead_letter_answered(serial, true, now);
+            }
+            Mail::Rejected { connection: DEAD_LETTER_ORIGIN, serial: Some(serial), .. } => {
+                self.dead_letter_answered(serial, false, now);
+            }
             Mail::Confirmed { connection, serial } => {
                 if self.is_current(connection) && self.phase(connection.index) == Phase::Stomp {
                     self.confirmed(connection.index, serial, now);
@@ -193,7 +199,7 @@ impl Shard {
     /// A publication that another shard has sent to this one, the owner.
     fn publish_for(&mut self, origin: Origin, room: Option<u32>, message: Message, now: Tick) {
         self.handled[origin.shard as usize].add(message.weight());
-        let answer = match (self.publish_here(room, message, now), origin.serial) {
+        let answer = match (self.publish_here(origin.holder, room, message, now), origin.serial) {
             (Err(fault), serial) => Mail::Rejected { connection: origin.connection, serial, fault },
             (Ok(()), Some(serial)) => Mail::Confirmed { connection: origin.connection, serial },
             (Ok(()), None) => return,
@@ -233,11 +239,17 @@ impl Shard {
     }
 
     /// Gives a message its place, as the owner.
-    fn publish_here(&mut self, room: Option<u32>, message: Message, now: Tick) -> Result<(), Fault> {
+    fn publish_here(
+        &mut self,
+        holder: Holder,
+        room: Option<u32>,
+        message: Message,
+        now: Tick,
+    ) -> Result<(), Fault> {
         if message.kind() == Kind::Queue {
-            let mut offers = Vec::new();
-            let taken = self.queues.publish(message, now, &mut offers);
-            self.hand_out(offers);
+            let mut effects = Effects::default();
+            let taken = self.queues.publish(message, holder, now, &mut effects);
+            self.act_on(effects);
             return taken.map_err(|full| {
                 self.counters.queue_messages_refused_total += 1;
                 Fault::QueueFull { bound: full.bound, max: full.max }
@@ -372,19 +384,20 @@ impl Shard {
             self.outboxes[owner as usize].push(Mail::QueueJoin { key: key.into(), consumer });
             return Ok(());
         }
-        let max = self.limits.rooms.rooms_max;
-        if self.queues.len() >= max as usize && !self.queues.contains(key) {
-            let fault = Fault::TooManyRooms { max };
-            if consumer.shard == self.id {
-                return Err(fault);
-            }
-            let rejected = Mail::Rejected { connection: consumer.connection, serial: None, fault };
-            self.answer(consumer.shard, rejected);
-            return Ok(());
+        let mut effects = Effects::default();
+        let joined = self.queues.join(key, consumer, consumer.session(), now, &mut effects);
+        self.act_on(effects);
+        let Err(Full { bound, max }) = joined else { return Ok(()) };
+        let fault = if bound == "rooms.rooms_max" {
+            Fault::TooManyRooms { max: self.limits.rooms.rooms_max }
+        } else {
+            self.counters.rooms_refused_total += 1;
+            Fault::QueueFull { bound, max }
+        };
+        if consumer.shard == self.id {
+            return Err(fault);
         }
-        let mut offers = Vec::new();
-        self.queues.join(key, consumer, now, &mut offers);
-        self.hand_out(offers);
+        self.answer(consumer.shard, Mail::Rejected { connection: consumer.connection, serial: None, fault });
         Ok(())
     }
 
@@ -394,9 +407,9 @@ impl Shard {
             self.outboxes[owner as usize].push(Mail::QueueLeave { key, consumer });
             return;
         }
-        let mut offers = Vec::new();
-        self.queues.leave(&key, consumer, now, &mut offers);
-        self.hand_out(offers);
+        let mut effects = Effects::default();
+        self.queues.leave(&key, consumer, now, &mut effects);
+        self.act_on(effects);
     }
 
     pub(super) fn queue_settle(
@@ -413,28 +426,49 @@ impl Shard {
             self.outboxes[owner as usize].push(letter);
             return;
         }
-        let mut offers = Vec::new();
-        let dead = self.queues.settle(&key, consumer, sequence, settlement, now, &mut offers);
-        self.hand_out(offers);
-        if let Some(message) = dead {
-            self.counters.queue_dead_lettered_total += 1;
-            self.bury(&key, &message);
+        let mut effects = Effects::default();
+        self.queues.settle(&key, consumer, sequence, settlement, now, &mut effects);
+        self.act_on(effects);
+    }
+
+    /// Does what is due in queues.
+    pub(super) fn expire_queues(&mut self, now: Tick) {
+        let mut effects = Effects::default();
+        self.queues.expire(now, &mut effects);
+        self.act_on(effects);
+    }
+
+    /// Does what queues of this shard have caused.
+    fn act_on(&mut self, effects: Effects<Consumer, Holder>) {
+        self.counters.queue_ack_timeouts_total += effects.ack_timeouts;
+        self.counters.queue_messages_expired_total += effects.expired;
+        self.counters.queue_dead_lettered_total += effects.dropped;
+        self.hand_out(effects.offers);
+        for dead_letter in effects.dead_letters {
+            self.send_dead_letter(dead_letter);
         }
     }
 
-    /// Moves a dead letter to `<queue>.dlq`; one that is dead there as well is dropped.
-    fn bury(&mut self, key: &str, message: &Message) {
-        if key.ends_with(DEAD_LETTERS) {
-            return;
+    /// Publishes a dead letter to the owner of its dead-letter queue.
+    fn send_dead_letter(&mut self, dead_letter: DeadLetter<Holder>) {
+        let DeadLetter { key, id, holder, message } = dead_letter;
+        let serial = self.serial();
+        self.dead_letters.insert(serial, (key, id));
+        let owner = self.owner_of(message.key());
+        self.under_way[owner as usize].add(message.weight());
+        let origin = Origin { shard: self.id, connection: DEAD_LETTER_ORIGIN, holder, serial: Some(serial) };
+        self.outboxes[owner as usize].push(Mail::Publish { origin, message });
+    }
+
+    fn dead_letter_answered(&mut self, serial: u32, is_taken: bool, now: Tick) {
+        let Some((key, id)) = self.dead_letters.remove(&serial) else { return };
+        if !is_taken {
+            return self.queues.dead_letter_refused(&key, id, now);
         }
-        let destination = Destination::queue(format!("{key}{DEAD_LETTERS}"));
-        let letter = Message::new(&destination, message.lines(), message.body());
-        // Nobody waits for it: a connection of no generation takes no answer.
-        let connection = ConnKey { index: u32::MAX, generation: u32::MAX };
-        let owner = self.owner_of(letter.key());
-        self.under_way[owner as usize].add(letter.weight());
-        let origin = Origin { shard: self.id, connection, serial: None };
-        self.outboxes[owner as usize].push(Mail::Publish { origin, message: letter });
+        self.counters.queue_dead_lettered_total += 1;
+        let mut effects = Effects::default();
+        self.queues.dead_lettered(&key, id, now, &mut effects);
+        self.act_on(effects);
     }
 
     fn hand_out(&mut self, offers: Vec<Offer<Consumer>>) {

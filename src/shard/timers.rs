@@ -32,7 +32,7 @@ impl Shard {
         self.fired = fired;
         if now >= self.next_sweep() {
             self.swept = now;
-            self.counters.queue_messages_expired_total += self.queues.expire(now) as u64;
+            self.expire_queues(now);
             self.tcbs.expire_time_wait(now);
             self.rest();
         }

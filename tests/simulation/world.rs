@@ -115,6 +115,7 @@ impl World {
             rooms: limits::Rooms {
                 deliveries_max: 60_000,
                 queue_idle_s: u32::MAX,
+                ack_timeout_s: u32::MAX,
                 flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
                 ..limits::Rooms::default()
             },
