@@ -142,23 +142,25 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
 
     /// A queue with this key, without messages and consumers.
     pub fn record_weight(key: &str) -> u64 {
-        // The map of queues is at least 7/16 full after it has grown. The first consumer makes a table of four.
+        // The map of queues is at least 7/16 full after it has grown. Lists and tables begin with four places.
         let place = size_of::<(Arc<str>, Box<Self>)>() * 3;
         let sessions = 4 * (size_of::<(C::Session, Session<C, H>)>() + 1) + 16;
-        (key.len() + 16 + size_of::<Self>() + place + sessions) as u64 + deadlines::weight::<C::Session>()
+        let messages = 4 * (size_of::<Queued<H>>() + size_of::<(H, Part)>() + 1) + 16;
+        (key.len() + 16 + size_of::<Self>() + place + sessions + messages) as u64
+            + deadlines::weight::<C::Session>()
     }
 
     /// A consumer.
     pub fn consumer_weight() -> u64 {
-        let place = 3 * size_of::<(C::Session, Session<C, H>)>();
+        let place = 3 * size_of::<(C::Session, Session<C, H>)>() + 4 * size_of::<Unsettled<C, H>>();
         let listed = 2 * size_of::<(C::Session, u64)>() + 2 * size_of::<(C, H)>();
         (place + listed) as u64 + deadlines::weight::<C::Session>()
     }
 
     /// A message.
     pub fn message_weight(message: &Message) -> u64 {
-        // Lists grow by doubling, and the smallest has four places. The bytes have a header of their own.
-        let place = 4 * size_of::<Unsettled<C, H>>() + 3 * size_of::<(H, Part)>();
+        // Lists grow by doubling. The bytes have a header of their own.
+        let place = 2 * size_of::<Unsettled<C, H>>() + 3 * size_of::<(H, Part)>();
         message.weight() + place as u64 + 32
     }
 
