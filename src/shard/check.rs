@@ -65,6 +65,7 @@ impl Shard {
         assert_eq!(self.wheel.len(), 0);
         assert!(self.under_way.iter().all(|credit| *credit == Credit::default()));
         assert!(!self.has_mail());
+        assert!(self.dead_letters.is_empty(), "each has had its answer");
         assert!(self.deferred.is_empty() && self.stalled.is_empty() && self.stalled_served.is_empty());
     }
 }
