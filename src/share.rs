@@ -1,7 +1,8 @@
 //! Shared bounds: who holds how much, and who is to give way when it gets scarce.
 //!
-//! [`Account`] is a number that cannot wrap. [`Shares`] counts what the sessions of one shard hold of one bound,
-//! and knows the worst of them. [`admits`] is the rule by which a holder gets more of a bound.
+//! [`Account`] is a number that cannot wrap. [`Holdings`] counts what each holder has of one bound of one shard, and
+//! [`Shares`] what each of their sessions has, and knows the worst of them. [`admits`] is the rule by which a holder
+//! gets more of a bound.
 //!
 //! This module refuses nothing and ends nobody: it answers questions, and its user acts. It knows no connections:
 //! sessions and holders are values that can be hashed.
@@ -14,6 +15,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::marker::PhantomData;
 
+use foldhash::fast::RandomState;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -107,12 +109,99 @@ pub const fn admits(total: u64, held: u64, amount: u64, max: u64) -> bool {
     }
 }
 
-/// Names what [`Shares`] sums up.
+/// Names what [`Holdings`] and [`Shares`] sum up.
 #[derive(Debug)]
 struct Held;
 
 impl Counted for Held {
     const NAME: &'static str = "bytes of a shared bound";
+}
+
+/// Who holds how much of one bound in one shard, where nobody is ever cut back: what is refused is refused before.
+#[derive(Debug)]
+pub struct Holdings<H> {
+    max: u64,
+    total: Account<Held>,
+    // Hashed with random keys, as peers may choose their addresses. No answer depends on the order.
+    held: HashMap<H, u64, RandomState>,
+}
+
+impl<H: Copy + Eq + Hash> Holdings<H> {
+    /// Nobody holds anything of a bound of `max` bytes.
+    pub fn new(max: u64) -> Self {
+        Holdings { max, total: Account::new(), held: HashMap::default() }
+    }
+
+    /// The bound, in bytes.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// Bytes that all hold together.
+    pub fn total(&self) -> u64 {
+        self.total.get()
+    }
+
+    /// Holders that hold something.
+    pub fn holders(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Bytes that a holder holds.
+    pub fn held_for(&self, holder: H) -> u64 {
+        self.held.get(&holder).copied().unwrap_or(0)
+    }
+
+    /// Whether a holder may have so many bytes more, by [`admits`].
+    pub fn admits(&self, holder: H, bytes: u64) -> bool {
+        let total = self.total.get();
+        match total.checked_add(bytes) {
+            // Who is not judged need not be looked up.
+            Some(sum) if !is_scarce(sum, self.max) => true,
+            _ => admits(total, self.held_for(holder), bytes, self.max),
+        }
+    }
+
+    /// A holder holds so many bytes more.
+    ///
+    /// # Panics
+    /// When the sum exceeds [`u64::MAX`].
+    pub fn charge(&mut self, holder: H, bytes: u64) {
+        self.total.add(bytes);
+        if bytes > 0 {
+            *self.held.entry(holder).or_insert(0) += bytes;
+        }
+    }
+
+    /// A holder holds so many bytes less.
+    ///
+    /// # Panics
+    /// When it holds less than that.
+    pub fn release(&mut self, holder: H, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let left = self.held.get_mut(&holder).and_then(|held| {
+            *held = held.checked_sub(bytes)?;
+            Some(*held)
+        });
+        let Some(left) = left else {
+            panic!("{}: {bytes} are taken off a holder's {}", Held::NAME, self.held_for(holder))
+        };
+        self.total.remove(bytes);
+        if left == 0 {
+            self.held.remove(&holder);
+            if self.held.capacity() > 8 * self.held.len().max(8) {
+                self.held.shrink_to(2 * self.held.len());
+            }
+        }
+    }
+
+    /// Panics unless the sums agree.
+    pub fn check(&self) {
+        assert!(self.held.values().all(|held| *held > 0));
+        assert_eq!(self.held.values().sum::<u64>(), self.total.get());
+    }
 }
 
 /// Neighbours in a ring of entries of the same rank.
@@ -228,8 +317,8 @@ pub struct Shares<S, H> {
     max: u64,
     total: Account<Held>,
     // Hashed with random keys, as peers may choose their addresses. No answer depends on the order of these maps.
-    session_of: HashMap<S, u32>,
-    holder_of: HashMap<H, u32>,
+    session_of: HashMap<S, u32, RandomState>,
+    holder_of: HashMap<H, u32, RandomState>,
     sessions: Slab<Session<S>>,
     holders: Slab<Holder<H>>,
     /// The holders.
@@ -242,8 +331,8 @@ impl<S: Copy + Eq + Hash, H: Copy + Eq + Hash> Shares<S, H> {
         Shares {
             max,
             total: Account::new(),
-            session_of: HashMap::new(),
-            holder_of: HashMap::new(),
+            session_of: HashMap::default(),
+            holder_of: HashMap::default(),
             sessions: Slab::new(),
             holders: Slab::new(),
             ranks: Ranks::default(),
@@ -566,6 +655,15 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "3 are taken off a holder's 2")]
+    fn a_holder_does_not_give_back_more_than_it_holds() {
+        let mut holdings: Holdings<u8> = Holdings::new(100);
+        holdings.charge(1, 2);
+        holdings.charge(2, 2);
+        holdings.release(1, 3);
+    }
+
+    #[test]
     fn a_session_that_logs_in_takes_along_what_it_holds() {
         let mut shares: Shares<u32, &str> = Shares::new(100);
         shares.charge(1, "address", 30);
@@ -575,6 +673,33 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn holdings_agree_with_a_plain_table(
+            steps in prop::collection::vec((any::<bool>(), 0u8..5, 0u64..500), 1..200)
+        ) {
+            let mut holdings: Holdings<u8> = Holdings::new(10_000);
+            let mut model = [0u64; 5];
+            for (is_more, holder, bytes) in steps {
+                let held = &mut model[usize::from(holder)];
+                if is_more {
+                    holdings.charge(holder, bytes);
+                    *held += bytes;
+                } else {
+                    holdings.release(holder, bytes.min(*held));
+                    *held -= bytes.min(*held);
+                }
+                holdings.check();
+                let total: u64 = model.iter().sum();
+                prop_assert_eq!(holdings.total(), total);
+                prop_assert_eq!(holdings.holders(), model.iter().filter(|held| **held > 0).count());
+                for holder in 0..5 {
+                    let held = model[usize::from(holder)];
+                    prop_assert_eq!(holdings.held_for(holder), held);
+                    prop_assert_eq!(holdings.admits(holder, 99), admits(total, held, 99, 10_000));
+                }
+            }
+        }
+
         #[test]
         fn shares_agree_with_a_plain_table(
             steps in prop::collection::vec((0u8..4, 0u16..12, 0u8..4, 0u64..5_000), 1..300)

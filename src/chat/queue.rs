@@ -62,8 +62,8 @@ pub const UNSETTLED_BYTES_MAX: u64 = 256 * 1024;
 /// a letter every ten seconds and not a loop.
 pub const DEAD_LETTER_PAUSE_MS: u64 = 10_000;
 
-/// Deadlines that one call of [`Queues::expire`] handles: a few milliseconds of work if each is a queue that goes.
-pub const EXPIRIES_MAX: usize = 4_096;
+/// Deadlines that one call of [`Queues::expire`] handles, so that many queues which go at once stall nobody.
+pub const EXPIRIES_MAX: usize = 1_024;
 
 /// The end of the keys of dead-letter queues. What is refused too often there is dropped.
 pub const DEAD_LETTERS: &str = ".dlq";

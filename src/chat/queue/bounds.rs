@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 use crate::chat::queue::Full;
 use crate::limits;
-use crate::share::{Account, Counted, Shares};
+use crate::share::{Account, Counted, Holdings};
 
 /// The part of `rooms.queues_bytes_max` that is for consumers: whoever empties queues that are full must get in.
 const CONSUMERS_PART: u64 = 4;
@@ -35,9 +35,9 @@ pub(super) struct Bounds<H> {
     queues_max: u32,
     /// Messages of all queues, in whatever place.
     pub messages: Account<Messages>,
-    /// Queues' records and messages. A holder stands for itself.
-    contents: Shares<H, H>,
-    consumers: Shares<H, H>,
+    /// Queues' records and messages.
+    contents: Holdings<H>,
+    consumers: Holdings<H>,
 }
 
 impl<H: Copy + Eq + Hash> Bounds<H> {
@@ -48,8 +48,8 @@ impl<H: Copy + Eq + Hash> Bounds<H> {
             bytes_max: max,
             queues_max: limits.rooms_max,
             messages: Account::new(),
-            contents: Shares::new(max - consumers),
-            consumers: Shares::new(consumers),
+            contents: Holdings::new(max - consumers),
+            consumers: Holdings::new(consumers),
         }
     }
 
@@ -80,7 +80,7 @@ impl<H: Copy + Eq + Hash> Bounds<H> {
     }
 
     pub fn add_contents(&mut self, holder: H, weight: u64) {
-        self.contents.charge(holder, holder, weight);
+        self.contents.charge(holder, weight);
     }
 
     pub fn remove_contents(&mut self, holder: H, weight: u64) {
@@ -88,7 +88,7 @@ impl<H: Copy + Eq + Hash> Bounds<H> {
     }
 
     pub fn add_consumer(&mut self, holder: H, weight: u64) {
-        self.consumers.charge(holder, holder, weight);
+        self.consumers.charge(holder, weight);
     }
 
     pub fn remove_consumer(&mut self, holder: H, weight: u64) {
@@ -99,9 +99,9 @@ impl<H: Copy + Eq + Hash> Bounds<H> {
     pub fn check(&self, contents: &[(H, u64)], consumers: &[(H, u64)]) {
         for (shares, parts) in [(&self.contents, contents), (&self.consumers, consumers)] {
             shares.check();
-            let mut expected: Shares<H, H> = Shares::new(shares.max());
+            let mut expected: Holdings<H> = Holdings::new(shares.max());
             for &(holder, weight) in parts {
-                expected.charge(holder, holder, weight);
+                expected.charge(holder, weight);
             }
             assert_eq!((expected.total(), expected.holders()), (shares.total(), shares.holders()));
             for (holder, _) in parts {

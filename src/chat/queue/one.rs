@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::{FixedState, RandomState};
 
 use crate::chat::destination::Destination;
 use crate::chat::message::{Message, MessageId};
@@ -108,7 +108,8 @@ pub(super) struct Queue<C: ConsumerKey, H> {
     ready: VecDeque<(C::Session, u64)>,
     /// The message that nobody on it has room for.
     stuck: Option<u64>,
-    held: HashMap<H, Part>,
+    /// Hashed with random keys, as peers may choose their addresses.
+    held: HashMap<H, Part, RandomState>,
     messages: Account<Messages>,
     bytes: Account<MessageBytes>,
     changed: Tick,
@@ -130,7 +131,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
             attentive: 0,
             ready: VecDeque::new(),
             stuck: None,
-            held: HashMap::new(),
+            held: HashMap::default(),
             messages: Account::new(),
             bytes: Account::new(),
             changed: now,

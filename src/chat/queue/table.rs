@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::chat::message::{Message, MessageId};
 use crate::chat::queue::bounds::Bounds;
 use crate::chat::queue::deadlines::{Deadlines, Due};
@@ -21,7 +23,7 @@ use crate::time::Tick;
 #[derive(Debug)]
 pub struct Queues<C: ConsumerKey, H> {
     // Hashed with random keys, as peers choose the names. No answer depends on the order of this map.
-    queues: HashMap<Arc<str>, Box<Queue<C, H>>>,
+    queues: HashMap<Arc<str>, Box<Queue<C, H>>, RandomState>,
     lives: Lives,
     common: Common<C::Session, H>,
 }
@@ -31,7 +33,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     pub fn new(limits: limits::Rooms, lives: Lives) -> Self {
         let bounds = Bounds::new(&limits);
         let common = Common { limits, bounds, deadlines: Deadlines::new() };
-        Queues { queues: HashMap::new(), lives, common }
+        Queues { queues: HashMap::default(), lives, common }
     }
 
     /// Queues that exist.
@@ -65,19 +67,24 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         now: Tick,
         effects: &mut Effects<C, H>,
     ) -> Result<(), Full> {
-        let queue = self.queues.get(message.key());
-        let mut weight = Queue::<C, H>::message_weight(&message);
-        Queue::admit(queue.map(|queue| &**queue), holder, weight, &self.common.limits)?;
-        if queue.is_none() {
-            self.common.bounds.admit_queue(self.queues.len())?;
-            weight += Queue::<C, H>::record_weight(message.key());
+        let weight = Queue::<C, H>::message_weight(&message);
+        let common = &mut self.common;
+        if let Some(queue) = self.queues.get_mut(message.key()) {
+            Queue::admit(Some(queue), holder, weight, &common.limits)?;
+            common.bounds.admit_contents(holder, weight)?;
+            queue.publish(message, holder, common, now);
+            queue.offer(common, now, effects);
+            queue.watch(common);
+            return Ok(());
         }
-        self.common.bounds.admit_contents(holder, weight)?;
-        // The key is part of the message, which the queue is about to own: a cheap clone keeps it readable.
-        let keyed = message.clone();
-        let (queue, common) = self.queue(keyed.key(), holder, now);
+        let record = Queue::<C, H>::record_weight(message.key());
+        Queue::<C, H>::admit(None, holder, weight, &common.limits)?;
+        common.bounds.admit_queue(self.queues.len())?;
+        common.bounds.admit_contents(holder, weight + record)?;
+        // The key is part of the message, which the queue is about to own.
+        let (queue, common) = self.add(message.key().into(), holder, now);
         queue.publish(message, holder, common, now);
-        self.changed(keyed.key(), now, effects);
+        queue.watch(common);
         Ok(())
     }
 
@@ -95,13 +102,15 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         effects: &mut Effects<C, H>,
     ) -> Result<(), Full> {
         self.common.bounds.admit_consumer(holder, Queue::<C, H>::consumer_weight())?;
-        if !self.queues.contains_key(key) {
+        let (queue, common) = if self.queues.contains_key(key) {
+            self.found(key)
+        } else {
             self.common.bounds.admit_queue(self.queues.len())?;
             self.common.bounds.admit_contents(holder, Queue::<C, H>::record_weight(key))?;
-        }
-        let (queue, common) = self.queue(key, holder, now);
+            self.add(key.into(), holder, now)
+        };
         queue.join(who, holder, common, now);
-        self.changed(key, now, effects);
+        queue.offer(common, now, effects);
         Ok(())
     }
 
@@ -109,9 +118,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     /// says that there was one before, but the message does not become a dead letter. A consumer that is not there is
     /// ignored.
     pub fn leave(&mut self, key: &str, who: C, now: Tick, effects: &mut Effects<C, H>) {
-        let Some(queue) = self.queues.get_mut(key) else { return };
-        queue.leave(who, &mut self.common, now);
-        self.changed(key, now, effects);
+        self.change(key, now, effects, |queue, common, _| queue.leave(who, common, now));
     }
 
     /// Settles one message of a consumer, in O(log n) of what its session holds. One that was refused
@@ -126,9 +133,9 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         now: Tick,
         effects: &mut Effects<C, H>,
     ) {
-        let Some(queue) = self.queues.get_mut(key) else { return };
-        queue.settle((who, sequence), settlement, &mut self.common, now, effects);
-        self.changed(key, now, effects);
+        self.change(key, now, effects, |queue, common, effects| {
+            queue.settle((who, sequence), settlement, common, now, effects);
+        });
     }
 
     /// A dead letter is in its dead-letter queue: its own queue forgets it. Returns whether that had it still: it may
@@ -140,10 +147,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         now: Tick,
         effects: &mut Effects<C, H>,
     ) -> bool {
-        let Some(queue) = self.queues.get_mut(key) else { return false };
-        let was_there = queue.dead_lettered(id, &mut self.common);
-        self.changed(key, now, effects);
-        was_there
+        self.change(key, now, effects, |queue, common, _| queue.dead_lettered(id, common)).unwrap_or(false)
     }
 
     /// A dead letter was refused by its dead-letter queue: its own queue parks it, and offers it again after
@@ -160,46 +164,53 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     pub fn expire(&mut self, now: Tick, effects: &mut Effects<C, H>) -> bool {
         for _ in 0..EXPIRIES_MAX {
             let Some((key, due)) = self.common.deadlines.pop(now) else { return false };
-            let Some(queue) = self.queues.get_mut(&key) else {
-                unreachable!("a queue that is gone has no deadline");
-            };
-            match due {
-                Due::Idle => queue.expire_idle(&mut self.common, now, effects),
-                Due::Parked => queue.unpark(&mut self.common, now),
-                Due::Unsettled(name) => queue.expire_unsettled(name, &mut self.common, now, effects),
-            }
-            self.changed(&key, now, effects);
+            let done = self.change(&key, now, effects, |queue, common, effects| match due {
+                Due::Idle => queue.expire_idle(common, now, effects),
+                Due::Parked => queue.unpark(common, now),
+                Due::Unsettled(name) => queue.expire_unsettled(name, common, now, effects),
+            });
+            assert!(done.is_some(), "a queue that is gone has no deadline");
         }
         self.common.deadlines.is_due(now)
     }
 
-    /// The queue with this key, and what it shares with all others. If it is not there, `holder` makes it.
-    fn queue(&mut self, key: &str, holder: H, now: Tick) -> (&mut Queue<C, H>, &mut Common<C::Session, H>) {
-        if !self.queues.contains_key(key) {
-            let queue = Queue::new(key.into(), holder, self.lives.begin(), now);
-            self.common.bounds.add_contents(holder, Queue::<C, H>::record_weight(key));
-            self.queues.insert(queue.key.clone(), Box::new(queue));
-        }
+    fn found(&mut self, key: &str) -> (&mut Queue<C, H>, &mut Common<C::Session, H>) {
         match self.queues.get_mut(key) {
             Some(queue) => (queue, &mut self.common),
-            None => unreachable!("it was inserted above"),
+            None => unreachable!("the caller has found it or made it"),
         }
     }
 
-    /// After each change of a queue: hands out what can be handed out, and forgets the queue if it is unused.
-    fn changed(&mut self, key: &str, now: Tick, effects: &mut Effects<C, H>) {
-        let Some(queue) = self.queues.get_mut(key) else { return };
+    /// A new queue, which `holder` makes, and what it shares with all others.
+    fn add(&mut self, key: Arc<str>, holder: H, now: Tick) -> (&mut Queue<C, H>, &mut Common<C::Session, H>) {
+        self.common.bounds.add_contents(holder, Queue::<C, H>::record_weight(&key));
+        let queue = Box::new(Queue::new(key.clone(), holder, self.lives.begin(), now));
+        self.queues.insert(key.clone(), queue);
+        self.found(&key)
+    }
+
+    /// Does what `change` says to a queue, if it is there; then hands out what can be handed out, and forgets the queue if
+    /// it is unused.
+    fn change<T>(
+        &mut self,
+        key: &str,
+        now: Tick,
+        effects: &mut Effects<C, H>,
+        change: impl FnOnce(&mut Queue<C, H>, &mut Common<C::Session, H>, &mut Effects<C, H>) -> T,
+    ) -> Option<T> {
+        let queue = self.queues.get_mut(key)?;
+        let result = change(queue, &mut self.common, effects);
         queue.offer(&mut self.common, now, effects);
         queue.watch(&mut self.common);
-        if !queue.is_unused() {
-            return;
+        if queue.is_unused() {
+            queue.unwatch(&mut self.common);
+            self.common.bounds.remove_contents(queue.holder, Queue::<C, H>::record_weight(key));
+            self.queues.remove(key);
+            if self.queues.capacity() > 8 * self.queues.len().max(8) {
+                self.queues.shrink_to(2 * self.queues.len());
+            }
         }
-        queue.unwatch(&mut self.common);
-        self.common.bounds.remove_contents(queue.holder, Queue::<C, H>::record_weight(key));
-        self.queues.remove(key);
-        if self.queues.capacity() > 8 * self.queues.len().max(8) {
-            self.queues.shrink_to(2 * self.queues.len());
-        }
+        Some(result)
     }
 
     /// Panics unless counts agree with contents.
