@@ -7,7 +7,7 @@
 //! whose account something is held (`crate::share`).
 //!
 //! What is where: `table` ([`Queues`]: what the shard calls), `one` (one queue), `session` (what one session holds of one
-//! queue), `bounds` (who holds how much of all queues), `deadlines` (when something is to be looked at).
+//! queue), `dead` (what is to go to a dead-letter queue), `bounds` (who holds how much of all queues), `deadlines` (when something is to be looked at).
 //!
 //! # What the shard does
 //! Every call that may cause something takes [`Effects`]. The caller acts on all of them and clears them:
@@ -38,6 +38,7 @@
 //! parked; and the accounts are the sums of what is there.
 
 mod bounds;
+mod dead;
 mod deadlines;
 mod one;
 mod session;

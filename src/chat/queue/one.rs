@@ -16,6 +16,7 @@ use foldhash::fast::{FixedState, RandomState};
 use crate::chat::destination::Destination;
 use crate::chat::message::{Message, MessageId};
 use crate::chat::queue::bounds::{Bounds, MessageBytes, Messages};
+use crate::chat::queue::dead::Dead;
 use crate::chat::queue::deadlines::{self, Deadlines, Due};
 use crate::chat::queue::session::{Attention, Session, Unsettled};
 use crate::chat::queue::{
@@ -73,23 +74,6 @@ struct Part {
     bytes: u64,
 }
 
-/// Messages that were refused too often; most queues have none.
-#[derive(Debug)]
-struct Dead<H> {
-    /// Under way to the dead-letter queue.
-    leaving: Vec<Queued<H>>,
-    /// Refused by it, and when they are offered again: the first is due first.
-    parked: VecDeque<(Tick, Queued<H>)>,
-    /// When they are to be looked at; armed.
-    due: Option<Tick>,
-}
-
-impl<H> Default for Dead<H> {
-    fn default() -> Self {
-        Dead { leaving: Vec::new(), parked: VecDeque::new(), due: None }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Queue<C: ConsumerKey, H> {
     pub key: Arc<str>,
@@ -99,6 +83,7 @@ pub(super) struct Queue<C: ConsumerKey, H> {
     sequence: u64,
     serial: u64,
     waiting: VecDeque<Queued<H>>,
+    /// Messages that were refused too often; most queues have none.
     dead: Option<Box<Dead<H>>>,
     /// By what no peer can choose so that it collides.
     sessions: HashMap<C::Session, Session<C, H>, FixedState>,
@@ -272,34 +257,31 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
 
     /// The message's dead-letter queue has it. Whether it was leaving.
     pub fn dead_lettered(&mut self, id: MessageId, common: &mut Common<C::Session, H>) -> bool {
-        let Some(queued) = self.take_leaving(id) else { return false };
+        let dead = self.dead.as_mut().filter(|_| id.life == self.life);
+        let Some(queued) = dead.and_then(|dead| dead.take(id.sequence)) else { return false };
         self.forget(&queued, common);
-        self.tidy_dead();
+        self.watch_parked(common);
         true
     }
 
     /// The message's dead-letter queue does not take it: it is parked.
     pub fn dead_letter_refused(&mut self, id: MessageId, common: &mut Common<C::Session, H>, now: Tick) {
-        let Some(queued) = self.take_leaving(id) else { return };
-        let until = now.after_ms(DEAD_LETTER_PAUSE_MS);
-        let dead = self.dead.get_or_insert_default();
-        dead.parked.push_back((until, queued));
-        if dead.due.is_none() {
-            dead.due = Some(until);
-            common.deadlines.arm(until, &self.key, Due::Parked);
+        if let Some(dead) = self.dead.as_mut().filter(|_| id.life == self.life) {
+            dead.park(id.sequence, now.after_ms(DEAD_LETTER_PAUSE_MS));
+            self.watch_parked(common);
         }
     }
 
-    fn take_leaving(&mut self, id: MessageId) -> Option<Queued<H>> {
-        let dead = self.dead.as_mut().filter(|_| id.life == self.life)?;
-        let at = dead.leaving.iter().position(|queued| queued.sequence == id.sequence)?;
-        Some(dead.leaving.swap_remove(at))
-    }
-
-    fn tidy_dead(&mut self) {
-        if self.dead.as_ref().is_some_and(|dead| dead.leaving.is_empty() && dead.parked.is_empty()) {
-            debug_assert!(self.dead.as_ref().is_some_and(|dead| dead.due.is_none()));
+    /// Arms the deadline of parked messages, if there are any; forgets an empty record.
+    fn watch_parked(&mut self, common: &mut Common<C::Session, H>) {
+        let Some(dead) = &mut self.dead else { return };
+        if dead.is_empty() {
             self.dead = None;
+        } else if dead.due.is_none() {
+            dead.due = dead.first_parked();
+            if let Some(due) = dead.due {
+                common.deadlines.arm(due, &self.key, Due::Parked);
+            }
         }
     }
 
@@ -309,15 +291,8 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
     pub fn unpark(&mut self, common: &mut Common<C::Session, H>, now: Tick) {
         let Some(dead) = &mut self.dead else { return };
         dead.due = None;
-        let mut due = Vec::new();
-        while dead.parked.front().is_some_and(|parked| parked.0 <= now) {
-            due.extend(dead.parked.pop_front().map(|parked| parked.1));
-        }
-        if let Some(&(until, _)) = dead.parked.front() {
-            dead.due = Some(until);
-            common.deadlines.arm(until, &self.key, Due::Parked);
-        }
-        self.tidy_dead();
+        let due = dead.unpark(now);
+        self.watch_parked(common);
         for queued in due {
             self.put_back(queued);
         }
@@ -374,9 +349,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
             common.deadlines.cancel(due, &self.key, Due::Parked);
         }
         let dead = self.dead.take().map(|dead| *dead).unwrap_or_default();
-        let parked = dead.parked.into_iter().map(|parked| parked.1);
-        let all = std::mem::take(&mut self.waiting).into_iter().chain(dead.leaving).chain(parked);
-        for queued in all {
+        for queued in std::mem::take(&mut self.waiting).into_iter().chain(dead.into_all()) {
             self.forget(&queued, common);
             effects.expired += 1;
         }
@@ -421,7 +394,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
                 holder: queued.holder,
                 message: Message::new(&destination, queued.message.lines(), queued.message.body()),
             });
-            self.dead.get_or_insert_default().leaving.push(queued);
+            self.dead.get_or_insert_default().leave(queued);
         }
     }
 
@@ -550,9 +523,8 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
             self.waiting.iter().chain(unsettled.map(|unsettled| &unsettled.queued)).collect();
         let mut armed = 0;
         if let Some(dead) = &self.dead {
-            all.extend(dead.leaving.iter().chain(dead.parked.iter().map(|parked| &parked.1)));
-            assert!(dead.parked.iter().is_sorted_by_key(|parked| parked.0));
-            assert_eq!(dead.due.is_some(), !dead.parked.is_empty());
+            dead.check();
+            all.extend(dead.iter());
             armed += usize::from(dead.due.is_some());
             assert!(dead.due.is_none_or(|due| common.deadlines.is_armed(due, &self.key, Due::Parked)));
         }
