@@ -14,6 +14,7 @@
 //! | | [`time`] | ticks that are handed down, the one clock, the timing wheel |
 //! | | [`metrics`] | what a reactor counts, declared once with its description |
 //! | | [`footprint`] | what a structure uses and reserves |
+//! | | [`share`] | sums that cannot wrap; who holds how much of a shared bound |
 //! | structures | [`tcb`] | the ledger of all connections: admission, states, lookup by 4-tuple, TIME_WAIT |
 //! | | [`buf`] | leases for incomplete input, queues of unsent output |
 //! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
@@ -64,6 +65,7 @@ pub mod net;
 pub mod ops;
 pub mod session;
 pub mod shard;
+pub mod share;
 pub mod tcb;
 pub mod time;
 pub mod walls;

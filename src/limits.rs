@@ -270,21 +270,28 @@ section! {
         /// Bytes of messages of one room that wait to be handed to its members on one reactor. Past it the room is full: what is
         /// published to it waits, and so do its publishers, until half of it is handed out. Other rooms are not concerned.
         pending_bytes_max: u64 = MIB, KIB..=1 << 30;
-        /// Messages that one queue keeps while it has no subscriber, and in all.
+        /// Messages that one queue keeps, those delivered and not acknowledged included. Past three quarters of this, and
+        /// of the two bounds below, whoever sends may have as much as is still free.
         queue_messages_max: u32 = 1_000, 1..=1_000_000;
-        /// Bytes that one queue keeps.
+        /// Bytes that one queue's messages take, with what the queue needs to keep them.
         queue_bytes_max: u64 = 16 * MIB, KIB..=1 << 40;
-        /// Bytes that all queues of one reactor keep together.
+        /// Bytes that all queues of one reactor take together, with what they need for themselves; a quarter of them is
+        /// for their subscribers.
         queues_bytes_max: u64 = 256 * MIB, KIB..=1 << 40;
-        /// Messages that one queue subscription may hold unacknowledged.
+        /// Messages of one queue that one session may hold unacknowledged; never more than half of what the queue keeps.
         prefetch_max: u32 = 32, 1..=65_536;
+        /// Seconds that a session may hold a queue message unacknowledged. Then the message goes to others, and the session
+        /// gets no more of that queue until it settles something; if it settles nothing for as long again, it gets no more
+        /// before it subscribes anew.
+        ack_timeout_s: u32 = 1_800, 1..=604_800;
         /// Times that one queue message is delivered before it passes to `/queue/<name>.dlq`.
         deliveries_max: u32 = 16, 1..=65_536;
         /// Microseconds that a message to one of the `flush_delay_destinations` may wait for further ones, so that they
         /// leave in one write; 0 switches that off. A write costs what it costs whether it carries one message or
         /// ten, so in a busy room this trades a little latency for much CPU; in a quiet one it only costs latency.
         flush_delay_us: u32 = 0, 0..=1_000;
-        /// Seconds that a queue without subscriber keeps its messages after the last change.
+        /// Seconds that a queue without subscriber keeps its messages after the last change. One without messages goes with
+        /// its last subscriber.
         queue_idle_s: u32 = 86_400, 1..=31_536_000;
     }
 }

@@ -238,8 +238,8 @@ metrics! {
         rooms: Gauge;
         /// Queues that this reactor owns.
         queues: Gauge;
-        /// Subscriptions refused because this reactor has too many rooms or queues.
-        rooms_refused_total: Counter refuses ["rooms.rooms_max"];
+        /// Subscriptions refused because this reactor has too many rooms or queues, or because queues take too much.
+        rooms_refused_total: Counter refuses ["rooms.rooms_max", "rooms.queues_bytes_max"];
         /// Messages kept by queues, those delivered and not acknowledged included.
         queue_messages: Gauge;
         /// Messages refused by a full queue, dead letters among them.
@@ -248,7 +248,11 @@ metrics! {
         ];
         /// Messages forgotten with a queue that nobody had used for `rooms.queue_idle_s`.
         queue_messages_expired_total: Counter refuses ["rooms.queue_idle_s"];
-        /// Queue messages delivered again after NACK or a lost connection.
+        /// Queue messages that were not settled for `rooms.ack_timeout_s` and went back.
+        queue_ack_timeouts_total: Counter refuses ["rooms.ack_timeout_s"];
+        /// Bytes that queues take with their messages and subscribers, of `rooms.queues_bytes_max`.
+        queue_bytes: Gauge;
+        /// Queue messages delivered again after NACK, a time-out or a lost connection.
         queue_redelivered_total: Counter;
         /// Queue messages moved to a dead-letter queue after too many deliveries.
         queue_dead_lettered_total: Counter refuses ["rooms.deliveries_max"];

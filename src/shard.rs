@@ -49,7 +49,7 @@ use crate::mesh::port::Port;
 use crate::message::Epochs;
 use crate::message::destination::Pattern;
 pub use crate::message::origin::ConnKey;
-use crate::message::origin::Consumer;
+use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
@@ -165,7 +165,8 @@ pub struct Shard {
     holds: Holds,
     sessions: Sessions,
     topics: Topics,
-    queues: Queues<Consumer>,
+    queues: Queues<Consumer, Holder>,
+    dead_letters: queues::DeadLetters,
     members: Members,
     port: Port,
     flush: Flush,
@@ -200,8 +201,9 @@ impl Shard {
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
             sessions: Sessions::new(setup.seed),
-            topics: Topics::new(setup.seed, epochs(0)),
+            topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
+            dead_letters: queues::DeadLetters::default(),
             members: Members::new(setup.seed, delayed),
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
             flush: Flush::default(),
@@ -302,6 +304,7 @@ impl Shard {
         self.flush.has_work()
             || self.members.has_work()
             || self.topics.has_ready()
+            || self.dead_letters.has_own()
             || self.holds.has_free()
             || self.inputs.has_resumed()
             || self.connections.has_closed()

@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The layers from the lowest to the highest. A module sees those of the layers before its own; not its
 /// neighbours.
 const LAYERS: &[&[&str]] = &[
-    &["limits", "time", "metrics", "footprint"],
+    &["limits", "time", "metrics", "footprint", "share"],
     &["tcb", "buf", "wire"],
     &["message"],
     &["conn", "session", "broker"],

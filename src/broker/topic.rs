@@ -20,8 +20,9 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::footprint::Part;
-use crate::message::origin::Origin;
+use crate::message::origin::{Holder, Origin};
 use crate::message::{Epochs, Message, MessageId};
+use crate::share::Holdings;
 
 /// The members that one shard has of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +43,11 @@ struct Topic {
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
     parked: Option<Box<VecDeque<(Origin, Message)>>>,
+    /// On whose account the room is: who made it.
+    maker: Holder,
 }
 
-const _: () = assert!(size_of::<Topic>() <= 80);
+const _: () = assert!(size_of::<Topic>() <= 96);
 
 impl Topic {
     fn is_full(&self) -> bool {
@@ -74,6 +77,8 @@ pub struct Topics {
     index: HashTable<u32>,
     hasher: FixedState,
     epochs: Epochs,
+    /// Rooms by who made them.
+    makers: Holdings<Holder>,
     /// Bytes of what is parked.
     parked_bytes: u64,
     /// Keys of rooms that have something parked and are not full any more.
@@ -81,13 +86,14 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// No rooms. `seed` must not be guessable by peers.
-    pub fn new(seed: u64, epochs: Epochs) -> Topics {
+    /// No rooms, and at most `max`. `seed` must not be guessable by peers.
+    pub fn new(seed: u64, epochs: Epochs, max: u32) -> Topics {
         Topics {
             topics: Slab::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             epochs,
+            makers: Holdings::new(u64::from(max)),
             parked_bytes: 0,
             ready: Vec::new(),
         }
@@ -121,22 +127,27 @@ impl Topics {
         self.index.find(hash, |&at| self.topics[at as usize].key.as_bytes() == key).copied()
     }
 
-    fn find_or_insert(&mut self, key: &str) -> u32 {
+    fn find_or_insert(&mut self, key: &str, maker: Holder) -> Option<u32> {
         if let Some(topic) = self.find(key) {
-            return topic;
+            return Some(topic);
         }
+        if !self.makers.admits(maker, 1) {
+            return None;
+        }
+        self.makers.charge(maker, 1);
         let topic = Topic {
             key: CompactString::new(key),
             epoch: self.epochs.begin(),
             sequence: 0,
             shards: SmallVec::new(),
             parked: None,
+            maker,
         };
         let at = self.topics.insert(topic) as u32;
         let (topics, hasher) = (&self.topics, &self.hasher);
         self.index
             .insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| hasher.hash_one(topics[at as usize].key.as_bytes()));
-        at
+        Some(at)
     }
 
     fn tidy(&mut self, at: u32) {
@@ -148,16 +159,18 @@ impl Topics {
         if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
             found.remove();
         }
-        self.topics.remove(at as usize);
+        self.makers.release(self.topics.remove(at as usize).maker, 1);
         if self.topics.is_empty() {
             self.topics.shrink_to_fit();
             self.index.shrink_to(0, |_| 0);
         }
     }
 
-    /// A shard has a member more from here on. Returns the id of the last message before it.
-    pub fn subscribe(&mut self, key: &str, shard: u16) -> MessageId {
-        let at = self.find_or_insert(key);
+    /// The shard of `origin` has a member more from here on. Returns the id of the last message before it; `None` if there is
+    /// no such room and none can be made: past three quarters of them, for whoever has more than are free.
+    pub fn subscribe(&mut self, key: &str, origin: &Origin) -> Option<MessageId> {
+        let shard = origin.shard;
+        let at = self.find_or_insert(key, origin.holder)?;
         let topic = &mut self.topics[at as usize];
         match topic.residency(shard) {
             Some(residency) => residency.members += 1,
@@ -169,7 +182,7 @@ impl Topics {
                 topic.shards.push(Residency { members: 1, shard, is_full: false });
             }
         }
-        MessageId { epoch: topic.epoch, sequence: topic.sequence }
+        Some(MessageId { epoch: topic.epoch, sequence: topic.sequence })
     }
 
     /// A shard has a member less. What is parked may have room now: see [`Topics::take_ready`].
@@ -307,6 +320,8 @@ impl Topics {
             }
         }
         assert_eq!(parked, self.parked_bytes);
+        self.makers.check();
+        assert_eq!(self.makers.total(), self.topics.len() as u64);
     }
 }
 
@@ -318,10 +333,15 @@ mod tests {
     use crate::message::destination::Destination;
     use crate::message::origin::ConnKey;
 
-    const ORIGIN: Origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: None };
+    const ORIGIN: Origin =
+        Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
 
     fn topics() -> Topics {
-        Topics::new(3, Epochs::new(1, 0, 2))
+        Topics::new(3, Epochs::new(1, 0, 2), 100)
+    }
+
+    fn subscribe(topics: &mut Topics, key: &str, shard: u16) -> MessageId {
+        topics.subscribe(key, &Origin { shard, ..ORIGIN }).unwrap()
     }
 
     fn publish_at(topics: &mut Topics, message: Message) -> Published<'_> {
@@ -344,21 +364,36 @@ mod tests {
     fn a_room_is_forgotten_with_its_last_member_and_begins_another_epoch() {
         let mut topics = topics();
         assert!(matches!(publish_at(&mut topics, message("/topic/a", b"")), Published::Nobody(_)));
-        let first = topics.subscribe("/topic/a", 1);
+        let first = subscribe(&mut topics, "/topic/a", 1);
         assert_eq!(first.sequence, 0);
         assert_eq!(publish(&mut topics, "/topic/a", b""), Some(MessageId { sequence: 1, ..first }));
-        assert_eq!(topics.subscribe("/topic/a", 0), MessageId { sequence: 1, ..first });
+        assert_eq!(subscribe(&mut topics, "/topic/a", 0), MessageId { sequence: 1, ..first });
         topics.unsubscribe("/topic/a", 1);
         topics.unsubscribe("/topic/a", 0);
         assert!(topics.is_empty());
-        assert_ne!(topics.subscribe("/topic/a", 0).epoch, first.epoch);
+        assert_ne!(subscribe(&mut topics, "/topic/a", 0).epoch, first.epoch);
+        topics.check();
+    }
+
+    #[test]
+    fn who_made_most_rooms_is_refused_and_others_are_not() {
+        let mut topics = topics();
+        let made = |topics: &mut Topics, maker: u32| {
+            let origin = Origin { holder: Holder::V4(maker), ..ORIGIN };
+            (0..1000).take_while(|room| topics.subscribe(&format!("/topic/{maker}-{room}"), &origin).is_some()).count()
+        };
+        let first = made(&mut topics, 1);
+        assert!((75..100).contains(&first), "{first}");
+        assert!(made(&mut topics, 2) > 0, "somebody else finds room");
+        // A room that is there may be joined by whoever made most.
+        assert!(topics.subscribe("/topic/2-0", &ORIGIN).is_some());
         topics.check();
     }
 
     #[test]
     fn what_is_published_to_a_full_room_is_sequenced_in_its_order_when_there_is_room() {
         let mut topics = topics();
-        topics.subscribe("/topic/a", 0);
+        subscribe(&mut topics, "/topic/a", 0);
         topics.set_full("/topic/a", 0, true);
         // Another shard has no members: that it is full says nothing.
         topics.set_full("/topic/a", 7, true);
@@ -400,7 +435,7 @@ mod tests {
                 let members = model.entry((room, shard)).or_default();
                 if comes {
                     *members += 1;
-                    topics.subscribe(&key, shard);
+                    subscribe(&mut topics, &key, shard);
                 } else if *members > 0 {
                     *members -= 1;
                     topics.unsubscribe(&key, shard);

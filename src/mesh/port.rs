@@ -256,6 +256,7 @@ impl Port {
 mod tests {
     use super::*;
     use crate::message::destination::Destination;
+    use crate::message::origin::Holder;
 
     fn ports() -> [Port; 2] {
         let mesh = Arc::new(Mesh::new((0..2).map(|_| Box::new(|| {}) as _).collect()));
@@ -308,7 +309,7 @@ mod tests {
     fn a_full_mailbox_holds_everybody_until_it_was_taken() {
         let [mut writer, mut reader] = ports();
         let message = Message::new(&Destination::parse_send("/topic/a").unwrap(), b"", &[0; 8192]);
-        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: None };
+        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
         writer.write(1, Mail::Publish { origin, message });
         assert!(!writer.is_any_full());
         writer.post();

@@ -52,7 +52,7 @@ pub enum Completion {
 impl Mesh {
     /// Completes a request, from any thread. Nothing happens if nobody waits for it.
     pub fn complete(&self, origin: Origin, completion: Completion) {
-        let Origin { shard, connection, serial } = origin;
+        let Origin { shard, connection, serial, .. } = origin;
         self.post(shard, &mut vec![Mail::Completed { connection, serial, completion }]);
     }
 }

@@ -1,14 +1,16 @@
-//! Who sent a message, who consumes a queue, and how they are told: names that travel between shards.
+//! Who sent a message, who consumes a queue, on whose account something is held: names that travel between shards.
 //!
 //! A name is plain data. It may outlive what it names: whoever looks it up finds nothing then.
 //!
 //! Invariant: a [`ConnKey`] names one connection of one shard for as long as the process lives, but for a generation that
 //! wraps after 2^32 connections.
 
+use std::net::IpAddr;
+
 use crate::message::interner::Symbol;
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnKey {
     /// Index into the shard's table.
     pub index: u32,
@@ -31,6 +33,32 @@ impl ConnKey {
     }
 }
 
+/// On whose account something is held that clients share. Who comes with many sessions has one account.
+///
+/// It is the client's address, of IPv6 the /64 that one host has. A loopback address is no account: behind it may be a proxy,
+/// and then everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// An IPv4 address.
+    V4(u32),
+    /// The upper half of an IPv6 address.
+    V6(u64),
+    /// One session of one shard.
+    Session(u16, ConnKey),
+}
+
+impl Holder {
+    /// The account of a session, whose client has this address if that is known.
+    pub fn of(address: Option<IpAddr>, shard: u16, connection: ConnKey) -> Holder {
+        match address.map(|address| address.to_canonical()) {
+            Some(address) if address.is_loopback() => Holder::Session(shard, connection),
+            Some(IpAddr::V4(address)) => Holder::V4(address.to_bits()),
+            Some(IpAddr::V6(address)) => Holder::V6((address.to_bits() >> 64) as u64),
+            None => Holder::Session(shard, connection),
+        }
+    }
+}
+
 /// Who asks something of an owner or a service, and which of its requests it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
@@ -40,6 +68,8 @@ pub struct Origin {
     pub connection: ConnKey,
     /// The request's number in the session, if its completion is waited for.
     pub serial: Option<u32>,
+    /// On whose account the owner keeps what is asked for.
+    pub holder: Holder,
 }
 
 /// A queue's subscriber, for the queue's owner.
@@ -53,4 +83,23 @@ pub struct Consumer {
     pub class: Symbol,
     /// Which subscription with that class: the same id may be subscribed again.
     pub serial: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_one_host_have_one_account_and_those_behind_loopback_their_own() {
+        let key = |index| ConnKey { index, generation: 0 };
+        let of = |text: &str, index| Holder::of(Some(text.parse().unwrap()), 0, key(index));
+        assert_eq!(of("192.0.2.1", 1), of("::ffff:192.0.2.1", 2));
+        assert_ne!(of("192.0.2.1", 1), of("192.0.2.2", 1));
+        assert_eq!(of("2001:db8:1:2::1", 1), of("2001:db8:1:2:ffff::9", 2));
+        assert_ne!(of("2001:db8:1:2::1", 1), of("2001:db8:1:3::1", 1));
+        for loopback in ["127.0.0.1", "127.9.9.9", "::1"] {
+            assert_ne!(of(loopback, 1), of(loopback, 2));
+        }
+        assert_eq!(Holder::of(None, 3, key(1)), Holder::Session(3, key(1)));
+    }
 }

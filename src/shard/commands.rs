@@ -18,7 +18,7 @@ use crate::message::class::AckMode;
 use crate::message::destination::{Destination, Kind};
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
-use crate::message::origin::{Consumer, Origin};
+use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::reply;
 use crate::session::{Awaited, Command, State, Subscription};
 use crate::shard::Shard;
@@ -131,7 +131,14 @@ impl Shard {
 
     /// The session as the origin of a request.
     pub(super) fn origin(&self, index: u32, serial: Option<u32>) -> Origin {
-        Origin { shard: self.env.id, connection: self.connections.key_of(index), serial }
+        let (shard, connection) = (self.env.id, self.connections.key_of(index));
+        Origin { shard, connection, serial, holder: Holder::Session(shard, connection) }
+    }
+
+    /// On whose account a session's share of a bound is.
+    pub(super) fn holder(&self, index: u32) -> Holder {
+        let address = self.connections.peer(index).map(|peer| peer.ip());
+        Holder::of(address, self.env.id, self.connections.key_of(index))
     }
 
     /// The consumer that a queue subscription is.
@@ -168,7 +175,7 @@ impl Shard {
         self.sessions[index].subscribing(Subscription { class, place, position: serial, ack, kind, state });
         self.count_sources(index);
         let owner = self.env.owner_of(&key);
-        let origin = self.origin(index, Some(serial));
+        let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
         let consumer = self.consumer(index, class, serial);
         if owner == self.env.id {
             if let Err(fault) = self.accept_subscription(&key, kind, origin, consumer, now) {
@@ -252,7 +259,11 @@ impl Shard {
         self.counters.messages_published_total += 1;
         self.rest.published_bytes += message.weight();
         let owner = self.env.owner_of(message.key());
-        let origin = self.origin(index, covered.serial);
+        let mut origin = self.origin(index, covered.serial);
+        if message.kind() == Kind::Queue {
+            // A room keeps nothing on anybody's account, and the address takes a look at the table of all connections.
+            origin.holder = self.holder(index);
+        }
         if owner != self.env.id {
             covered.left += u32::from(covered.serial.is_some());
             if self.port.spend(owner, message.weight()) {

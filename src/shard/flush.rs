@@ -273,6 +273,7 @@ impl Shard {
         counters.publications_parked_bytes = self.topics.parked_bytes();
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
+        counters.queue_bytes = self.queues.bytes();
         counters.mailbox_bytes = self.port.mailbox_bytes();
         self.env.metrics.publish(counters);
     }

@@ -21,7 +21,7 @@ use crate::mesh::request::Completion;
 use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
-use crate::message::origin::{ConnKey, Consumer, Origin};
+use crate::message::origin::{ConnKey, Consumer, Holder, Origin};
 use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
@@ -39,6 +39,7 @@ impl Shard {
             self.handle(piece, now);
         }
         self.port.reuse(mail);
+        self.take_dead_letters(now);
         self.unpark(now);
         for key in self.port.take_waiting() {
             self.release(key, Reason::Credit);
@@ -105,22 +106,11 @@ impl Shard {
         consumer: Consumer,
         now: Tick,
     ) -> Result<(), Fault> {
-        let max = self.env.limits.rooms.rooms_max;
-        let (places, is_there) = match kind {
-            Kind::Queue => (self.queues.len(), self.queues.contains(key)),
-            _ => (self.topics.len(), self.topics.contains(key)),
-        };
-        if places >= max as usize && !is_there {
-            return Err(Fault::TooManyRooms { max });
-        }
         if kind == Kind::Queue {
-            let mut offers = Vec::new();
-            self.queues.join(key, consumer, now, &mut offers);
-            self.hand_out(offers);
-        } else {
-            self.topics.subscribe(key, origin.shard);
+            return self.queue_join(key, consumer, origin.holder, now);
         }
-        Ok(())
+        let max = self.env.limits.rooms.rooms_max;
+        self.topics.subscribe(key, &origin).map(|_| ()).ok_or(Fault::TooManyRooms { max })
     }
 
     /// As the owner: a subscription has ended.
@@ -133,9 +123,7 @@ impl Shard {
         now: Tick,
     ) {
         if kind == Kind::Queue {
-            let mut offers = Vec::new();
-            self.queues.leave(key, consumer, now, &mut offers);
-            self.hand_out(offers);
+            self.queue_leave(key, consumer, now);
         } else {
             self.topics.unsubscribe(key, origin.shard);
         }
@@ -159,7 +147,7 @@ impl Shard {
         now: Tick,
     ) -> Result<bool, Fault> {
         if message.kind() == Kind::Queue {
-            return self.queue_publish(message, now).map(|()| false);
+            return self.queue_publish(message, origin.holder, now).map(|()| false);
         }
         let hash = self.env.hash_of(message.key_bytes());
         match self.topics.publish(origin, message, hash) {
@@ -206,7 +194,7 @@ impl Shard {
 
     /// As the owner: a publication has its place; its session is told if it waits for that.
     fn published(&mut self, origin: Origin, now: Tick) {
-        let Origin { shard, connection, serial: Some(serial) } = origin else { return };
+        let Origin { shard, connection, serial: Some(serial), .. } = origin else { return };
         if shard == self.env.id {
             return self.take_completion(connection, Some(serial), Completion::Published, now);
         }
@@ -216,7 +204,7 @@ impl Shard {
 
     /// As the owner: answers another shard's session, in order with the messages of its rooms.
     fn complete(&mut self, origin: Origin, completion: Completion) {
-        let Origin { shard, connection, serial } = origin;
+        let Origin { shard, connection, serial, .. } = origin;
         self.port.write(shard, Mail::Completed { connection, serial, completion });
     }
 
@@ -285,6 +273,9 @@ impl Shard {
         now: Tick,
     ) {
         let index = connection.index;
+        if connection == ConnKey::NOBODY {
+            return self.dead_letter_answered(serial, completion == Completion::Published, now);
+        }
         let is_there = self.is_current(connection) && self.connections.phase(index) == Phase::Stomp;
         match completion {
             Completion::Subscribed { key, kind } => {
@@ -325,8 +316,9 @@ impl Shard {
 
     /// Ends a subscription at its owner that the session does not have any more.
     fn write_end_of(&mut self, key: &str, kind: Kind, connection: ConnKey) {
-        let origin = Origin { shard: self.env.id, connection, serial: None };
-        let consumer = Consumer { shard: self.env.id, connection, class: Symbol(u32::MAX), serial: 0 };
+        let shard = self.env.id;
+        let origin = Origin { shard, connection, serial: None, holder: Holder::Session(shard, connection) };
+        let consumer = Consumer { shard, connection, class: Symbol(u32::MAX), serial: 0 };
         let mail = Mail::Unsubscribe { key: key.into(), kind, origin, consumer };
         self.port.write(self.env.owner_of(key), mail);
     }

@@ -96,7 +96,7 @@ impl Shard {
         self.timers.fired = fired;
         if now >= self.timers.next_sweep() {
             self.timers.swept = now;
-            self.counters.queue_messages_expired_total += self.queues.expire(now) as u64;
+            self.expire_queues(now);
             self.connections.tcbs().expire_time_wait(now);
             self.rest();
         }

@@ -33,6 +33,7 @@ const PENDING_PER_ADDRESS: u32 = 2;
 
 const TOPICS: [&str; 4] = ["/topic/a", "/topic/b", "/topic/c", "/topic/d"];
 const QUEUES: [&str; 2] = ["/queue/x", "/queue/y"];
+const DEAD_LETTER_QUEUES: [&str; 2] = ["/queue/x.dlq", "/queue/y.dlq"];
 
 struct NoSite;
 
@@ -122,10 +123,12 @@ impl World {
             },
             // Clocks jump by an hour: what queues hold is not to be forgotten for that.
             rooms: limits::Rooms {
-                deliveries_max: 60_000,
+                // In half of the worlds a message that was refused is soon a dead letter.
+                deliveries_max: if rng.random_bool(0.5) { rng.random_range(1..3) } else { 60_000 },
                 queue_idle_s: u32::MAX,
                 // So small that rooms are full.
                 pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
+                ack_timeout_s: u32::MAX,
                 flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
                 ..limits::Rooms::default()
             },
@@ -529,6 +532,8 @@ impl World {
             self.settle();
         }
         self.empty_queues();
+        let left = |shard: &Shard| shard.counters().queue_messages;
+        assert_eq!(self.shards.iter().map(left).sum::<u64>(), 0, "a message is left in a queue");
         self.model.check_complete();
         self.seats.iter().for_each(|seat| seat.client.check_complete());
         assert!(self.model.confirmed_count() > 0 || self.named < 10, "nothing happened");
@@ -591,7 +596,7 @@ impl World {
         self.seats[at].client.connect(None);
         self.settle();
         assert_eq!(self.seats[at].client.stage, Stage::Ready);
-        for place in QUEUES {
+        for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {
             self.seats[at].client.subscribe(place, &mut self.model);
         }
         for _ in 0..40 {

@@ -14,7 +14,10 @@ on_one_and_three_reactors!(
     individual_mode_is_not,
     transactions,
     dead_letters,
+    a_dead_letter_that_finds_no_room_is_kept,
     a_full_queue_refuses,
+    a_producer_leaves_room_for_others,
+    a_session_that_acknowledges_nothing_leaves_messages_to_others,
 );
 
 fn ack(message: &Frame) -> Frame {
@@ -211,4 +214,58 @@ fn a_full_queue_refuses(setup: Setup) {
     let mut client = heir(&server, "/queue/full", "auto");
     expect_message(&mut client, "1", false);
     expect_message(&mut client, "2", false);
+}
+
+fn a_dead_letter_that_finds_no_room_is_kept(setup: Setup) {
+    let server = setup.server_with("[rooms]\nqueue_messages_max = 2\ndeliveries_max = 2", &[]);
+    let mut client = consumer(&server, "/queue/poison", "client-individual");
+    client.publish_confirmed("/queue/poison.dlq", "1");
+    client.publish_confirmed("/queue/poison.dlq", "2");
+    client.publish("/queue/poison", "bad");
+    for delivery in 0..2 {
+        let message = expect_message(&mut client, "bad", delivery > 0);
+        client.send(&nack(&message));
+    }
+    server.await_metric("queue_messages_refused_total", |count| count == 1);
+    assert_eq!(server.await_metric("queue_messages", |count| count == 3), 3);
+    // When its pause is over, somebody else may do better.
+    let message = expect_message(&mut client, "bad", true);
+    client.send_confirmed(ack(&message));
+    server.await_metric("queue_messages", |count| count == 2);
+}
+
+fn a_producer_leaves_room_for_others(setup: Setup) {
+    let server = setup.server_with("[rooms]\nqueue_messages_max = 8", &[]);
+    let mut greedy = Client::connect(&server);
+    for number in 0..6 {
+        greedy.publish_confirmed("/queue/shared", number.to_string());
+    }
+    greedy.publish("/queue/shared", "6");
+    let (message, _) = expect_refusal(&mut greedy, "queue-full");
+    assert_eq!(message, "the queue is full: rooms.queue_messages_max = 8");
+    Client::connect(&server).publish_confirmed("/queue/shared", "other");
+    assert_eq!(server.await_metric("queue_messages", |count| count == 7), 7);
+}
+
+fn a_session_that_acknowledges_nothing_leaves_messages_to_others(setup: Setup) {
+    let server = setup.server_with("[rooms]\nprefetch_max = 2\nack_timeout_s = 1", &[]);
+    let mut idle = Client::connect(&server);
+    for number in 0..8 {
+        idle.subscribe_ack(&number.to_string(), "/queue/taken", "client");
+    }
+    let mut producer = Client::connect(&server);
+    for body in ["a", "b", "c"] {
+        producer.publish_confirmed("/queue/taken", body);
+    }
+    // However many subscriptions it has, a session takes two.
+    let mut worker = heir(&server, "/queue/taken", "client-individual");
+    let third = expect_message(&mut worker, "c", false);
+    worker.send(&ack(&third));
+    // And it does not keep them.
+    for body in ["a", "b"] {
+        let message = expect_message(&mut worker, body, true);
+        worker.send(&ack(&message));
+    }
+    server.await_metric("queue_messages", |left| left == 0);
+    assert_eq!(server.await_metric("queue_ack_timeouts_total", |count| count == 2), 2);
 }
