@@ -27,8 +27,8 @@ mod file;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::message::destination::Pattern;
 use crate::limits;
+use crate::message::destination::Pattern;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};

@@ -110,6 +110,11 @@ impl Connection {
         self.output.boxed_bytes() + self.inbound.as_ref().map_or(0, |inbound| size_of_val(&**inbound))
     }
 
+    /// Bytes that it holds because its socket does not take them: answers, all that debts owe, and what keeps them.
+    pub fn held_bytes(&self) -> u64 {
+        self.output.bytes() + self.output.boxed_bytes() as u64
+    }
+
     /// Whether what its only room has for it may go to the socket outside the flush: it takes bytes, and none wait for
     /// their turn. One that has unsent bytes waits for its socket or for the flush, so the queue need not be looked at.
     ///
@@ -133,7 +138,12 @@ impl Connection {
     ///
     /// # Errors
     /// As the socket's, but for those that say that it takes nothing at the moment.
-    pub fn write_answers(&mut self, index: u32, transport: &mut impl Transport, now: Tick) -> io::Result<usize> {
+    pub fn write_answers(
+        &mut self,
+        index: u32,
+        transport: &mut impl Transport,
+        now: Tick,
+    ) -> io::Result<usize> {
         let Some(queue) = self.output.queue() else { return Ok(0) };
         debug_assert!(queue.debts.is_empty());
         let mut slices = Slices::new();
@@ -167,8 +177,6 @@ impl Connection {
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would
     /// turn its close into a reset, and the reset can overtake the last answer.
     pub fn wants_read(&self) -> bool {
-        !self.has_ended
-            && self.phase != Phase::Closed
-            && !(self.phase.is_open() && !self.holds.is_empty())
+        !self.has_ended && self.phase != Phase::Closed && !(self.phase.is_open() && !self.holds.is_empty())
     }
 }

@@ -225,8 +225,8 @@ section! {
         transaction_frames_max: u32 = 256, 1..=65_536;
         /// Bytes held by the open transactions of one session.
         transaction_bytes_max: u32 = 1024 * 1024, 1024..=268_435_456;
-        /// Bytes held by the open transactions of all sessions of one reactor; past it, the session that adds to
-        /// them is ended.
+        /// Bytes held by the open transactions of all sessions of one reactor. Past three quarters of it, a session that adds
+        /// to them is ended if its client has more than is still free.
         reactor_transaction_bytes_max: u64 = 128 * MIB, 1024..=1 << 40;
         /// Shortest heart-beat interval, in milliseconds, that the server agrees to, in either direction.
         heart_beat_min_ms: u32 = 1_000, 100..=3_600_000;
@@ -245,18 +245,23 @@ section! {
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
         /// Bytes of unsent answers at which it reads on.
         low_water_bytes: u64 = 64 * KIB, 0..=1 << 32;
-        /// Unsent bytes of all connections of one reactor together, a message to a room once; past it, those who have most
-        /// unsent are cut off.
+        /// Unsent bytes of all connections of one reactor together, a message to a room once. Past three quarters of it,
+        /// connections of whoever has most are cut off.
         reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
+        /// Bytes that the kernel keeps unsent for one connection at most, beside what is under way to the peer
+        /// (TCP_NOTSENT_LOWAT). A peer that does not read costs the kernel no more; 0 leaves that to `net.ipv4.tcp_wmem`.
+        kernel_unsent_bytes_max: u32 = 128 * 1024, 0..=1 << 30;
     }
 }
 
 section! {
     /// `[buffers]`: leases for incomplete input.
     Buffers, "buffers" {
-        /// Bytes that one reactor leases for incomplete frames at most; past it, the connection that asks
-        /// is closed with 1013.
+        /// Bytes that one reactor leases for incomplete frames at most. Past three quarters of it, connections of whoever has
+        /// most are closed with 1013.
         reactor_bytes_max: u64 = 512 * MIB, MIB..=1 << 40;
+        /// Seconds in which an incomplete frame must be completed, or grow by 16 KiB; else its session is ended.
+        progress_timeout_s: u32 = 60, 1..=86_400;
         /// Bytes of returned buffers that one reactor keeps for reuse.
         reactor_bytes_kept_max: u64 = MIB, 0..=1 << 40;
     }

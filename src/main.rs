@@ -16,13 +16,13 @@ use tcbchat::config::machine::Machine;
 use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, Log, render};
+use tcbchat::conn::pending::Pending;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
-use tcbchat::conn::pending::Pending;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
@@ -188,7 +188,11 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
         addresses: config.listen.addresses.clone(),
         reactors: u16::try_from(plan.reactors).expect("a plan has at most 1,024 reactors"),
         private_tables: plan.private_fd_tables,
-        listen: ListenOptions { backlog: config.listen.limits.backlog, keepalive: config.keepalive.clone() },
+        listen: ListenOptions {
+            backlog: config.listen.limits.backlog,
+            keepalive: config.keepalive.clone(),
+            unsent_bytes_max: config.outbound.kernel_unsent_bytes_max,
+        },
         reactor: reactor::Options {
             turn: config.turn.clone(),
             shutdown_timeout_ms: config.shutdown.timeout_ms,

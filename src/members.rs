@@ -49,10 +49,10 @@ use crate::message::interner::Interner;
 use crate::time::Micros;
 
 use encode::Encoder;
+pub use laggards::Written;
 use log::{Entries, Log};
 use record::Beside;
 pub use record::{Member, Room};
-pub use laggards::Written;
 pub use walk::{Outcome, Terms};
 
 /// The log of a room, and how far its walk is.
@@ -228,8 +228,9 @@ impl Members {
         };
         let at = self.rooms.insert(room) as u32;
         let (rooms, hasher) = (&self.rooms, &self.hasher);
-        self.index
-            .insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| hasher.hash_one(rooms[at as usize].key.as_bytes()));
+        self.index.insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| {
+            hasher.hash_one(rooms[at as usize].key.as_bytes())
+        });
         at
     }
 
@@ -260,7 +261,13 @@ impl Members {
     ///
     /// # Panics
     /// If there is no such room or position.
-    pub fn leave(&mut self, at: u32, position: u32, output: &mut Output, request: Option<NonZeroU32>) -> Left {
+    pub fn leave(
+        &mut self,
+        at: u32,
+        position: u32,
+        output: &mut Output,
+        request: Option<NonZeroU32>,
+    ) -> Left {
         let class = self.rooms[at as usize].members[position as usize].class;
         let from = self.take_out(at, position);
         let Members { rooms, pending, .. } = self;

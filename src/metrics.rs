@@ -188,7 +188,9 @@ metrics! {
         outbound_bytes: Gauge;
         /// Bytes leased for incomplete input.
         inbound_leased_bytes: Gauge;
-        /// Leases refused because the pool is exhausted; the connection is closed with 1013.
+        /// Sessions ended because an incomplete frame made no progress.
+        input_timeouts_total: Counter refuses ["buffers.progress_timeout_s"];
+        /// Connections closed with 1013 because incomplete frames took too much memory, theirs most of it.
         inbound_leases_exhausted_total: Counter refuses ["buffers.reactor_bytes_max"];
         /// Heart-beats sent because nothing else was.
         heart_beats_sent_total: Counter;

@@ -18,13 +18,13 @@ pub mod table;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::message::destination::{Destination, Kind};
-use crate::message::fault::Fault;
-use crate::message::class::{AckMode, Class};
-use crate::message::interner::{Interner, Symbol};
-use crate::message::{Message, MessageId};
 use crate::footprint::Part;
 use crate::limits;
+use crate::message::class::{AckMode, Class};
+use crate::message::destination::{Destination, Kind};
+use crate::message::fault::Fault;
+use crate::message::interner::{Interner, Symbol};
+use crate::message::{Message, MessageId};
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
 
@@ -383,7 +383,8 @@ impl Session {
     fn settle_id(&mut self, id: MessageId, is_nack: bool, commands: &mut Vec<Command>) -> Result<(), Fault> {
         let subscriptions = &self.subscriptions;
         let mode = |class| {
-            let found = subscriptions.iter().find(|other| other.class == class && other.state != State::Leaving);
+            let found =
+                subscriptions.iter().find(|other| other.class == class && other.state != State::Leaving);
             found.map_or(AckMode::Auto, |subscription| subscription.ack)
         };
         let settled = match &mut self.extra {
@@ -438,7 +439,8 @@ impl Session {
     /// The subscription whose request has this number, if its owner has not answered.
     pub fn joining(&self, serial: u32) -> Option<&Subscription> {
         let mut subscriptions = self.subscriptions.iter();
-        subscriptions.find(|subscription| subscription.state == State::Joining && subscription.position == serial)
+        subscriptions
+            .find(|subscription| subscription.state == State::Joining && subscription.position == serial)
     }
 
     /// Whether the owner of any subscription has not answered.

@@ -200,13 +200,13 @@ impl Shard {
             }),
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
-            sessions: Sessions::new(setup.seed),
+            sessions: Sessions::new(setup.seed, &limits.stomp),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
             dead_letters: queues::DeadLetters::default(),
             members: Members::new(setup.seed, delayed),
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
-            flush: Flush::default(),
+            flush: Flush::new(limits.outbound.reactor_bytes_max),
             timers: timers::Timers::new(setup.now),
             rest: Rest::default(),
             farewell: None,
@@ -288,8 +288,7 @@ impl Shard {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
         // The same for what queues have kept for too long, and for memory that traffic has left behind.
-        let is_swept =
-            self.connections.tcbs().has_time_wait() || !self.queues.is_empty() || self.has_slack();
+        let is_swept = self.connections.tcbs().has_time_wait() || !self.queues.is_empty() || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         [self.connections.next_deadline(), sweep].into_iter().flatten().min()
     }

@@ -437,6 +437,28 @@ impl<S: Copy + Eq + Hash, H: Copy + Eq + Hash> Shares<S, H> {
         self.shrink();
     }
 
+    /// A session holds so many bytes, and no more. The holder is asked for if it held nothing before.
+    pub fn set(&mut self, session: S, bytes: u64, holder: impl FnOnce() -> H) {
+        match self.session_of.get(&session).copied() {
+            Some(index) => {
+                let Session { bytes: held, holder, .. } = self.sessions[index as usize];
+                if bytes > held {
+                    let holder = self.holders[holder as usize].key;
+                    self.charge(session, holder, bytes - held);
+                } else {
+                    self.release(session, held - bytes);
+                }
+            }
+            None if bytes > 0 => self.charge(session, holder(), bytes),
+            None => {}
+        }
+    }
+
+    /// The sessions that hold something, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = S> {
+        self.sessions.iter().map(|(_, session)| session.key)
+    }
+
     /// A session holds nothing any more. Returns what it held.
     pub fn release_all(&mut self, session: S) -> u64 {
         let held = self.held_by(session);

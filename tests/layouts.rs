@@ -47,7 +47,13 @@ fn the_tables_say_what_the_structures_are() {
     let rows = [
         ("`tcb::Tcb`", TCB_BYTES, "connection", "", "accept, close, a change of state"),
         ("`Connection`", size_of::<Connection>(), "connection", "its last 16 bytes", "the rest: below"),
-        ("`Session`", size_of::<Session>(), "connection", "", "frames from the client; idle check: heart-beat intervals"),
+        (
+            "`Session`",
+            size_of::<Session>(),
+            "connection",
+            "",
+            "frames from the client; idle check: heart-beat intervals",
+        ),
         ("— `Subscription`", size_of::<Subscription>(), "subscription", "", "joining and leaving"),
         ("`Output`, in `Connection`", size_of::<Output>(), "", "", "bytes that wait"),
         ("`Debt`", DEBT_BYTES, "room of which a member is behind", "", "what is owed"),

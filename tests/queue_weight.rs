@@ -7,11 +7,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tcbchat::message::destination::Destination;
-use tcbchat::message::Message;
 use tcbchat::broker::queue::{ConsumerKey, Effects, Queues, Settlement};
-use tcbchat::message::Epochs;
 use tcbchat::limits;
+use tcbchat::message::Epochs;
+use tcbchat::message::Message;
+use tcbchat::message::destination::Destination;
 use tcbchat::time::Tick;
 
 /// The system's allocator, counting what this thread holds of it.

@@ -11,10 +11,10 @@ use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tcbchat::conn::suspects::Progress;
-use tcbchat::metrics::ShardMetrics;
-use tcbchat::mesh::Mesh;
 use tcbchat::conn::pending::Pending;
+use tcbchat::conn::suspects::Progress;
+use tcbchat::mesh::Mesh;
+use tcbchat::metrics::ShardMetrics;
 use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};

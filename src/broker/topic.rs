@@ -145,8 +145,9 @@ impl Topics {
         };
         let at = self.topics.insert(topic) as u32;
         let (topics, hasher) = (&self.topics, &self.hasher);
-        self.index
-            .insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| hasher.hash_one(topics[at as usize].key.as_bytes()));
+        self.index.insert_unique(hasher.hash_one(key.as_bytes()), at, |&at| {
+            hasher.hash_one(topics[at as usize].key.as_bytes())
+        });
         Some(at)
     }
 
@@ -315,7 +316,10 @@ impl Topics {
             assert!(topic.shards.iter().all(|residency| residency.members > 0));
             if let Some(list) = &topic.parked {
                 assert!(!list.is_empty());
-                assert!(topic.is_full() || self.ready.iter().any(|key| **key == *topic.key), "nobody will unpark it");
+                assert!(
+                    topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
+                    "nobody will unpark it"
+                );
                 parked += list.iter().map(|(_, message)| message.weight()).sum::<u64>();
             }
         }
@@ -380,7 +384,9 @@ mod tests {
         let mut topics = topics();
         let made = |topics: &mut Topics, maker: u32| {
             let origin = Origin { holder: Holder::V4(maker), ..ORIGIN };
-            (0..1000).take_while(|room| topics.subscribe(&format!("/topic/{maker}-{room}"), &origin).is_some()).count()
+            (0..1000)
+                .take_while(|room| topics.subscribe(&format!("/topic/{maker}-{room}"), &origin).is_some())
+                .count()
         };
         let first = made(&mut topics, 1);
         assert!((75..100).contains(&first), "{first}");

@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use super::profile;
-use crate::message::destination::Pattern;
 use crate::limits::{self, Spec};
+use crate::message::destination::Pattern;
 use crate::tcb::time_wait::Reuse;
 
 /// What every environment variable of the configuration starts with.

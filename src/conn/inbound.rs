@@ -7,9 +7,12 @@
 //! Invariant: whoever drops an `Inbound` has released its leases.
 
 use crate::buf::{Lease, Pool, PoolExhausted};
+use crate::conn::table::Connections;
 use crate::conn::{Connection, Phase};
 use crate::limits;
-use crate::message::origin::ConnKey;
+use crate::message::origin::{ConnKey, Holder};
+use crate::share::Shares;
+use crate::time::Tick;
 use crate::wire::{stomp, ws};
 
 /// Payload whose STOMP frame, or echo message, is not complete yet.
@@ -40,8 +43,12 @@ pub struct Inbound {
     pub ws: ws::Decoder,
     /// What the frames carried.
     pub assembly: Assembly,
-    /// Bytes as they came: an HTTP head so far, or what was read before a stall.
+    /// Bytes as they came: an HTTP head so far, or what was read before the connection was held.
     pub raw: Option<Lease>,
+    /// When what is incomplete began, or had last grown by [`PROGRESS_BYTES`].
+    pub since: Tick,
+    /// Bytes that were kept then.
+    pub had: usize,
 }
 
 impl Default for Inbound {
@@ -50,6 +57,8 @@ impl Default for Inbound {
             ws: ws::Decoder::new(ws::Role::Server),
             assembly: Assembly { stomp: stomp::Decoder::default(), payload: None, kind: ws::Kind::Binary },
             raw: None,
+            since: Tick(0),
+            had: 0,
         }
     }
 }
@@ -60,6 +69,16 @@ impl Inbound {
     pub fn is_clean(&self) -> bool {
         let Assembly { stomp, payload, .. } = &self.assembly;
         payload.is_none() && *stomp == stomp::Decoder::default() && self.raw.is_none() && self.ws.is_clean()
+    }
+
+    /// Bytes that are kept.
+    pub fn kept(&self) -> usize {
+        [&self.assembly.payload, &self.raw].into_iter().flatten().map(|lease| lease.len()).sum()
+    }
+
+    /// Bytes that are leased for them.
+    pub fn leased(&self) -> usize {
+        [&self.assembly.payload, &self.raw].into_iter().flatten().map(Lease::capacity).sum()
     }
 
     /// Keeps bytes as they came.
@@ -78,11 +97,18 @@ impl Inbound {
     }
 }
 
-/// What the connections of one shard keep of their input: the pool of leases, and whose input is wanted again.
+/// Bytes by which something incomplete must grow within `buffers.progress_timeout_s`.
+pub const PROGRESS_BYTES: usize = 16 * 1024;
+
+/// What the connections of one shard keep of their input: the pool of leases, who holds how much of it, and whose input is
+/// wanted again.
+///
+/// Invariant: exactly the connections with leased input hold something.
 #[derive(Debug)]
 pub struct Inputs {
     /// Leases.
     pub pool: Pool,
+    held: Shares<u32, Holder>,
     /// A clean one, for the next connection that needs one.
     spare: Option<Box<Inbound>>,
     resumed: Vec<ConnKey>,
@@ -91,7 +117,12 @@ pub struct Inputs {
 impl Inputs {
     /// No input.
     pub fn new(limits: &limits::Buffers) -> Inputs {
-        Inputs { pool: Pool::new(limits), spare: None, resumed: Vec::new() }
+        Inputs {
+            pool: Pool::new(limits),
+            held: Shares::new(limits.reactor_bytes_max),
+            spare: None,
+            resumed: Vec::new(),
+        }
     }
 
     /// A connection's incomplete input, or a clean one. [`Inputs::put`] takes it back.
@@ -99,15 +130,50 @@ impl Inputs {
         connection.inbound.take().or_else(|| self.spare.take()).unwrap_or_default()
     }
 
-    /// Keeps incomplete input with its connection, and nothing if it is complete.
-    pub fn put(&mut self, connection: &mut Connection, inbound: Box<Inbound>) {
+    /// Keeps incomplete input with its connection, for a holder, and nothing if it is complete.
+    pub fn put(
+        &mut self,
+        index: u32,
+        connection: &mut Connection,
+        mut inbound: Box<Inbound>,
+        holder: impl FnOnce() -> Holder,
+        now: Tick,
+    ) {
         if connection.phase == Phase::Closed {
             inbound.release(&mut self.pool);
-        } else if inbound.is_clean() {
+            return self.end(index);
+        }
+        let leased = inbound.leased() as u64;
+        if leased > 0 || !self.held.is_empty() {
+            if self.held.held_by(index) == 0 {
+                (inbound.since, inbound.had) = (now, 0);
+            } else if inbound.kept() >= inbound.had + PROGRESS_BYTES {
+                (inbound.since, inbound.had) = (now, inbound.kept());
+            }
+            self.held.set(index, leased, holder);
+        }
+        if inbound.is_clean() {
             self.spare = Some(inbound);
         } else {
             connection.inbound = Some(inbound);
         }
+    }
+
+    /// A connection holds nothing any more.
+    pub fn end(&mut self, index: u32) {
+        if !self.held.is_empty() {
+            self.held.release_all(index);
+        }
+    }
+
+    /// Whose incomplete input is to go first, if more than three quarters of the pool are leased.
+    pub fn worst(&self) -> Option<u32> {
+        if self.held.is_scarce() { self.held.worst() } else { None }
+    }
+
+    /// Connections that hold incomplete input.
+    pub fn holding(&self) -> impl Iterator<Item = u32> {
+        self.held.keys()
     }
 
     /// The reactor is to read from this connection again.
@@ -133,5 +199,20 @@ impl Inputs {
     /// Gives back what a calm turn does not need.
     pub fn shrink_to(&mut self, kept: usize) {
         self.resumed.shrink_to(kept);
+    }
+
+    /// Panics unless the invariant holds.
+    pub fn check(&self, connections: &Connections) {
+        self.pool.check();
+        self.held.check();
+        let leased = |index: u32| {
+            let connection = connections.get(index);
+            connection
+                .and_then(|connection| connection.inbound.as_ref())
+                .map_or(0, |inbound| inbound.leased())
+        };
+        assert!(self.held.keys().all(|index| self.held.held_by(index) == leased(index) as u64));
+        let all = connections.iter().filter(|(index, _)| leased(*index) > 0).count();
+        assert_eq!(all, self.held.sessions());
     }
 }

@@ -181,8 +181,7 @@ impl Output {
 
     /// Drops all answers, for a socket that is closed. Returns the bytes dropped.
     pub fn clear_answers(&mut self) -> u64 {
-        let dropped =
-            self.0.as_mut().map_or(0, |queue| std::mem::take(&mut queue.answers).bytes());
+        let dropped = self.0.as_mut().map_or(0, |queue| std::mem::take(&mut queue.answers).bytes());
         self.tidy();
         dropped
     }

@@ -21,7 +21,7 @@ use crate::conn::phase::Event;
 use crate::conn::{Connection, Phase};
 use crate::footprint::Part;
 use crate::limits;
-use crate::message::origin::ConnKey;
+use crate::message::origin::{ConnKey, Holder};
 use crate::metrics::ShardCounters;
 use crate::tcb::Event as TcbEvent;
 use crate::tcb::{Closer, FourTuple, Refused, TcbKey, TcbTable};
@@ -244,6 +244,11 @@ impl Connections {
             Some(tcb) => self.tcbs.get(tcb).map(|view| view.tuple.remote()),
             None => self.refused_peers.get(&index).copied(),
         }
+    }
+
+    /// On whose account a connection of this shard holds what clients share.
+    pub fn holder_of(&self, index: u32, shard: u16) -> Holder {
+        Holder::of(self.peer(index).map(|peer| peer.ip()), shard, self.key_of(index))
     }
 
     /// The ledger.

@@ -223,7 +223,10 @@ mod tests {
         let mut classes = Interner::new(1);
         let mut encoder = Encoder::default();
         let first = classes.acquire(class("first"));
-        assert_eq!(encoder.run(first, messages.iter(), &classes), encoder.run(first, messages.iter(), &classes));
+        assert_eq!(
+            encoder.run(first, messages.iter(), &classes),
+            encoder.run(first, messages.iter(), &classes)
+        );
         for other in 0..1000 {
             let class = classes.acquire(class(&other.to_string()));
             let run = encoder.run(class, messages.iter(), &classes);

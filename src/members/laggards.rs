@@ -264,7 +264,11 @@ impl Members {
     }
 }
 
-fn log_of<'a>(rooms: &slab::Slab<super::Room>, pending: &'a mut slab::Slab<Pending>, room: u32) -> &'a mut Log {
+fn log_of<'a>(
+    rooms: &slab::Slab<super::Room>,
+    pending: &'a mut slab::Slab<Pending>,
+    room: u32,
+) -> &'a mut Log {
     let place = rooms[room as usize].pending.expect("a debt has a log");
     &mut pending[place.place()].log
 }

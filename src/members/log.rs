@@ -59,7 +59,8 @@ impl Log {
     /// The memory of a log that is empty, if another one may have use for it.
     pub fn into_memory(self) -> Option<Entries> {
         let capacity = self.entries.capacity();
-        (self.entries.is_empty() && (1..=ENTRIES_KEPT_MAX).contains(&capacity)).then_some(Entries(self.entries))
+        (self.entries.is_empty() && (1..=ENTRIES_KEPT_MAX).contains(&capacity))
+            .then_some(Entries(self.entries))
     }
 
     /// The position behind the last message.
@@ -129,9 +130,10 @@ impl Log {
     pub fn count_within(&self, from: u64, max: u32, bytes: u64) -> u32 {
         let limit = self.offset(from).saturating_add(bytes);
         let at = (from - self.base) as usize;
-        let within = self.entries.range(at..at + max as usize).take_while(|entry| {
-            entry.offset + entry.sequenced.message.weight() <= limit
-        });
+        let within = self
+            .entries
+            .range(at..at + max as usize)
+            .take_while(|entry| entry.offset + entry.sequenced.message.weight() <= limit);
         (within.count() as u32).clamp(1, max.max(1))
     }
 

@@ -95,7 +95,8 @@ impl Members {
         self.delay(&mut rooms, counters, terms, at);
         for room in rooms.drain(..) {
             let of = share.min(left);
-            let cost = self.walk_share(room, of, connections, dirty, transport, counters, terms, now, &mut outcome);
+            let cost =
+                self.walk_share(room, of, connections, dirty, transport, counters, terms, now, &mut outcome);
             left = left.saturating_sub(cost);
         }
         self.list = rooms;
@@ -107,8 +108,17 @@ impl Members {
             }
             if let Some(room) = self.waiting.pop_front() {
                 let of = share.min(left);
-                let cost =
-                    self.walk_share(room, of, connections, dirty, transport, counters, terms, now, &mut outcome);
+                let cost = self.walk_share(
+                    room,
+                    of,
+                    connections,
+                    dirty,
+                    transport,
+                    counters,
+                    terms,
+                    now,
+                    &mut outcome,
+                );
                 left = left.saturating_sub(cost);
             }
         }

@@ -14,8 +14,8 @@ use super::mail::Mail;
 use super::mailbox::Mesh;
 use crate::broker::topic::Residency;
 use crate::limits;
-use crate::message::{Message, MessageId, Sequenced};
 use crate::message::origin::{ConnKey, Origin};
+use crate::message::{Message, MessageId, Sequenced};
 
 /// Messages and bytes under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -190,7 +190,8 @@ impl Port {
     /// message, and no mailbox is full.
     pub fn take_waiting(&mut self) -> Vec<ConnKey> {
         let is_over = |credit: &Credit| {
-            credit.messages > u64::from(self.limits.messages_max / 2) || credit.bytes > self.limits.bytes_max / 2
+            credit.messages > u64::from(self.limits.messages_max / 2)
+                || credit.bytes > self.limits.bytes_max / 2
         };
         let is_held_up = self.held.is_empty()
             || !self.deferred.is_empty()
@@ -296,7 +297,8 @@ mod tests {
         owner.handle(0, 100);
         owner.post();
         let mail = publisher.take();
-        let [Mail::RoomFull { .. }, Mail::Handled { owner: 0, credit }, Mail::Parked { .. }] = &mail[..] else {
+        let [Mail::RoomFull { .. }, Mail::Handled { owner: 0, credit }, Mail::Parked { .. }] = &mail[..]
+        else {
             panic!("{mail:?}")
         };
         publisher.give_back(0, *credit);

@@ -110,6 +110,11 @@ pub enum Fault {
         /// The bound, in bytes.
         max: u64,
     },
+    /// `buffers.progress_timeout_s`: an incomplete frame made no progress.
+    InputTimeout {
+        /// The bound, in seconds.
+        max: u32,
+    },
     /// `stomp.reactor_transaction_bytes_max`: the open transactions of all sessions hold too much.
     TransactionsExhausted {
         /// The bound, in bytes.
@@ -163,6 +168,7 @@ impl Fault {
             Fault::SlowConsumer { .. } => "slow-consumer",
             Fault::OutboundExhausted { .. } => "outbound-exhausted",
             Fault::BuffersExhausted { .. } => "buffers-exhausted",
+            Fault::InputTimeout { .. } => "input-timeout",
             Fault::TransactionsExhausted { .. } => "transactions-exhausted",
             Fault::HeartBeatTimeout { .. } => "heart-beat-timeout",
             Fault::PongTimeout { .. } => "pong-timeout",
@@ -182,6 +188,7 @@ impl Fault {
             | Fault::TooManyTransactions { .. }
             | Fault::TransactionTooLong { .. }
             | Fault::SlowConsumer { .. }
+            | Fault::InputTimeout { .. }
             | Fault::HeartBeatTimeout { .. }
             | Fault::PongTimeout { .. }
             | Fault::ConnectTimeout { .. } => 1008,
@@ -263,6 +270,9 @@ impl fmt::Display for Fault {
             Fault::BuffersExhausted { max } => {
                 write!(f, "no memory for an incomplete frame: buffers.reactor_bytes_max = {max}")
             }
+            Fault::InputTimeout { max } => {
+                write!(f, "an incomplete frame made no progress for buffers.progress_timeout_s = {max}")
+            }
             Fault::HeartBeatTimeout { silent_ms } => {
                 write!(f, "no heart-beat: nothing was heard for {silent_ms} ms")
             }
@@ -326,6 +336,7 @@ mod tests {
             Fault::SlowConsumer { max: outbound.bytes_max },
             Fault::OutboundExhausted { max: outbound.reactor_bytes_max },
             Fault::BuffersExhausted { max: Buffers::default().reactor_bytes_max },
+            Fault::InputTimeout { max: Buffers::default().progress_timeout_s },
             Fault::TransactionsExhausted { max: Stomp::default().reactor_transaction_bytes_max },
             Fault::HeartBeatTimeout { silent_ms: 424_242 },
             Fault::PongTimeout { silent_ms: 424_242 },

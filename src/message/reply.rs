@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
-use crate::message::fault::Fault;
 use crate::message::class::{AckMode, Class};
+use crate::message::fault::Fault;
 use crate::message::{Message, MessageId};
 use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
 use crate::wire::ws;

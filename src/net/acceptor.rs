@@ -76,12 +76,14 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// What the kernel does to find peers that vanish.
     pub keepalive: limits::KeepAlive,
+    /// `outbound.kernel_unsent_bytes_max`; 0 leaves it to the kernel.
+    pub unsent_bytes_max: u32,
 }
 
 /// Makes a listener on an address that a [`Reservation`] holds.
 ///
 /// Options are set on the listener because Linux lets accepted sockets inherit them: some system calls for all
-/// connections in place of as many each. They are `TCP_NODELAY`, keep-alive and the user timeout. A reactor writes once per turn all there is to send, so Nagle's
+/// connections in place of as many each. They are `TCP_NODELAY`, keep-alive, the user timeout and `TCP_NOTSENT_LOWAT`. A reactor writes once per turn all there is to send, so Nagle's
 /// algorithm could only delay the end of it.
 ///
 /// # Errors
@@ -104,6 +106,9 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<std::n
     if keepalive.user_timeout_ms > 0 {
         let timeout = Duration::from_millis(u64::from(keepalive.user_timeout_ms));
         socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    if options.unsent_bytes_max > 0 {
+        socket.set_tcp_notsent_lowat(options.unsent_bytes_max)?;
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
@@ -330,7 +335,7 @@ mod tests {
     }
 
     fn options() -> ListenOptions {
-        ListenOptions { backlog: 128, ..ListenOptions::default() }
+        ListenOptions { backlog: 128, unsent_bytes_max: 65_536, ..ListenOptions::default() }
     }
 
     /// An acceptor with its own reservation, on as many ports as asked for.
@@ -377,6 +382,7 @@ mod tests {
         collect_edges(&mut poll, &mut acceptor);
         let Accepted::Connection(stream, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
         assert!(stream.nodelay().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), 65_536);
         assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(tuple.local(), addresses[0]);
         assert_eq!(tuple.remote(), client.local_addr().unwrap());

@@ -35,12 +35,12 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::mesh::Mesh;
 use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Reservation};
 use crate::net::fd_table;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Handle, Options, Reactor};
 use crate::shard::Shard;
-use crate::mesh::Mesh;
 use crate::time::Clock;
 
 /// What the server is told about its threads and sockets.

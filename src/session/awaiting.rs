@@ -49,9 +49,9 @@ impl Awaiting {
 
     /// Whether a change of membership is under way to another owner than this one.
     pub(super) fn has_other_than(&self, owner: Option<u16>) -> bool {
-        self.0.iter().any(|awaited| {
-            awaited.left > 0 && awaited.owner.is_some_and(|asked| Some(asked) != owner)
-        })
+        self.0
+            .iter()
+            .any(|awaited| awaited.left > 0 && awaited.owner.is_some_and(|asked| Some(asked) != owner))
     }
 
     /// One completion has come. Adds the receipts that may leave.

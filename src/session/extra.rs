@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 
-use crate::message::fault::Fault;
-use crate::message::class::AckMode;
-use crate::message::interner::Symbol;
+use crate::limits;
 use crate::message::MessageId;
+use crate::message::class::AckMode;
+use crate::message::fault::Fault;
+use crate::message::interner::Symbol;
 use crate::session::Command;
 use crate::session::awaiting::Awaiting;
-use crate::limits;
 
 /// A queue's message that this session was given and has not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
-use crate::message::fault::Fault;
 use crate::limits;
+use crate::message::fault::Fault;
 use crate::wire::stomp::{Command, StompFrame};
 
 /// What a frame says of itself.

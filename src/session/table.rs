@@ -2,7 +2,7 @@
 //!
 //! A connection without a session has an empty one, which owns nothing. The sums over all sessions are kept as counts.
 //!
-//! Invariant: `subscriptions` and `transaction_bytes` are the sums over all sessions; a name is held by the logins and queue
+//! Invariant: `subscriptions` and `transactions` are the sums over all sessions; a name is held by the logins and queue
 //! subscriptions that have it ([`Sessions::check`]).
 
 use std::ops::{Index, IndexMut};
@@ -12,7 +12,9 @@ use crate::limits;
 use crate::message::class::Class;
 use crate::message::fault::Fault;
 use crate::message::interner::Interner;
+use crate::message::origin::Holder;
 use crate::session::{Command, Context, Session};
+use crate::share::Shares;
 use crate::wire::stomp::StompFrame;
 
 /// See the module.
@@ -23,7 +25,8 @@ pub struct Sessions {
     names: Interner<Box<str>>,
     next_serial: u32,
     subscriptions: u64,
-    transaction_bytes: u64,
+    /// Bytes that open transactions hold.
+    transactions: Shares<u32, Holder>,
     commands: Vec<Command>,
 }
 
@@ -43,13 +46,13 @@ impl IndexMut<u32> for Sessions {
 
 impl Sessions {
     /// No sessions. `seed` must not be guessable by peers.
-    pub fn new(seed: u64) -> Sessions {
+    pub fn new(seed: u64, limits: &limits::Stomp) -> Sessions {
         Sessions {
             table: Vec::new(),
             names: Interner::new(seed),
             next_serial: 0,
             subscriptions: 0,
-            transaction_bytes: 0,
+            transactions: Shares::new(limits.reactor_transaction_bytes_max),
             commands: Vec::new(),
         }
     }
@@ -102,7 +105,7 @@ impl Sessions {
 
     /// Bytes that open transactions of all sessions hold.
     pub fn transaction_bytes(&self) -> u64 {
-        self.transaction_bytes
+        self.transactions.total()
     }
 
     /// Takes in one frame of a session. What it asks for is what [`Sessions::take_commands`] gives out.
@@ -115,19 +118,25 @@ impl Sessions {
         stomp_frame: &StompFrame<'_>,
         limits: &limits::Stomp,
         classes: &mut Interner<Class>,
+        holder: impl FnOnce() -> Holder,
     ) -> Result<(), Fault> {
-        let Sessions { table, names, commands, transaction_bytes, .. } = self;
+        let Sessions { table, names, commands, transactions, .. } = self;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
         let mut context = Context { limits, classes, names, commands };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
-        *transaction_bytes = *transaction_bytes - before + after;
-        let max = limits.reactor_transaction_bytes_max;
-        let handled = match handled {
-            Ok(()) if after > before && *transaction_bytes > max => Err(Fault::TransactionsExhausted { max }),
-            handled => handled,
-        };
+        let mut handled = handled;
+        if after > before {
+            // Past three quarters of the bound, whoever has most gets no more.
+            let holder = holder();
+            if !transactions.admits(holder, after - before) {
+                handled = Err(Fault::TransactionsExhausted { max: limits.reactor_transaction_bytes_max });
+            }
+            transactions.charge(index, holder, after - before);
+        } else {
+            transactions.release(index, before - after);
+        }
         if handled.is_err() {
             self.commands.clear();
         }
@@ -147,9 +156,9 @@ impl Sessions {
 
     /// A session that has no subscriptions any more ends: gives back what it holds besides.
     pub fn end(&mut self, index: u32) {
-        let Sessions { table, names, transaction_bytes, .. } = self;
+        let Sessions { table, names, transactions, .. } = self;
         let session = &mut table[index as usize];
-        *transaction_bytes -= session.transaction_bytes();
+        transactions.release(index, session.transaction_bytes());
         session.end(names);
     }
 
@@ -172,16 +181,18 @@ impl Sessions {
     /// Panics unless the counts are the sums.
     pub fn check(&self) {
         self.names.check();
-        let subscriptions = self.table.iter().map(|session| session.subscriptions().len() as u64).sum::<u64>();
+        let subscriptions =
+            self.table.iter().map(|session| session.subscriptions().len() as u64).sum::<u64>();
         assert_eq!(subscriptions, self.subscriptions);
         let bytes = self.table.iter().map(Session::transaction_bytes).sum::<u64>();
-        assert_eq!(bytes, self.transaction_bytes);
+        self.transactions.check();
+        assert_eq!(bytes, self.transactions.total());
     }
 
     /// Panics unless nothing is left of any session.
     pub fn check_empty(&self) {
         assert!(self.names.is_empty());
-        assert_eq!((self.subscriptions, self.transaction_bytes), (0, 0));
+        assert_eq!((self.subscriptions, self.transactions.total()), (0, 0));
         assert!(self.table.iter().all(|session| session.subscriptions().is_empty() && !session.awaits()));
     }
 }

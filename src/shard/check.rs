@@ -13,7 +13,6 @@ impl Shard {
         self.topics.check();
         self.queues.check();
         self.members.check(&self.connections);
-        self.inputs.pool.check();
         self.timers.check(|index| {
             self.connections.get(index).is_some_and(|connection| connection.phase != Phase::Closed)
         });
@@ -38,6 +37,10 @@ impl Shard {
             }
         }
         assert_eq!(answers, self.flush.answer_bytes());
+        let is_there =
+            |index| self.connections.get(index).is_some_and(|connection| connection.phase != Phase::Closed);
+        self.flush.check(is_there);
+        self.inputs.check(&self.connections);
         assert_eq!(members, self.members.members());
     }
 

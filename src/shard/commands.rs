@@ -137,8 +137,7 @@ impl Shard {
 
     /// On whose account a session's share of a bound is.
     pub(super) fn holder(&self, index: u32) -> Holder {
-        let address = self.connections.peer(index).map(|peer| peer.ip());
-        Holder::of(address, self.env.id, self.connections.key_of(index))
+        self.connections.holder_of(index, self.env.id)
     }
 
     /// The consumer that a queue subscription is.

@@ -209,7 +209,8 @@ impl Shard {
         self.members.drop_debts(&mut self.connections[index].output, false);
         let closed = self.connections.close(index, reset, &mut self.inputs.pool, now);
         let Some((closer, dropped)) = closed else { return };
-        self.flush.forget(dropped);
+        self.flush.end(index, dropped);
+        self.inputs.end(index);
         self.timers.forget(index);
         match closer {
             Closer::Reset => self.counters.resets_total += 1,

@@ -15,7 +15,9 @@ use crate::conn::{Connection, Phase};
 use crate::footprint::Part;
 use crate::members::Outcome;
 use crate::message::fault::Fault;
+use crate::message::origin::Holder;
 use crate::shard::Shard;
+use crate::share::Shares;
 use crate::time::{Micros, Tick};
 
 /// Bytes that may be encoded for debts in one turn; whoever comes later is served in the next one.
@@ -24,17 +26,55 @@ const DEBT_BYTES_PER_TURN: usize = 16 * 1024 * 1024;
 /// Connections that are cut off in one turn because all unsent bytes of the reactor are too many.
 const CUTS_PER_TURN: usize = 64;
 
+/// What unsent bytes take is looked at anew, while it is too much, when this part of the bound has been added.
+const LOOK_PART: u64 = 64;
+
 /// Who has something to send, and how much all have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Flush {
     dirty: Vec<u32>,
     /// Used in turn with `dirty`, for its memory.
     spare: Vec<u32>,
     said: Vec<u8>,
     answer_bytes: u64,
+    /// What of it is held, as sockets do not take it; logs' messages are counted for each who is owed them.
+    held: Shares<u32, Holder>,
+    /// Unsent bytes when `held` was last brought up to date with what walks have added to debts.
+    looked_at: u64,
 }
 
 impl Flush {
+    /// Nothing to send, and at most `max` bytes unsent.
+    pub(super) fn new(max: u64) -> Flush {
+        Flush {
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            said: Vec::new(),
+            answer_bytes: 0,
+            held: Shares::new(max),
+            looked_at: 0,
+        }
+    }
+
+    /// A connection is closed, which had so many bytes of answers.
+    pub(super) fn end(&mut self, index: u32, answers: u64) {
+        self.forget(answers);
+        self.let_go(index);
+    }
+
+    /// A connection has nothing unsent.
+    fn let_go(&mut self, index: u32) {
+        if !self.held.is_empty() {
+            self.held.release_all(index);
+        }
+    }
+
+    /// Whether nobody is counted as holding something; what is counted for connections must be there.
+    pub(super) fn check(&self, is_there: impl Fn(u32) -> bool) {
+        self.held.check();
+        assert!(self.held.keys().all(is_there));
+    }
+
     /// A connection has something to send.
     pub(super) fn mark(&mut self, index: u32, connection: &mut Connection) {
         if !std::mem::replace(&mut connection.is_dirty, true) {
@@ -128,6 +168,7 @@ impl Shard {
         }
         self.flush.spare = dirty;
         self.relieve(now);
+        self.relieve_inputs(now);
         self.tell_ready();
         // Slow consumers that were cut off have left rooms, and queues have had settlements.
         self.port.post();
@@ -170,9 +211,13 @@ impl Shard {
         self.settle_sent(index, now);
         let connection = &mut self.connections[index];
         if connection.output.is_empty() {
+            self.flush.let_go(index);
             self.drained(index, transport, now);
-        } else if connection.is_writable {
-            self.flush.mark(index, connection);
+        } else {
+            if connection.is_writable {
+                self.flush.mark(index, connection);
+            }
+            self.hold(index);
         }
         self.watch_marks(index, now);
     }
@@ -243,18 +288,37 @@ impl Shard {
         self.flush.answer_bytes + self.members.held_bytes()
     }
 
-    /// Cuts those off that have most unsent while all have more than `outbound.reactor_bytes_max`.
+    /// A connection holds what it has unsent.
+    fn hold(&mut self, index: u32) {
+        let bytes = self.connections[index].held_bytes();
+        let Shard { flush, connections, env, .. } = self;
+        flush.held.set(index, bytes, || connections.holder_of(index, env.id));
+    }
+
+    /// While more than three quarters of `outbound.reactor_bytes_max` are unsent, cuts off the worst session of the worst
+    /// holder.
     fn relieve(&mut self, now: Tick) {
         let max = self.env.limits.outbound.reactor_bytes_max;
+        let is_scarce = |bytes: u64| bytes > max / 4 * 3;
+        let unsent = self.unsent_bytes();
+        if !is_scarce(unsent) {
+            self.flush.looked_at = 0;
+            return;
+        }
+        if unsent > self.flush.looked_at + max / LOOK_PART {
+            self.flush.looked_at = unsent;
+            for index in self.flush.held.keys().collect::<Vec<_>>() {
+                self.hold(index);
+            }
+        }
         for _ in 0..CUTS_PER_TURN {
-            if self.unsent_bytes() <= max {
+            if !is_scarce(self.unsent_bytes()) {
                 return;
             }
-            let open = self.connections.iter().filter(|(_, connection)| {
-                connection.phase != Phase::Closed && !connection.output.is_empty()
-            });
-            let Some((index, _)) = open.max_by_key(|(_, connection)| connection.output.bytes()) else { return };
+            let Some(index) = self.flush.held.worst() else { return };
             self.cut_off(index, Fault::OutboundExhausted { max }, now);
+            // Told, and ending, it holds its last word.
+            self.flush.let_go(index);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::conn::hold::Reason;
 use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
 use crate::message::fault::Fault;
-use crate::message::origin::ConnKey;
+use crate::message::origin::{ConnKey, Holder};
 use crate::shard::Shard;
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
@@ -43,8 +43,53 @@ impl Shard {
         self.inputs.take(&mut self.connections[index])
     }
 
-    fn put_inbound(&mut self, index: u32, inbound: Box<Inbound>) {
-        self.inputs.put(&mut self.connections[index], inbound);
+    fn put_inbound(&mut self, index: u32, inbound: Box<Inbound>, now: Tick) {
+        let Shard { inputs, connections, env, .. } = self;
+        let mut holder = None;
+        if inbound.leased() > 0 {
+            holder = Some(connections.holder_of(index, env.id));
+        }
+        let holder = || holder.unwrap_or(Holder::Session(env.id, ConnKey::NOBODY));
+        inputs.put(index, &mut connections[index], inbound, holder, now);
+    }
+
+    /// Ends connections whose incomplete input is too much of what all may have, or makes no progress.
+    pub(super) fn relieve_inputs(&mut self, now: Tick) {
+        while let Some(index) = self.inputs.worst() {
+            self.buffers_exhausted(index, now);
+            self.drop_input(index);
+        }
+    }
+
+    /// Once a second: ends connections that have begun something and do not go on with it.
+    pub(super) fn expire_inputs(&mut self, now: Tick) {
+        let timeout_s = self.env.limits.buffers.progress_timeout_s;
+        let patience = timeout_s.saturating_mul(1000 / Tick::MILLIS);
+        let is_over = |index: &u32| {
+            let connection = &self.connections[*index];
+            let since = connection.inbound.as_ref().map_or(now, |inbound| inbound.since);
+            // A handshake has a deadline of its own, and who is held is not to blame.
+            connection.phase.is_open() && connection.holds.is_empty() && now.since(since) >= patience
+        };
+        for index in self.inputs.holding().filter(is_over).collect::<Vec<_>>() {
+            self.counters.input_timeouts_total += 1;
+            match self.connections.phase(index) {
+                Phase::Stomp => self.fault(index, Fault::InputTimeout { max: timeout_s }, None, now),
+                _ => self.close(index, true, now),
+            }
+            self.drop_input(index);
+        }
+    }
+
+    /// What a connection has begun to say, and that is ending, will not be read.
+    fn drop_input(&mut self, index: u32) {
+        self.inputs.end(index);
+        if let Some(mut inbound) = self.connections[index].inbound.take() {
+            for lease in [inbound.assembly.payload.take(), inbound.raw.take()].into_iter().flatten() {
+                self.inputs.pool.release(lease);
+            }
+            self.connections[index].inbound = Some(inbound);
+        }
     }
 
     fn buffers_exhausted(&mut self, index: u32, now: Tick) {
@@ -64,7 +109,7 @@ impl Shard {
             // Nearly always the head comes whole.
             match self.http_head(index, bytes, now) {
                 Some(head) => {
-                    self.put_inbound(index, inbound);
+                    self.put_inbound(index, inbound, now);
                     self.input(index, &mut bytes[head..], now);
                 }
                 None => self.keep_raw(index, inbound, bytes, now),
@@ -73,30 +118,30 @@ impl Shard {
         };
         let mut held = Some(lease);
         let kept = self.inputs.pool.append(&mut held, bytes);
-        let Some(whole) = held else { return self.put_inbound(index, inbound) };
+        let Some(whole) = held else { return self.put_inbound(index, inbound, now) };
         lease = whole;
         if kept.is_err() {
             inbound.raw = Some(lease);
-            self.put_inbound(index, inbound);
+            self.put_inbound(index, inbound, now);
             return self.buffers_exhausted(index, now);
         }
         match self.http_head(index, &lease, now) {
             Some(head) => {
-                self.put_inbound(index, inbound);
+                self.put_inbound(index, inbound, now);
                 lease.consume(head);
                 self.input(index, &mut lease, now);
                 self.inputs.pool.release(lease);
             }
             None => {
                 inbound.raw = Some(lease);
-                self.put_inbound(index, inbound);
+                self.put_inbound(index, inbound, now);
             }
         }
     }
 
     fn keep_raw(&mut self, index: u32, mut inbound: Box<Inbound>, bytes: &[u8], now: Tick) {
         let kept = inbound.keep_raw(bytes, &mut self.inputs.pool);
-        self.put_inbound(index, inbound);
+        self.put_inbound(index, inbound, now);
         if let Err(PoolExhausted { .. }) = kept {
             self.buffers_exhausted(index, now);
         }
@@ -163,9 +208,9 @@ impl Shard {
         self.connections[index].pass(event);
         self.connections.tcb_event(index, TcbEvent::Upgraded, now);
         match event {
-            Event::UpgradedToStomp => {
-                self.connections.arm(index, now.after_ms(u64::from(self.env.limits.handshake.connect_timeout_ms)))
-            }
+            Event::UpgradedToStomp => self
+                .connections
+                .arm(index, now.after_ms(u64::from(self.env.limits.handshake.connect_timeout_ms))),
             _ => self.keep_alive(index, now),
         }
     }
@@ -240,7 +285,7 @@ impl Shard {
                 }
             }
         }
-        self.put_inbound(index, inbound);
+        self.put_inbound(index, inbound, now);
     }
 
     fn echo_payload(&mut self, index: u32, assembly: &mut Assembly, payload: &[u8], end: bool, now: Tick) {
@@ -332,9 +377,9 @@ impl Shard {
 
     fn stomp_frame(&mut self, index: u32, stomp_frame: &StompFrame<'_>, now: Tick) {
         self.counters.stomp_frames_received_total += 1;
-        let Shard { env, sessions, members, .. } = self;
-        let classes = members.classes_mut();
-        match sessions.handle(index, stomp_frame, &env.limits.stomp, classes) {
+        let Shard { env, connections, sessions, members, .. } = self;
+        let holder = || connections.holder_of(index, env.id);
+        match sessions.handle(index, stomp_frame, &env.limits.stomp, members.classes_mut(), holder) {
             Ok(()) => self.apply(index, now),
             Err(fault) => {
                 let receipt = stomp_frame.header("receipt");
@@ -375,7 +420,7 @@ impl Shard {
             self.stomp_held(index, &mut inbound.assembly, now);
         }
         let raw = inbound.raw.take();
-        self.put_inbound(index, inbound);
+        self.put_inbound(index, inbound, now);
         if let Some(mut raw) = raw {
             self.input(index, &mut raw, now);
             self.inputs.pool.release(raw);

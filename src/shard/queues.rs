@@ -120,7 +120,9 @@ impl Shard {
 
     /// As the owner: a dead letter is in its dead-letter queue, or was refused there.
     pub(super) fn dead_letter_answered(&mut self, serial: Option<u32>, is_taken: bool, now: Tick) {
-        let Some((key, id)) = serial.and_then(|serial| self.dead_letters.under_way.remove(&serial)) else { return };
+        let Some((key, id)) = serial.and_then(|serial| self.dead_letters.under_way.remove(&serial)) else {
+            return;
+        };
         if !is_taken {
             return self.queues.dead_letter_refused(&key, id, now);
         }

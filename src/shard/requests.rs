@@ -279,7 +279,8 @@ impl Shard {
         let is_there = self.is_current(connection) && self.connections.phase(index) == Phase::Stomp;
         match completion {
             Completion::Subscribed { key, kind } => {
-                let serial = serial.filter(|serial| is_there && self.sessions[index].joining(*serial).is_some());
+                let serial =
+                    serial.filter(|serial| is_there && self.sessions[index].joining(*serial).is_some());
                 match serial {
                     Some(serial) => {
                         self.join(index, serial, &key);
@@ -382,7 +383,8 @@ impl Shard {
         while let Some(gone) = self.sessions[index].pop_subscription() {
             self.sessions.uncount_subscription();
             let is_queue = gone.kind == Kind::Queue;
-            let key = if is_queue { Some(self.sessions.names().value(Symbol(gone.place)).clone()) } else { None };
+            let key =
+                if is_queue { Some(self.sessions.names().value(Symbol(gone.place)).clone()) } else { None };
             // One that is joining is ended when its owner has answered; one that is leaving has asked.
             if is_queue || gone.state == State::Joined {
                 let key = key.as_deref().unwrap_or_else(|| self.members.key(gone.place));

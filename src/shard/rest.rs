@@ -24,6 +24,9 @@ const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
 const TURNOVER_MIN: u64 = 64 * 1024;
 const TURNOVER_PER_CONNECTION: u64 = 4;
 
+/// Bytes that must have been held, and be gone, for the heap to be trimmed while traffic goes on.
+const SHRUNK_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// A second is calm if its turnover is this part of what is worth a look.
 const CALM_PART: u64 = 4;
 
@@ -45,6 +48,8 @@ pub(super) struct Rest {
     seen: u64,
     /// Turnover when the heap was last trimmed.
     trimmed: u64,
+    /// Most bytes that were held at once since the heap was last trimmed.
+    peak: u64,
     /// The heap is to be trimmed by whoever asks next.
     is_trim_due: bool,
 }
@@ -63,8 +68,12 @@ impl Shard {
         self.port.shrink_to(MAIL_KEPT, LIST_KEPT);
         let turnover = self.turnover();
         let is_calm = (turnover - self.rest.seen) * CALM_PART <= self.turnover_worth();
-        if is_calm && !was_leased && self.is_worth_trimming() {
-            self.rest.trimmed = turnover;
+        let held = self.unsent_bytes() + self.inputs.pool.stats().leased_bytes + self.queues.bytes();
+        self.rest.peak = self.rest.peak.max(held);
+        // Much that is gone is given back also while traffic goes on.
+        let has_shrunk = self.rest.peak > held.saturating_mul(2).max(SHRUNK_BYTES_MIN);
+        if has_shrunk || (is_calm && !was_leased && self.is_worth_trimming()) {
+            (self.rest.trimmed, self.rest.peak) = (turnover, held);
             self.rest.is_trim_due = true;
         }
         self.rest.seen = turnover;

@@ -80,7 +80,6 @@ impl Timers {
 }
 
 impl Shard {
-
     /// Fires the timers that are due at `now`, and asks `transport` before it ends a connection. Returns whether more are
     /// due: `turn.timers_max` bounds one call.
     pub fn expire(&mut self, transport: &impl Transport, now: Tick) -> bool {
@@ -97,6 +96,7 @@ impl Shard {
         if now >= self.timers.next_sweep() {
             self.timers.swept = now;
             self.expire_queues(now);
+            self.expire_inputs(now);
             self.connections.tcbs().expire_time_wait(now);
             self.rest();
         }

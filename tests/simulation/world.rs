@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tcbchat::message::destination::Pattern;
 use tcbchat::conn::keepalive::Mechanism;
-use tcbchat::limits;
-use tcbchat::metrics::{ShardCounters, ShardMetrics};
-use tcbchat::mesh::Mesh;
 use tcbchat::conn::pending::Pending;
+use tcbchat::limits;
+use tcbchat::mesh::Mesh;
+use tcbchat::message::destination::Pattern;
+use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
@@ -106,6 +106,7 @@ impl World {
                 low_water_bytes: 2 * 1024,
                 // So small that who reads slowly is cut off for what others have unsent, too.
                 reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
+                ..limits::Outbound::default()
             },
             // So short that those who read slowly are taken for dead now and then.
             keepalive: limits::KeepAlive {
@@ -116,11 +117,7 @@ impl World {
             // So small that publishers are held up.
             mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
             // So small that rooms wait for their turn.
-            turn: limits::Turn {
-                room_members_max: 2,
-                members_max: 3,
-                ..limits::Turn::default()
-            },
+            turn: limits::Turn { room_members_max: 2, members_max: 3, ..limits::Turn::default() },
             // Clocks jump by an hour: what queues hold is not to be forgotten for that.
             rooms: limits::Rooms {
                 // In half of the worlds a message that was refused is soon a dead letter.

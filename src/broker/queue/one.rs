@@ -13,8 +13,6 @@ use std::sync::Arc;
 
 use foldhash::fast::{FixedState, RandomState};
 
-use crate::message::destination::Destination;
-use crate::message::{Message, MessageId};
 use crate::broker::queue::bounds::{Bounds, MessageBytes, Messages};
 use crate::broker::queue::dead::Dead;
 use crate::broker::queue::deadlines::{self, Deadlines, Due};
@@ -23,6 +21,8 @@ use crate::broker::queue::{
     ConsumerKey, DEAD_LETTER_PAUSE_MS, DEAD_LETTERS, DeadLetter, Effects, Full, Offer, Settlement,
 };
 use crate::limits;
+use crate::message::destination::Destination;
+use crate::message::{Message, MessageId};
 use crate::share::{self, Account};
 use crate::time::Tick;
 

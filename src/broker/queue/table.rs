@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::message::{Epochs, Message, MessageId};
 use crate::broker::queue::bounds::Bounds;
 use crate::broker::queue::deadlines::{Deadlines, Due};
 use crate::broker::queue::one::{Common, Queue};
 use crate::broker::queue::{ConsumerKey, EXPIRIES_MAX, Effects, Full, Settlement};
 use crate::limits;
+use crate::message::{Epochs, Message, MessageId};
 use crate::time::Tick;
 
 /// The queues that one shard owns. `C` names a consumer, `H` a holder.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits;
 use crate::message::Epochs;
 use crate::message::destination::Destination;
-use crate::limits;
 use crate::time::Tick;
 
 const KEY: &str = "/queue/jobs";

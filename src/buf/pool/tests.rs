@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn pool(bytes_max: u64, kept_max: u64) -> Pool {
-    Pool::new(&limits::Buffers { reactor_bytes_max: bytes_max, reactor_bytes_kept_max: kept_max })
+    Pool::new(&limits::Buffers {
+        reactor_bytes_max: bytes_max,
+        reactor_bytes_kept_max: kept_max,
+        ..limits::Buffers::default()
+    })
 }
 
 #[test]
