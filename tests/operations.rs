@@ -21,6 +21,7 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("websocket.close_timeout_ms", "ends a connection that is closing already"),
     ("stomp.heart_beat_max_ms", "is agreed on with the client"),
     ("keepalive.user_timeout_ms", "is counted as dead_peers_total, mechanism tcp_user_timeout"),
+    ("outbound.kernel_unsent_bytes_max", "makes bytes wait here and not in the kernel"),
     ("buffers.reactor_bytes_kept_max", "gives memory back"),
     ("rooms.flush_delay_us", "delays, and refuses nothing"),
     ("rooms.prefetch_max", "makes a message wait for an ACK"),
@@ -30,7 +31,6 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("turn.farewells_max", "puts work off to the next turn"),
     ("turn.room_members_max", "puts work off to the next turn"),
     ("turn.members_max", "puts work off to the next turn"),
-    ("turn.room_bytes_max", "puts publications off until the room has been written to"),
     ("tcb.time_wait_max", "is counted as tcb_time_wait_total, event overflowed"),
     ("shutdown.timeout_ms", "ends the process"),
 ];

@@ -108,6 +108,23 @@ impl Segments {
         }
     }
 
+    /// Puts the rest of a frame in front of which a part is sent already: it is sent next.
+    ///
+    /// # Panics
+    /// If another frame is sent in part.
+    pub fn push_cut(&mut self, rest: Bytes) {
+        assert!(!self.is_cut, "two frames are sent in part");
+        if rest.is_empty() {
+            return;
+        }
+        self.bytes += rest.len() as u64;
+        let front = std::mem::replace(&mut self.front, rest);
+        if !front.is_empty() {
+            self.rest.push_front(front);
+        }
+        self.is_cut = true;
+    }
+
     /// [`push`](Self::push) of a copy, which takes an allocation only where it becomes a segment of its own.
     pub fn append(&mut self, segment: &[u8]) {
         if !segment.is_empty() && !self.joins_last(segment) {
@@ -222,6 +239,18 @@ mod tests {
         assert_eq!((queue.truncate_to_partial(), queue.is_empty()), (3, true));
         assert_eq!(queue.truncate_to_partial(), 0);
         queue.check();
+    }
+
+    #[test]
+    fn the_rest_of_a_frame_comes_first_and_is_kept() {
+        let mut queue = queue_of(&[b"answer"]);
+        queue.push_cut(Bytes::new());
+        assert!(!queue.is_cut());
+        queue.push_cut(Bytes::from_static(b"rest"));
+        queue.check();
+        assert_eq!((content(&queue).as_slice(), queue.is_cut()), (&b"restanswer"[..], true));
+        assert_eq!(queue.truncate_to_partial(), 6);
+        assert_eq!(content(&queue), b"rest");
     }
 
     #[test]

@@ -235,32 +235,31 @@ impl Members {
         done
     }
 
-    /// Drops what a connection is owed: of one that goes on, the rest of a message that is sent in part is kept, so that
-    /// whatever it is told next comes between two frames.
-    pub fn drop_debts(&mut self, output: &mut Output, keeps_cut: bool) {
-        let Some(queue) = output.queue() else { return };
-        let mut settled: SmallVec<[u32; 4]> = SmallVec::new();
-        for debt in &mut queue.debts {
+    /// Drops what a connection is owed. Of one that goes on, the rest of a message that is sent in part becomes an answer, so
+    /// that whatever it is told next comes between two frames. Returns the bytes of that.
+    pub fn drop_debts(&mut self, output: &mut Output, keeps_cut: bool) -> u64 {
+        let Some(queue) = output.queue() else { return 0 };
+        let mut kept = 0;
+        if let Some(cut) = queue.cut().filter(|_| keeps_cut) {
+            let debt = queue.debts[cut];
+            self.encoder.make_room();
             let log = log_of(&self.rooms, &mut self.pending, debt.room);
-            let kept = u32::from(keeps_cut && debt.offset > 0);
-            queue.lag -= log.weight(debt.next + u64::from(kept), debt.end());
-            if kept == 0 {
-                log.remove_reader(debt.next);
-            } else if !std::mem::replace(&mut debt.is_left, true) {
-                // The subscription that holds the class goes.
-                self.classes.hold(debt.class);
-            }
-            debt.count = kept;
-            debt.request = None;
-            settled.push(debt.room);
+            let run = self.encoder.run(debt.class, log.messages(debt.next, 1), &self.classes);
+            let mut slices = Slices::new();
+            kept = self.encoder.slices(run, debt.offset as usize, SEGMENTS_MAX, &mut slices) as u64;
+            queue.answers.push_cut(slices.iter().flat_map(|slice| slice.iter().copied()).collect());
         }
-        for debt in queue.debts.iter().filter(|debt| debt.count == 0 && debt.is_left) {
-            self.classes.release(debt.class);
-        }
-        queue.debts.retain(|debt| debt.count > 0);
-        queue.turn = 0;
+        let debts = std::mem::take(&mut queue.debts);
+        (queue.lag, queue.turn) = (0, 0);
         output.tidy();
-        settled.into_iter().for_each(|room| self.settle(room));
+        for debt in debts {
+            log_of(&self.rooms, &mut self.pending, debt.room).remove_reader(debt.next);
+            if debt.is_left {
+                self.classes.release(debt.class);
+            }
+            self.settle(debt.room);
+        }
+        kept
     }
 }
 

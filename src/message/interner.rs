@@ -64,14 +64,6 @@ impl<T: Eq + Hash> Interner<T> {
             .map(|&i| Symbol(i))
     }
 
-    /// Counts one holder more of a value that is held.
-    ///
-    /// # Panics
-    /// If nobody holds `symbol`.
-    pub fn hold(&mut self, symbol: Symbol) {
-        self.entries[symbol.0 as usize].holders += 1;
-    }
-
     /// Counts one holder less; forgets the value with the last one.
     ///
     /// # Panics

@@ -165,7 +165,6 @@ impl Shard {
         }
         self.counters.slow_consumers_total += 1;
         self.leave_all(index, now);
-        self.members.drop_debts(&mut self.connections[index].output, true);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
         match phase {
@@ -205,8 +204,9 @@ impl Shard {
         if self.connections.phase(index) == Phase::Closed {
             return;
         }
+        // First: nothing more is sent, not even the rest of a message.
+        self.drop_debts(index, false);
         self.leave_all(index, now);
-        self.members.drop_debts(&mut self.connections[index].output, false);
         let closed = self.connections.close(index, reset, &mut self.inputs.pool, now);
         let Some((closer, dropped)) = closed else { return };
         self.flush.end(index, dropped);

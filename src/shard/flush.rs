@@ -141,6 +141,12 @@ impl Shard {
         self.flush.mark(index, connection);
     }
 
+    /// Drops what a connection is owed; the rest of a message that is sent in part becomes an answer, if it `goes_on`.
+    pub(super) fn drop_debts(&mut self, index: u32, goes_on: bool) {
+        let rest = self.members.drop_debts(&mut self.connections[index].output, goes_on);
+        self.flush.answer_bytes += rest;
+    }
+
     // ---- the flush ----
 
     /// Ends the turn: posts mail, walks rooms, writes to every connection that has something to send once, and shows the

@@ -379,7 +379,7 @@ impl Shard {
         if self.connections.phase(index) != Phase::Stomp {
             return;
         }
-        self.members.drop_debts(&mut self.connections[index].output, true);
+        self.drop_debts(index, true);
         while let Some(gone) = self.sessions[index].pop_subscription() {
             self.sessions.uncount_subscription();
             let is_queue = gone.kind == Kind::Queue;

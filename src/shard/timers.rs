@@ -235,7 +235,6 @@ impl Shard {
         // A sentence for people: who was silent for longer than 49 days was silent for 49 days.
         let silent_ms = suspicion.silent.saturating_mul(Tick::MILLIS);
         self.leave_all(index, now);
-        self.members.drop_debts(&mut self.connections[index].output, true);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
         match (self.connections.phase(index), suspicion.by) {
