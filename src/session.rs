@@ -590,6 +590,13 @@ impl Session {
         is_finished
     }
 
+    /// The owner has answered an UNSUBSCRIBE whose receipt waits for something else.
+    pub fn answered(&mut self, serial: u32) {
+        if let Some(extra) = &mut self.extra {
+            extra.awaiting.answered(serial);
+        }
+    }
+
     /// A request was refused: the receipt that was asked for, for the ERROR.
     pub fn refused(&mut self, serial: u32) -> Option<CompactString> {
         self.extra.as_mut()?.awaiting.refuse(serial)

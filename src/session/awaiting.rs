@@ -64,6 +64,13 @@ impl Awaiting {
         }
     }
 
+    /// The owner has answered; the receipt waits for something else.
+    pub(super) fn answered(&mut self, serial: u32) {
+        if let Some(awaited) = self.0.iter_mut().find(|awaited| awaited.serial == serial) {
+            awaited.owner = None;
+        }
+    }
+
     /// The request was refused: its receipt.
     pub(super) fn refuse(&mut self, serial: u32) -> Option<CompactString> {
         let at = self.0.iter().position(|awaited| awaited.serial == serial)?;
@@ -108,6 +115,8 @@ mod tests {
         assert!(awaiting.has_other_than(None) && awaiting.has_other_than(Some(0)));
         assert!(!awaiting.has_other_than(Some(1)));
         assert_eq!((awaiting.joining(7), awaiting.joining(8)), (1, 0));
+        awaiting.answered(1);
+        assert!(!awaiting.has_other_than(None) && !awaiting.is_empty());
         assert_eq!(awaiting.refuse(1), None);
         assert!(!awaiting.has_other_than(None));
     }

@@ -53,7 +53,7 @@ impl Shard {
             Phase::Http | Phase::Refused => self.close(index, false, now),
             Phase::Stomp | Phase::Echo => {
                 self.leave_all(index, now);
-                self.connections[index].pass(Event::EndReceived);
+                self.pass(index, Event::EndReceived);
                 self.arm_close(index, now);
                 self.mark(index);
             }
@@ -107,7 +107,7 @@ impl Shard {
     pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
         self.leave_all(index, now);
         self.say(index, |out| ws::encode_close(code, reason, out));
-        self.connections[index].pass(Event::CloseSent);
+        self.pass(index, Event::CloseSent);
         self.connections.tcb_event(index, TcbEvent::LocalClose, now);
         self.arm_close(index, now);
     }
@@ -120,7 +120,7 @@ impl Shard {
             self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
             self.connections.tcb_event(index, TcbEvent::RemoteClose, now);
         }
-        self.connections[index].pass(Event::CloseReceived);
+        self.pass(index, Event::CloseReceived);
         self.arm_close(index, now);
         self.mark(index);
     }
@@ -132,7 +132,7 @@ impl Shard {
         if self.connections.phase(index) != Phase::Closing {
             self.begin_close(index, code, error.reason(), now);
         }
-        self.connections[index].pass(Event::LastWord);
+        self.pass(index, Event::LastWord);
         self.mark(index);
     }
 
@@ -172,7 +172,7 @@ impl Shard {
             Phase::Echo => self.begin_close(index, fault.close_code(), fault.name(), now),
             // Its last answers and its close frame were behind what is dropped.
             Phase::Closing => {
-                self.connections[index].pass(Event::LastWord);
+                self.pass(index, Event::LastWord);
                 if let Some(version) = self.sessions[index].version() {
                     self.say(index, |out| reply::error(version, &fault, None, out));
                     self.counters.errors_sent_total += 1;
@@ -182,6 +182,14 @@ impl Shard {
             // It has said its last word, or has been told.
             _ => self.close(index, true, now),
         }
+    }
+
+    /// Passes to the phase that follows. What an ending connection says is not held back: its close frame is waited for.
+    fn pass(&mut self, index: u32, event: Event) {
+        let key = self.connections.key_of(index);
+        let connection = &mut self.connections[index];
+        connection.pass(event);
+        self.holds.release_all(key, connection);
     }
 
     /// The deadline of every phase that waits for the end.

@@ -322,9 +322,15 @@ impl Shard {
                 return;
             }
             let Some(index) = self.flush.held.worst() else { return };
-            self.cut_off(index, Fault::OutboundExhausted { max }, now);
-            // Told, and ending, it holds its last word.
-            self.flush.let_go(index);
+            if self.connections.phase(index).is_open() {
+                self.cut_off(index, Fault::OutboundExhausted { max }, now);
+                // What it is told now is not what it is guilty of.
+                self.flush.let_go(index);
+            } else {
+                // It has been told that it ends, and does not read that.
+                self.counters.slow_consumers_total += 1;
+                self.close(index, true, now);
+            }
         }
     }
 

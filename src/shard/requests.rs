@@ -296,10 +296,14 @@ impl Shard {
                 let gone = room.and_then(|room| self.sessions[index].left(room));
                 let request = serial.and_then(NonZeroU32::new);
                 let is_owed = gone.is_some_and(|gone| self.leave_place(index, gone, request));
-                if let Some(serial) = serial
-                    && !is_owed
-                {
-                    self.completed(index, serial, now);
+                match serial {
+                    Some(serial) if is_owed => {
+                        // Its RECEIPT waits until what it is owed is sent; what comes behind it does not.
+                        self.sessions[index].answered(serial);
+                        self.let_go_on(index);
+                    }
+                    Some(serial) => self.completed(index, serial, now),
+                    None => {}
                 }
             }
             Completion::Published if is_there => {
@@ -329,15 +333,19 @@ impl Shard {
         let mut receipts = SmallVec::new();
         let session = &mut self.sessions[index];
         let is_finished = session.completed(serial, &mut receipts);
-        let is_answered = !session.awaits_other_than(None);
         for receipt in receipts {
             self.send_receipt(index, &receipt);
         }
-        if is_answered {
-            self.release(self.connections.key_of(index), Reason::Answer);
-        }
+        self.let_go_on(index);
         if is_finished {
             self.disconnect(index, now);
+        }
+    }
+
+    /// Lets a session go on that was held for answers of owners, if all have come.
+    fn let_go_on(&mut self, index: u32) {
+        if !self.sessions[index].awaits_other_than(None) {
+            self.release(self.connections.key_of(index), Reason::Answer);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One simulated client: tungstenite over bytes in memory, and a STOMP of its own.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{self, Read, Write};
 
 use tungstenite::protocol::{Role, WebSocket};
@@ -61,7 +61,7 @@ pub struct Client {
     is_upgraded: bool,
     http: Vec<u8>,
     ws: WebSocket<Memory>,
-    topics: HashMap<String, SubscriptionId>,
+    topics: BTreeMap<String, SubscriptionId>,
     /// Ids of queue subscriptions and whether they acknowledge.
     queues: HashMap<String, bool>,
     /// Queue messages to acknowledge: ack id and body.
@@ -86,7 +86,7 @@ impl Client {
             is_upgraded: false,
             http: Vec::new(),
             ws: WebSocket::from_raw_socket(memory, Role::Client, None),
-            topics: HashMap::new(),
+            topics: BTreeMap::new(),
             queues: HashMap::new(),
             unsettled: Vec::new(),
             late: Vec::new(),
