@@ -229,6 +229,7 @@ pub struct Shard {
     shards: u16,
     limits: Arc<ShardLimits>,
     connections_max: u32,
+    is_memory_short: bool,
     is_echo_enabled: bool,
     seed: u64,
 
@@ -328,6 +329,7 @@ impl Shard {
             id: setup.id,
             shards,
             connections_max: setup.connections_max,
+            is_memory_short: false,
             is_echo_enabled: setup.is_echo_enabled,
             seed: setup.seed,
             slots: Slab::new(),
@@ -413,14 +415,19 @@ impl Shard {
             self.pending.report(too_many, now);
             return Err(Refusal::PendingPerAddress);
         }
-        let tcb =
-            if self.slots.len() >= self.connections_max as usize { None } else { self.admit(tuple, now) };
+        let is_short = self.is_memory_short;
+        let tcb = if is_short || self.slots.len() >= self.connections_max as usize {
+            None
+        } else {
+            self.admit(tuple, now)
+        };
         if tcb.is_none() && self.refused_peers.len() >= self.limits.handshake.refusals_max as usize {
             self.pending.end(source);
             self.counters.refused_limit_total += 1;
             return Err(Refusal::TableFull);
         }
-        self.counters.refused_table_full_total += u64::from(tcb.is_none());
+        self.counters.refused_memory_total += u64::from(is_short);
+        self.counters.refused_table_full_total += u64::from(tcb.is_none() && !is_short);
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
@@ -434,6 +441,11 @@ impl Shard {
         self.sources.insert(index, source);
         self.wheel.arm(index, now.after_ms(u64::from(self.limits.handshake.timeout_ms)));
         Ok(ConnKey { index, generation })
+    }
+
+    /// Whether those who come are to be refused because memory is short; those who are here stay.
+    pub fn set_memory_short(&mut self, is_short: bool) {
+        self.is_memory_short = is_short;
     }
 
     /// A connection could not be accepted.

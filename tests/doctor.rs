@@ -52,7 +52,7 @@ fn this_machine_is_judged() {
     assert!(text.contains("\nLowest wall ") && text.contains("1 (asked for): they fit."), "{text}");
 
     let report = json(&doctor(&["--connections", "16777214", "--json"]));
-    assert_eq!(report["schema"], "tcbchat.doctor/1");
+    assert_eq!(report["schema"], "tcbchat.doctor/2");
     let most = report["maximum"]["connections"].as_u64().unwrap();
     assert_eq!(report["fits"].as_bool(), Some(most >= 16_777_214));
     assert!(report["walls"].as_array().unwrap().len() > 20);
