@@ -597,6 +597,7 @@ fn server_is_out_of_descriptors(server: &Server) -> bool {
 #[test]
 fn the_doctor_is_held_to_its_word() {
     if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "nothing may be skipped here, and this takes root");
         eprintln!("skipped: limits of groups and namespaces take root");
         return;
     }
