@@ -264,6 +264,10 @@ impl Context<'_> {
         let waiting = self.running.and_then(Running::waiting).unwrap_or(0);
         let gives_way = if reuse == Reuse::PeerDiffers { waiting } else { 0 };
         let mut wall = self.line(wall, limit, Some(in_use - gives_way), 1, 0);
+        if self.connections == limit && wall.verdict == Verdict::Tight {
+            // It is judged for its own capacity.
+            wall.verdict = Verdict::Fits;
+        }
         wall.effect = "Past it the server answers 503 with Retry-After.".into();
         if waiting > 0 {
             wall.effect += &match gives_way {
