@@ -49,11 +49,7 @@ fn body(out: &mut String, outcome: &Outcome) {
         named(out, "forecast", &text);
     }
     if outcome.held.is_empty() {
-        named(
-            out,
-            "forecast",
-            "none: this wall does not bound the number of connections that the server has",
-        );
+        named(out, "forecast", "none: no number of the doctor is held against this wall");
     }
     for note in &outcome.notes {
         named(out, "note", note);
