@@ -47,7 +47,8 @@ pub enum Command {
 
 const DOCTOR_AFTER_HELP: &str = "\
 Nothing is changed: commands are printed for a person to run, and only for walls that are in the way. The \
-configuration is judged that `serve` would have with the same options. Run it where the server runs: counters \
+configuration is judged that `serve` would have with the same options: the maximum is where `serve` stops with it, \
+and what another capacity could have is a second number. Run it where the server runs: counters \
 and some limits belong to a network namespace, a control group or a user.
 
 Examples:
@@ -65,15 +66,23 @@ pub struct Doctor {
     /// Connections to judge, on top of those that there are [default: the configuration's capacity].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
     pub connections: Option<u32>,
-    /// Print JSON, schema tcbchat.doctor/1.
+    /// Print JSON, schema tcbchat.doctor/2.
     #[arg(long)]
     pub json: bool,
     /// Read the kernel's counters twice, SECONDS (5) apart, and name the walls that were hit in between.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5",
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
+    /// Measure what the control group is charged for a connection, with some hundred on loopback, instead of knowing it
+    /// by the kernel's release.
+    #[arg(long)]
+    pub measure: bool,
+    /// The server that runs already and is to hold the connections [default: the one that listens where the
+    /// configuration says; of --connections and --watch, also the only one of this program].
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
     /// Read a copy of another machine's /proc and /sys below this directory, instead of this machine's.
-    #[arg(long, value_name = "DIRECTORY", conflicts_with = "watch")]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["watch", "pid", "measure"])]
     pub root: Option<PathBuf>,
     /// The configuration to judge.
     #[command(flatten)]

@@ -70,6 +70,8 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// `[log]`.
     pub log: Log,
+    /// `[memory]`.
+    pub memory: limits::Memory,
     /// `[shutdown]`.
     pub shutdown: limits::Shutdown,
 }
@@ -141,6 +143,7 @@ impl From<&Settings> for Config {
                 level: LogLevel::from_word(word("log.level")).unwrap_or(LogLevel::Info),
                 format: LogFormat::from_word(word("log.format")).unwrap_or(LogFormat::Text),
             },
+            memory: settings.numbers("memory"),
             shutdown: settings.numbers("shutdown"),
         }
     }

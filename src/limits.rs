@@ -350,6 +350,15 @@ section! {
 }
 
 section! {
+    /// `[memory]`: what the server does before the kernel ends it for want of memory.
+    Memory, "memory" {
+        /// Percent of the memory limit of the control group, or of one above it, from which on connections that come
+        /// are answered 503; pages of files do not count. 0 switches that off. Without a limit there is nothing to keep.
+        group_percent_max: u32 = 85, 0..=100;
+    }
+}
+
+section! {
     /// `[shutdown]`: the end of the process.
     Shutdown, "shutdown" {
         /// Milliseconds from SIGTERM or SIGINT to the exit; connections still open then are reset.
@@ -390,6 +399,7 @@ pub fn specs() -> Vec<Spec> {
         Mesh::specs(),
         Turn::specs(),
         Tcb::specs(),
+        Memory::specs(),
         Shutdown::specs(),
         Reactors::specs(),
         Backlog::specs(),

@@ -6,19 +6,22 @@ mod doctor;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use tcbchat::config::keys::{LogFormat, MetricsAccess, Value};
-use tcbchat::config::machine::Machine;
-use tcbchat::config::plan::{Plan, plan};
+use tcbchat::config::machine::raise_fd_limit;
+use tcbchat::config::plan::Plan;
+use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, Log, render};
 use tcbchat::conn::pending::Pending;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
+use tcbchat::net::group_memory::{self, Gate};
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::metrics::{Metrics, Sources};
@@ -26,6 +29,8 @@ use tcbchat::ops::site::{MetricsFor, Site};
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
+use tcbchat::walls::forecast::{Forecast, Question};
+use tcbchat::walls::probe::Snapshot;
 
 use cli::{Cli, Command, EXIT_USAGE, Options};
 
@@ -100,15 +105,18 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
 /// Prints what would be in force on this machine.
 fn check(config: &Config, settings: &Settings) -> ExitCode {
     match machine_plan(config) {
-        Ok(plan) => print(&format!("{}\n# On this machine: {plan}.\n", render::toml(settings))),
+        Ok((plan, _)) => print(&format!("{}\n# On this machine: {plan}.\n", render::toml(settings))),
         Err(code) => code,
     }
 }
 
-fn machine_plan(config: &Config) -> Result<Plan, ExitCode> {
-    let machine = Machine::prepare()
-        .map_err(|error| fail(&format!("cannot read this machine's limits: {error}"), 1))?;
-    plan(config, &machine).map_err(|error| fail(&error, EXIT_USAGE))
+/// What to start, and what the doctor says of it: both from one reading of the machine.
+fn machine_plan(config: &Config) -> Result<(Plan, Forecast), ExitCode> {
+    raise_fd_limit().map_err(|error| fail(&format!("cannot raise the descriptor limit: {error}"), 1))?;
+    let snapshot = Snapshot::live();
+    let question = Question { snapshot: &snapshot, config, running: None, connections: None };
+    let plan = question.start().map_err(|refusal| fail(&refusal.reason, EXIT_USAGE))?;
+    Ok((plan, Forecast::new(&question)))
 }
 
 fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
@@ -135,11 +143,11 @@ fn numbers(settings: &Settings) -> Vec<(String, u64)> {
 
 fn serve(config: &Config, settings: &Settings) -> ExitCode {
     begin_log(&config.log);
-    let plan = match machine_plan(config) {
-        Ok(plan) => plan,
+    let (plan, forecast) = match machine_plan(config) {
+        Ok(planned) => planned,
         Err(code) => return code,
     };
-    if let Some(warning) = doctor::warning(config, &plan) {
+    if let Some(warning) = doctor::warning(&forecast) {
         tracing::warn!("{warning}");
     }
     match run(config, settings, &plan) {
@@ -199,9 +207,28 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             connections: connections_max as usize,
             has_flush_delay: config.rooms.flush_delay_us > 0,
             trim_heap,
+            gate: gate(config),
         },
     };
     server::run(&server, clock, shard, |addresses| announce(addresses, plan))
+}
+
+/// The gate that is shut while a control group is short of memory; open for good if none limits it.
+fn gate(config: &Config) -> Arc<Gate> {
+    let percent = config.memory.group_percent_max;
+    let groups = Tree::live().group_limits(Controller::Memory).unwrap_or_default();
+    let limit = |group: &GroupLimit| {
+        let [_, used] = Controller::Memory.files(group.version);
+        group_memory::limit_of(Path::new(&group.directory), used, group.version.stat_prefix(), group.limit)
+    };
+    let limits: Vec<group_memory::Limit> = groups.iter().map(limit).collect();
+    if percent == 0 || limits.is_empty() {
+        return Arc::new(Gate::open());
+    }
+    Arc::new(Gate::new(&limits, percent).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the control group uses cannot be read: memory.group_percent_max has no effect");
+        Gate::open()
+    }))
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {

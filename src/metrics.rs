@@ -134,6 +134,8 @@ metrics! {
         /// Connections refused because the TCB table is full, or this reactor's share of the descriptors is
         /// used up: answered 503 with Retry-After.
         refused_table_full_total: Counter refuses ["tcb.capacity"];
+        /// Connections refused because the control group is short of memory: answered 503 with Retry-After.
+        refused_memory_total: Counter refuses ["memory.group_percent_max"];
         /// Connections closed unanswered because too many are in the opening handshake.
         refused_pending_total: Counter refuses ["handshake.pending_max"];
         /// Connections closed unanswered because too many from their address are in the opening handshake.

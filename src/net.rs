@@ -9,6 +9,7 @@
 //! - [`acceptor`] takes connections from the listeners and survives running out of descriptors.
 //! - [`socket`] holds a reactor's sockets, parallel to its shard's connections.
 //! - [`fd_table`] gives a thread a descriptor table of its own.
+//! - [`group_memory`] says when nobody is to be admitted, because the control group is short of memory.
 //!
 //! Invariant: a descriptor is used and closed only by threads whose table it is in. The rule and the few
 //! descriptors that are valid everywhere are described in [`fd_table`].
@@ -16,6 +17,7 @@
 pub mod acceptor;
 pub mod fd_table;
 pub mod flush_timer;
+pub mod group_memory;
 mod look;
 mod patience;
 pub mod reactor;

@@ -242,6 +242,11 @@ impl Shard {
         Ok(key)
     }
 
+    /// Whether those who come are to be refused because memory is short; those who are here stay.
+    pub fn set_memory_short(&mut self, is_short: bool) {
+        self.connections.set_memory_short(is_short);
+    }
+
     /// A connection could not be accepted.
     pub fn accept_failed(&mut self) {
         self.counters.accept_errors_total += 1;

@@ -2,6 +2,7 @@
 //!
 //! * [`catalogue`] names the walls, each with what Windows has and what Linux has in its place;
 //! * [`probe`] reads the machine into a [`Snapshot`](probe::Snapshot) of plain values;
+//! * [`running`] finds the server that runs here already, and asks it for its numbers;
 //! * [`forecast`] is a pure function from the snapshot, the configuration and a number of connections to
 //!   each wall's verdict;
 //! * [`watch`] compares two readings of the kernel's counters: which wall is being hit right now;
@@ -16,4 +17,5 @@ pub mod catalogue;
 pub mod forecast;
 pub mod probe;
 pub mod report;
+pub mod running;
 pub mod watch;

@@ -45,14 +45,17 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn this_machine_is_judged() {
-    let output = doctor(&["--connections", "1"]);
+    let output = doctor(&["--capacity", "1"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("Maximum "), "{text}");
-    assert!(text.contains("\nLowest wall ") && text.contains("1 (asked for): they fit."), "{text}");
+    assert!(
+        text.contains("\nLowest wall ") && text.contains("1 (the configuration's capacity): they fit."),
+        "{text}"
+    );
 
-    let report = json(&doctor(&["--connections", "16777214", "--json"]));
-    assert_eq!(report["schema"], "tcbchat.doctor/1");
+    let report = json(&doctor(&["--capacity", "16777214", "--json"]));
+    assert_eq!(report["schema"], "tcbchat.doctor/2");
     let most = report["maximum"]["connections"].as_u64().unwrap();
     assert_eq!(report["fits"].as_bool(), Some(most >= 16_777_214));
     assert!(report["walls"].as_array().unwrap().len() > 20);
@@ -73,7 +76,9 @@ fn queues_of_listening_sockets_are_seen() {
 
 #[test]
 fn the_exit_code_is_the_answer() {
-    assert_eq!(recorded("container-v1", &["--connections", "1000000"]).status.code(), Some(0));
+    assert_eq!(recorded("container-v1", &["--capacity", "1000000"]).status.code(), Some(0));
+    // As it is configured, it takes what the cores' tables hold.
+    assert_eq!(recorded("container-v1", &["--connections", "1000000"]).status.code(), Some(1));
     assert_eq!(recorded("container-v2", &["--connections", "1000000"]).status.code(), Some(1));
     assert_eq!(doctor(&["--connections", "0"]).status.code(), Some(2));
     assert_eq!(doctor(&["--capacity", "many"]).status.code(), Some(2));
@@ -98,10 +103,10 @@ fn the_server_warns_of_a_wall_below_its_capacity() {
     let quiet = Server::start(&["--capacity", "100"]);
     assert!(!quiet.output().contains("lowest wall"), "{}", quiet.output());
     let report = json(&doctor(&["--json"]));
-    let most = report["maximum"]["connections"].as_u64().unwrap();
+    let most = report["possible"]["connections"].as_u64().unwrap();
     // What descriptors do not hold is no warning but a refusal, and a table of many millions is much memory.
-    if report["maximum"]["wall"] == "fd-table" || most > 4_000_000 {
-        eprintln!("skipped: no wall of this machine can be passed by a start: {}", report["maximum"]);
+    if report["possible"]["wall"] == "fd-table" || most > 4_000_000 {
+        eprintln!("skipped: no wall of this machine can be passed by a start: {}", report["possible"]);
         return;
     }
     let capacity = (most + most / 10).to_string();
@@ -143,6 +148,87 @@ fn a_wall_that_is_hit_is_named_while_it_is() {
     assert!(overflows["delta"].as_u64().is_some_and(|delta| delta > 0), "{overflows}");
 }
 
+/// What the doctor sees of a server in two seconds in which something is done to it again and again.
+fn watched(server: &Server, mut act: impl FnMut()) -> Output {
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_tcbchat"))
+        .args(["doctor", "--watch", "2", "--json", "--pid", &server.pid().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // Whenever the doctor takes its readings, something is done in between.
+    while watching.try_wait().unwrap().is_none() {
+        act();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    watching.wait_with_output().unwrap()
+}
+
+/// A full table, which the kernel knows nothing of: the server is asked.
+#[test]
+fn the_watch_sees_what_the_server_refuses() {
+    let server = Server::start(&["--capacity", "2", "--reactors", "1"]);
+    let _held = [server.dial(), server.dial()];
+    let output = watched(&server, || drop(server.dial()));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let watch = &json(&output)["watch"];
+    assert!(watch["hit"].as_array().unwrap().contains(&Value::from("tcb-table")), "{watch}");
+}
+
+/// A limit that was lowered below what is open: nobody is accepted, and nobody answers.
+#[test]
+fn the_watch_sees_a_table_without_room() {
+    let server = Server::start(&["--capacity", "100", "--reactors", "1"]);
+    lower(&server, 8);
+    let output = watched(&server, || {});
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let watch = &json(&output)["watch"];
+    assert!(watch["hit"].as_array().unwrap().contains(&Value::from("connections")), "{watch}");
+    assert!(watch["server"]["unseen"].as_str().is_some_and(|why| why.contains("did not answer")), "{watch}");
+}
+
+/// Lowers the descriptor limit of a server that runs.
+fn lower(server: &Server, descriptors: u64) {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let limit = Rlimit { current: Some(descriptors), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Pid::from_raw(server.pid() as i32), Resource::Nofile, limit)
+        .expect("it is a process of this user");
+}
+
+/// A look costs the server nothing, in particular no place in TIME_WAIT where these count.
+#[test]
+fn looking_leaves_nothing_behind() {
+    let server = Server::start(&["--profile", "windows-2003"]);
+    let pid = server.pid().to_string();
+    for _ in 0..3 {
+        let report = json(&doctor(&["--pid", &pid, "--profile", "windows-2003", "--json"]));
+        assert_eq!(report["running"]["time_wait"], 0, "{}", report["running"]);
+        assert_eq!(report["maximum"]["connections"], 2000);
+    }
+}
+
+/// What is in use of a server that runs is subtracted, and is said.
+#[test]
+fn a_server_that_runs_is_asked_what_it_holds() {
+    let server = Server::start(&["--capacity", "50", "--reactors", "1"]);
+    let held: Vec<_> = (0..20).map(|_| server.dial()).collect();
+    let pid = server.pid().to_string();
+    // A connection is counted when it was accepted.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    let report = loop {
+        let report = json(&doctor(&["--pid", &pid, "--connections", "40", "--json"]));
+        if report["running"]["connections"] == 20 || std::time::Instant::now() > end {
+            break report;
+        }
+    };
+    assert_eq!(report["running"]["connections"], 20, "{}", report["running"]);
+    // Those of the test are in their handshake, as the doctor's own is.
+    assert_eq!((&report["maximum"]["connections"], &report["fits"]), (&Value::from(30), &Value::from(false)));
+    assert_eq!(report["is_on_top"], true);
+    drop(held);
+    let nobody = doctor(&["--pid", "1", "--json"]);
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+}
+
 /// The paths of all keys, `[]` for the elements of an array.
 fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     match value {
@@ -165,6 +251,14 @@ fn the_documented_keys_are_those_of_the_json() {
     keys(&json(&recorded("small-vm", &["--connections", "3000000", "--json"])), "", &mut printed);
     keys(&json(&recorded("small-vm", &["--connections", "50000", "--json"])), "", &mut printed);
     keys(&json(&doctor(&["--watch", "1", "--json"])), "", &mut printed);
+    // One that would not start, one whose server refuses, and one whose server has no descriptors left.
+    keys(&json(&recorded("garbage", &["--json"])), "", &mut printed);
+    let server = Server::start(&["--capacity", "2", "--reactors", "1"]);
+    let held = [server.dial(), server.dial()];
+    keys(&json(&watched(&server, || drop(server.dial()))), "", &mut printed);
+    drop(held);
+    lower(&server, 8);
+    keys(&json(&watched(&server, || {})), "", &mut printed);
     let text = std::fs::read_to_string(root().join("docs/DOCTOR.md")).unwrap();
     let (_, section) = text.split_once("\n## JSON\n").expect("a section about JSON");
     let documented: BTreeSet<String> = section

@@ -295,6 +295,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("echo", "The /echo endpoint for conformance suites."),
     ("ops", "What the server tells about itself."),
     ("log", "Messages on standard error."),
+    ("memory", "What the server does before the kernel ends it for want of memory."),
     ("shutdown", "The end of the process."),
 ];
 

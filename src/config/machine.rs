@@ -1,16 +1,14 @@
 //! What the machine has for this process: cores, descriptors, memory.
 //!
-//! The only part of the configuration that asks what the system has (through [`super::procfs`]). It raises the soft descriptor limit to the
-//! hard one, because that is the limit the plan counts with; it changes nothing else. What follows from
-//! the numbers is for [`super::plan`] to say.
+//! Plain numbers that the plan is made from, and the one thing that is changed for it: the soft descriptor limit is
+//! raised to the hard one, because that is the limit the plan counts with. Who reads them is `walls::probe`, for
+//! `serve` and for the doctor alike; what follows from them is for [`super::plan`] to say.
 //!
-//! Invariant: every number is at least 1, and no larger than what the kernel would really grant.
+//! Invariant: every limit is at least 1, and no larger than what the kernel would really grant.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use super::procfs::{Controller, Tree};
 
 /// What the machine has for this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,45 +17,37 @@ pub struct Machine {
     pub cores: u32,
     /// Descriptors that one descriptor table may hold.
     pub fd_limit: u64,
+    /// Descriptors beyond the three standard streams that the process was born with. Every table has them.
+    pub fds_inherited: u64,
+    /// Whether a thread may take a private descriptor table.
+    pub has_private_tables: bool,
     /// Bytes of memory, limits of a container considered.
     pub memory_bytes: u64,
 }
 
 impl Machine {
-    /// Raises the soft descriptor limit to the hard one, and reads the machine.
-    ///
-    /// # Errors
-    /// If `/proc` cannot be read, or the limit not be raised.
-    pub fn prepare() -> io::Result<Self> {
-        let tree = Tree::live();
-        let nr_open = tree.number("/proc/sys/fs/nr_open")?;
-        let limit = raise_fd_limit()?.unwrap_or(nr_open);
-        let cores = std::thread::available_parallelism()?.get();
-        Ok(Self {
-            cores: u32::try_from(cores).unwrap_or(u32::MAX),
-            // A hard limit set while `fs.nr_open` was higher is capped by it all the same.
-            fd_limit: limit.min(nr_open).max(1),
-            memory_bytes: memory_bytes(&tree)?.max(1),
-        })
+    /// A machine on which a process starts with nothing but its standard streams, and without a sandbox.
+    pub fn new(cores: u32, fd_limit: u64, memory_bytes: u64) -> Self {
+        Self {
+            cores: cores.max(1),
+            fd_limit: fd_limit.max(1),
+            fds_inherited: 0,
+            has_private_tables: true,
+            memory_bytes: memory_bytes.max(1),
+        }
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one, which is returned; `None` is no limit.
-fn raise_fd_limit() -> io::Result<Option<u64>> {
+/// Raises the soft limit of descriptors to the hard one.
+///
+/// # Errors
+/// If the kernel refuses; no rule of it is known that does.
+pub fn raise_fd_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     }
-    Ok(limit.maximum)
-}
-
-/// The machine's memory, or the container's if that is less.
-fn memory_bytes(tree: &Tree) -> io::Result<u64> {
-    let total = tree.meminfo_bytes("MemTotal")?;
-    // A process whose control group cannot be read is treated as one without a limit: the plan is then
-    // too generous, never wrong about descriptors.
-    let limits = tree.group_limits(Controller::Memory).unwrap_or_default();
-    Ok(limits.iter().fold(total, |least, group| least.min(group.limit)))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -65,9 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_can_be_read() {
-        let machine = Machine::prepare().unwrap();
-        assert!(machine.cores >= 1 && machine.fd_limit >= 1 && machine.memory_bytes > 1 << 20, "{machine:?}");
+    fn the_soft_limit_becomes_the_hard_one() {
+        raise_fd_limit().unwrap();
         assert_eq!(getrlimit(Resource::Nofile).current, getrlimit(Resource::Nofile).maximum);
     }
 }

@@ -42,6 +42,9 @@ const FDS_OF_PROCESS: u64 = 32;
 /// wake-up.
 const FDS_OF_REACTOR: u64 = 3;
 
+/// Threads of a server that are no reactor: the main thread, and the one that waits for signals.
+pub const THREADS_OF_PROCESS: u64 = 2;
+
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -96,6 +99,8 @@ pub struct DoesNotFit {
     pub reactors_needed: Option<u32>,
     /// A descriptor limit that would hold the capacity in one table.
     pub fd_limit_needed: u64,
+    /// Whether private tables would have been an answer, and a sandbox forbids them.
+    pub lacks_private_tables: bool,
 }
 
 impl fmt::Display for DoesNotFit {
@@ -115,7 +120,14 @@ impl fmt::Display for DoesNotFit {
         if let Some(reactors) = self.reactors_needed {
             write!(f, "{reactors} reactors (reactors.count or --reactors), or ")?;
         }
-        write!(f, "a descriptor limit of {} (ulimit -n, LimitNOFILE=)", self.fd_limit_needed)
+        write!(f, "a descriptor limit of {} (ulimit -n, LimitNOFILE=)", self.fd_limit_needed)?;
+        if self.lacks_private_tables {
+            f.write_str(
+                "; private descriptor tables, which would do without, are forbidden by a sandbox: unshare(CLONE_FILES) \
+                 fails, as under Docker's default seccomp profile",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -189,6 +201,7 @@ fn does_not_fit(tables: &Tables, capacity: u32, start: u32, most: u32) -> DoesNo
         reserve: if private > shared { tables.reserve(reactors, 1) } else { tables.reserve(start, start) },
         reactors_needed: (1..=REACTORS_MAX).find(|reactors| wanted <= tables.private(*reactors)),
         fd_limit_needed: wanted + tables.reserve(start, start),
+        lacks_private_tables: !tables.has_private,
     }
 }
 
@@ -228,6 +241,8 @@ fn reactors(config: &Config, cores: u32) -> (u32, u32) {
 struct Tables {
     fd_limit: u64,
     fd_reserve: u64,
+    inherited: u64,
+    has_private: bool,
     addresses: u64,
     refusals: u64,
 }
@@ -237,6 +252,8 @@ impl Tables {
         Self {
             fd_limit: machine.fd_limit,
             fd_reserve: u64::from(config.reactors.fd_reserve),
+            inherited: machine.fds_inherited,
+            has_private: machine.has_private_tables,
             addresses: config.listen.addresses.len() as u64,
             refusals: u64::from(config.handshake.refusals_max),
         }
@@ -249,7 +266,7 @@ impl Tables {
         // Refused connections live outside the capacity until their 503 is sent; one more may just have
         // been accepted.
         let refused = u64::from(accepting) * (self.refusals + 1);
-        self.fd_reserve.max(FDS_OF_PROCESS + of_all + refused)
+        self.fd_reserve.max(self.inherited + FDS_OF_PROCESS + of_all + refused)
     }
 
     /// Connections that one table for all reactors holds.
@@ -272,7 +289,7 @@ impl Tables {
     /// Connections that private tables hold together when the kernel spreads them. One reactor gains
     /// nothing from a private table.
     fn private(&self, reactors: u32) -> u64 {
-        if reactors < 2 {
+        if reactors < 2 || !self.has_private {
             0
         } else {
             mean_within(self.one_private(reactors)).saturating_mul(u64::from(reactors))
@@ -304,7 +321,7 @@ mod tests {
     }
 
     fn machine(cores: u32, fd_limit: u64) -> Machine {
-        Machine { cores, fd_limit, memory_bytes: 24 * GIB }
+        Machine::new(cores, fd_limit, 24 * GIB)
     }
 
     #[test]
@@ -373,6 +390,25 @@ mod tests {
         assert!(plan(&most, &machine).is_ok());
         most.tcb.limits.capacity += 1;
         assert!(plan(&most, &machine).is_err());
+    }
+
+    #[test]
+    fn what_the_process_was_born_with_is_subtracted_in_every_table() {
+        let born_with = |fds_inherited| Machine { fds_inherited, ..machine(1, 700) };
+        let capacity = |machine: Machine| plan(&config(0, 1), &machine).unwrap().tcb.capacity;
+        // What the reserve has room for costs nothing: 32 of the process, 4 of the reactor, 65 of refusals.
+        assert_eq!((capacity(born_with(0)), capacity(born_with(155))), (700 - 256, 700 - 256));
+        assert_eq!(capacity(born_with(400)), 700 - 400 - 32 - 4 - 65);
+    }
+
+    #[test]
+    fn without_private_tables_an_open_capacity_is_what_one_table_holds() {
+        let sandbox = Machine { has_private_tables: false, ..machine(2, 1_000) };
+        let open = plan(&config(0, 0), &sandbox).unwrap();
+        assert_eq!((open.reactors, open.private_fd_tables, open.tcb.capacity), (2, false, 1_000 - 256));
+        let error = plan(&config(1_000, 0), &sandbox).unwrap_err();
+        assert_eq!((error.fits, error.reactors_needed, error.fd_limit_needed), (744, None, 1_256));
+        assert!(error.to_string().contains("forbidden by a sandbox"), "{error}");
     }
 
     #[test]

@@ -147,6 +147,12 @@ impl Tree {
         Ok(numbers)
     }
 
+    /// The numbers of all processes; none where they cannot be listed.
+    pub fn processes(&self) -> Vec<u32> {
+        let Ok(entries) = std::fs::read_dir(self.root.join("proc")) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// A line of `/proc/meminfo` such as `MemTotal`, in bytes.
     ///
     /// # Errors
@@ -202,6 +208,16 @@ pub enum Version {
     V1,
     /// One hierarchy for all.
     V2,
+}
+
+impl Version {
+    /// What lines of `memory.stat` begin with that count the groups below, too.
+    pub fn stat_prefix(self) -> &'static str {
+        match self {
+            Self::V1 => "total_",
+            Self::V2 => "",
+        }
+    }
 }
 
 impl Controller {

@@ -152,7 +152,7 @@ mod tests {
 
     /// How many of 2,001 users a profile's table admits when 500 have just been disconnected by the server.
     fn admitted_beside_500_closed(name: &str) -> (u16, Option<Refused>) {
-        let machine = Machine { cores: 2, fd_limit: 20_000, memory_bytes: 8 << 30 };
+        let machine = Machine::new(2, 20_000, 8 << 30);
         let table = TcbTable::new(plan(&config(name).0, &machine).unwrap().tcb);
         let user = |n: u16| FourTuple::new(([192, 0, 2, 1], 80).into(), ([198, 51, 100, 7], 1024 + n).into());
         for n in 0..500 {

@@ -74,6 +74,8 @@ pub struct Setup {
 pub struct Connections {
     shard: u16,
     connections_max: u32,
+    /// Memory is short: nobody is admitted.
+    is_memory_short: bool,
     handshake: limits::Handshake,
     slots: Slab<Connection>,
     next_generation: u32,
@@ -107,6 +109,7 @@ impl Connections {
         Connections {
             shard: setup.shard,
             connections_max: setup.connections_max,
+            is_memory_short: false,
             handshake: setup.handshake,
             slots: Slab::new(),
             next_generation: 0,
@@ -146,14 +149,16 @@ impl Connections {
             self.pending.report(too_many, now);
             return Err(Refusal::PendingPerAddress);
         }
-        let is_full = self.slots.len() >= self.connections_max as usize;
+        let is_short = self.is_memory_short;
+        let is_full = is_short || self.slots.len() >= self.connections_max as usize;
         let tcb = if is_full { None } else { self.admit(tuple, now) };
         if tcb.is_none() && self.refused_peers.len() >= self.handshake.refusals_max as usize {
             self.pending.end(source);
             counters.refused_limit_total += 1;
             return Err(Refusal::TableFull);
         }
-        counters.refused_table_full_total += u64::from(tcb.is_none());
+        counters.refused_memory_total += u64::from(is_short);
+        counters.refused_table_full_total += u64::from(tcb.is_none() && !is_short);
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
         let generation = self.next_generation;
         // A generation may come back after 2^32 connections: a stale key would have to be as old.
@@ -166,6 +171,11 @@ impl Connections {
         self.sources.insert(index, source);
         self.wheel.arm(index, now.after_ms(u64::from(self.handshake.timeout_ms)));
         Ok(ConnKey { index, generation })
+    }
+
+    /// Whether those who come are to be refused because memory is short; those who are here stay.
+    pub fn set_memory_short(&mut self, is_short: bool) {
+        self.is_memory_short = is_short;
     }
 
     /// A control block for the connection; `None` if the table is full.

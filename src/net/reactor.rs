@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -34,6 +34,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
 use crate::net::flush_timer::FlushTimer;
+use crate::net::group_memory::Gate;
 use crate::net::look::Seen;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
 use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
@@ -135,6 +136,8 @@ pub struct Options {
     pub has_flush_delay: bool,
     /// Has the allocator return what is free to the kernel: called after traffic, when there is none.
     pub trim_heap: fn(),
+    /// Says when nobody is to be admitted for want of memory.
+    pub gate: Arc<Gate>,
 }
 
 /// What was read from a connection, and where in the scratch buffer it is.
@@ -176,6 +179,7 @@ pub struct Reactor {
     turn: limits::Turn,
     shutdown_timeout_ms: u32,
     trim_heap: fn(),
+    gate: Arc<Gate>,
 
     /// None once the reactor is stopping.
     acceptor: Option<Acceptor>,
@@ -217,7 +221,7 @@ impl Reactor {
         options: Options,
     ) -> io::Result<Reactor> {
         acceptor.register(poll.registry(), listener_token)?;
-        let Options { turn, shutdown_timeout_ms, connections, has_flush_delay, trim_heap } = options;
+        let Options { turn, shutdown_timeout_ms, connections, has_flush_delay, trim_heap, gate } = options;
         let flush_timer =
             has_flush_delay.then(|| FlushTimer::new(poll.registry(), FLUSH_TIMER)).transpose()?;
         Ok(Reactor {
@@ -230,6 +234,7 @@ impl Reactor {
             turn,
             shutdown_timeout_ms,
             trim_heap,
+            gate,
             listeners: acceptor.len(),
             acceptor: Some(acceptor),
             sockets: Sockets::with_capacity(connections),
@@ -407,6 +412,9 @@ impl Reactor {
     /// Takes connections until the queues are empty or the turn's share is used up. The acceptor remembers
     /// which listeners to come back to.
     fn accept(&mut self, now: Tick) {
+        if self.acceptor.as_ref().is_some_and(|acceptor| acceptor.has_work(now)) {
+            self.shard.set_memory_short(self.gate.is_shut(Instant::now()));
+        }
         for _ in 0..self.turn.accepts_max {
             let Some(acceptor) = &mut self.acceptor else { return };
             match acceptor.accept(now) {

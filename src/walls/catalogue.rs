@@ -48,7 +48,7 @@ pub const ROWS: &[Row] = &[
     Row {
         id: "tcb-table",
         windows: "MaxFreeTcbs (1000 on XP Professional, 2000 on Server)",
-        linux: "no table: slab objects, as long as there is memory",
+        linux: "no table: slab objects, as long as there is memory; RLIMIT_DATA, RLIMIT_AS, vm.overcommit_memory",
         keys: &["tcb.capacity", "tcb.time_wait_counts"],
         question: "Has the server's own table a place for each, and the machine the memory?",
     },

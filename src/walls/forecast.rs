@@ -7,21 +7,26 @@
 //! * those that *shape the behaviour*: they stop nobody for good, but decide how fast connections come in,
 //!   what one client can have, and what happens under load.
 //!
-//! N counts on top of what is in use at the moment of the snapshot: a server that runs already with half of
-//! its connections needs only the other half.
+//! The forecast is of what `serve` does here with this configuration: its plan comes from the same function
+//! ([`Question::start`]), and if `serve` would not start, that is the forecast. What could be had with another
+//! `tcb.capacity` is a second number.
 //!
-//! Invariant: [`Forecast::maximum`] is the largest number that fits, and a wall that could not be read stops
-//! nothing.
+//! A number that was asked for counts on top of what is in use at the moment of the snapshot. Without one, the
+//! configuration's capacity is judged, of which the connections of a server that runs already are a part.
+//!
+//! Invariant: [`Forecast::maximum`] is where the server stops, or 0 if it does not start; and a wall that could not be
+//! read stops nothing.
 
 use std::fmt;
 
 use crate::config::Config;
 use crate::config::machine::Machine;
 use crate::config::plan::memory::USER_BYTES_EACH;
-use crate::config::plan::{Descriptors, DoesNotFit, Plan, plan};
+use crate::config::plan::{Descriptors, DoesNotFit, Plan, THREADS_OF_PROCESS, plan};
 use crate::config::procfs::Unreadable;
 
 use super::probe::Snapshot;
+use super::running::Running;
 pub use fix::{Fix, Stay};
 
 mod behaviour;
@@ -139,6 +144,10 @@ pub struct MemoryForecast {
     pub kernel_bytes_each: u64,
     /// Whether the kernel's bytes are this kernel's own object sizes, or the usual ones.
     pub is_kernel_read: bool,
+    /// Bytes that a limited control group is charged for each connection; `None` if no group is limited.
+    pub group_bytes_each: Option<u64>,
+    /// Whether the kernel's part of those was measured, or is what kernels of this release charge.
+    pub is_group_measured: bool,
     /// Bytes of the server for all, with what does not depend on their number.
     pub user_bytes: u64,
     /// Bytes of the kernel for all.
@@ -147,17 +156,85 @@ pub struct MemoryForecast {
     pub bytes_max: u64,
 }
 
+/// Why `serve` would not start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The wall in its way.
+    pub wall: &'static str,
+    /// What it would say, or what it would meet.
+    pub reason: String,
+    /// What moves that, if it can be moved.
+    pub fix: Option<Fix>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The machine.
+    pub snapshot: &'a Snapshot,
+    /// What `serve` would be started with.
+    pub config: &'a Config,
+    /// The server that runs already, if it is that one that is to hold the connections.
+    pub running: Option<&'a Running>,
+    /// Connections that are to fit on top of what is in use; `None` is the capacity, what is in use of it included.
+    pub connections: Option<u32>,
+}
+
+impl Question<'_> {
+    /// What `serve` starts with, or why it does not start: the one function that both it and the doctor ask.
+    ///
+    /// # Errors
+    /// That a limit cannot be read, or that the descriptors do not hold the capacity asked for.
+    pub fn start(&self) -> Result<Plan, Refusal> {
+        let machine = self.snapshot.machine().map_err(|error| Refusal {
+            wall: if error.path == "/proc/meminfo" { "memory" } else { "nr-open" },
+            reason: format!("cannot read this machine's limits: {error}"),
+            fix: Some(Fix::visible_proc()),
+        })?;
+        plan(&self.config_in_force(), &machine).map_err(|error| Refusal {
+            wall: "fd-table",
+            reason: error.to_string(),
+            fix: Some(fix::descriptors(&error, self.snapshot.nr_open.as_ref().ok().copied())),
+        })
+    }
+
+    /// The configuration, with what a running server was started with where that is known.
+    fn config_in_force(&self) -> Config {
+        let mut config = self.config.clone();
+        if let Some(running) = self.running {
+            if let Some(capacity) =
+                running.number("tcb_capacity").and_then(|capacity| u32::try_from(capacity).ok())
+            {
+                config.tcb.limits.capacity = capacity;
+            }
+            config.reactors.count = running.reactors;
+        }
+        config
+    }
+
+    /// Connections that are open already.
+    fn open(&self) -> u64 {
+        self.running.and_then(Running::open).unwrap_or(0)
+    }
+}
+
 /// What the walls say to N connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forecast {
     /// N.
     pub connections: u32,
-    /// What the server would start for them.
+    /// Whether N counts on top of the connections that are open.
+    pub is_on_top: bool,
+    /// What `serve` starts with this configuration, or why it does not start.
+    pub start: Result<Plan, Refusal>,
+    /// What the server would start for N.
     pub plan: Result<Plan, DoesNotFit>,
     /// The walls: those that bound the number, the lowest first; then the others, by catalogue.
     pub walls: Vec<Wall>,
-    /// The most connections that this server could hold here, and what stops it there.
+    /// Where this server stops, and what stops it there; 0 if it does not start. Counted as N is.
     pub maximum: Bound,
+    /// Where it would stop with the right `tcb.capacity`.
+    pub possible: Bound,
     /// The lowest wall of all, before the server does anything about it.
     pub lowest: Bound,
     /// Memory of N connections.
@@ -165,9 +242,25 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// What the walls of this machine say to `connections` under this configuration.
-    pub fn new(snapshot: &Snapshot, config: &Config, connections: u32) -> Self {
-        let context = Context::new(snapshot, config, connections);
+    /// The answer.
+    pub fn new(question: &Question<'_>) -> Self {
+        let start = question.start();
+        // A server that does not start has no capacity; its walls are judged for the number all the same.
+        let capacity = start.as_ref().map_or(Capacity::Open, |plan| Capacity::Of(plan.tcb.capacity.into()));
+        let connections = question.connections.unwrap_or_else(|| {
+            match plan(&question.config_in_force(), &question.snapshot.machine_or_default()) {
+                Ok(plan) => plan.tcb.capacity,
+                Err(error) => error.capacity.clamp(1, CONNECTIONS_MAX),
+            }
+        });
+        let (start, maximum) = match start {
+            Ok(plan) => maximum(question, plan),
+            Err(refusal) => {
+                let wall = refusal.wall;
+                (Err(refusal), Bound { connections: 0, wall })
+            }
+        };
+        let context = Context::new(question, connections.into(), capacity);
         let mut walls = context.count_walls();
         walls.sort_by_key(|wall| wall.stops_at.unwrap_or(u64::MAX));
         let lowest = walls.first().map_or(NOTHING_READ, |wall| Bound {
@@ -176,12 +269,22 @@ impl Forecast {
         });
         walls.extend(context.behaviour_walls());
         let memory = context.memory();
-        Self { connections, plan: context.plan, walls, maximum: maximum(snapshot, config), lowest, memory }
+        Self {
+            connections,
+            is_on_top: question.connections.is_some(),
+            start,
+            plan: context.plan,
+            walls,
+            maximum,
+            possible: possible(question),
+            lowest,
+            memory,
+        }
     }
 
-    /// Whether no wall is lower than N.
+    /// Whether the server starts, and no wall is lower than N.
     pub fn fits(&self) -> bool {
-        self.walls.iter().all(|wall| wall.verdict != Verdict::Below)
+        self.start.is_ok() && self.walls.iter().all(|wall| wall.verdict != Verdict::Below)
     }
 
     /// The lowest of the walls that are in the way of N connections.
@@ -199,20 +302,35 @@ impl Forecast {
 /// The bound when there is no wall to say one.
 const NOTHING_READ: Bound = Bound { connections: CONNECTIONS_MAX as u64, wall: "tcb-capacity" };
 
-/// The number of connections that the configuration asks for on this machine: the one it says, or the one
-/// that the plan takes when it says none.
-pub fn connections_configured(snapshot: &Snapshot, config: &Config) -> u32 {
-    match plan(config, &snapshot.machine()) {
-        Ok(plan) => plan.tcb.capacity,
-        Err(error) => error.capacity,
+/// Where a server with this plan stops. One that cannot start its threads does not start.
+fn maximum(question: &Question<'_>, plan: Plan) -> (Result<Plan, Refusal>, Bound) {
+    let capacity = u64::from(plan.tcb.capacity);
+    let context = Context::new(question, capacity.saturating_add(1), Capacity::Served(&plan));
+    let walls = context.count_walls();
+    let lowest = walls.iter().filter_map(|wall| Some((wall.holds()?, wall)));
+    // A capacity that was taken from a limit is refused by the server, before the limit is met.
+    let lowest = lowest.min_by_key(|(holds, wall)| (*holds, wall.id != "tcb-capacity"));
+    let Some((connections, wall)) = lowest else { return (Ok(plan), NOTHING_READ) };
+    let bound = Bound { connections, wall: wall.id };
+    let is_needed_to_start = wall.unit == "threads" || matches!(wall.id, "data-limit" | "address-space");
+    if connections == 0 && is_needed_to_start && question.running.is_none() {
+        let (id, fix) = (wall.id, wall.fix.clone());
+        let reason = format!(
+            "it cannot start its {} threads: {} leaves {} {}",
+            u64::from(plan.reactors) + THREADS_OF_PROCESS,
+            wall.name,
+            wall.limit.unwrap_or(0).saturating_sub(wall.in_use.unwrap_or(0)),
+            wall.unit,
+        );
+        return (Err(Refusal { wall: id, reason, fix }), bound);
     }
-    .clamp(1, CONNECTIONS_MAX)
+    (Ok(plan), bound)
 }
 
-/// The largest number that fits, and the wall in the way of the next one.
-fn maximum(snapshot: &Snapshot, config: &Config) -> Bound {
-    let stopped_by = |connections| {
-        let walls = Context::new(snapshot, config, connections).count_walls();
+/// The largest number that fits with the `tcb.capacity` for it, and the wall in the way of the next one.
+fn possible(question: &Question<'_>) -> Bound {
+    let stopped_by = |connections: u32| {
+        let walls = Context::new(question, connections.into(), Capacity::Open).count_walls();
         let below = walls.into_iter().filter(|wall| wall.verdict == Verdict::Below);
         below.min_by_key(|wall| wall.holds().unwrap_or(u64::MAX)).map(|wall| wall.id)
     };
@@ -229,15 +347,29 @@ fn maximum(snapshot: &Snapshot, config: &Config) -> Bound {
     Bound { connections: u64::from(fits), wall }
 }
 
+/// Which `tcb.capacity` the walls are judged with.
+#[derive(Debug, Clone, Copy)]
+enum Capacity<'a> {
+    /// That of this plan, which is judged whatever the number.
+    Served(&'a Plan),
+    /// This one; for a number above it, the walls are judged with the plan that it would take.
+    Of(u64),
+    /// Whatever the number needs.
+    Open,
+}
+
 /// What the walls are computed from.
 struct Context<'a> {
     snapshot: &'a Snapshot,
+    running: Option<&'a Running>,
     /// The configuration, for N connections.
     config: Config,
-    /// The capacity that was configured; 0 is none.
-    capacity: u32,
+    /// Places of the server's table as configured; `None` if that is not to be a wall.
+    capacity: Option<u64>,
     /// N.
     connections: u64,
+    /// Connections of N that are open already.
+    standing: u64,
     machine: Machine,
     plan: Result<Plan, DoesNotFit>,
     /// Reactors of the plan, or those that it would take.
@@ -246,34 +378,51 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(snapshot: &'a Snapshot, config: &Config, connections: u32) -> Self {
-        let mut config = config.clone();
-        let capacity = std::mem::replace(&mut config.tcb.limits.capacity, connections.max(1));
-        let machine = snapshot.machine();
-        let mut descriptors = Descriptors::new(&config, &machine);
-        let mut plan = plan(&config, &machine);
-        if snapshot.private_tables == Some(false) {
-            descriptors.private_tables = 0;
-            // With one table this is as far as it goes.
-            if let Ok(Plan { private_fd_tables: true, reactors, .. }) = plan {
-                plan = Err(DoesNotFit {
-                    capacity: connections,
-                    reactors,
-                    fits: descriptors.one_table,
-                    fd_limit: machine.fd_limit,
-                    reserve: machine.fd_limit.saturating_sub(descriptors.one_table),
-                    reactors_needed: None,
-                    fd_limit_needed: u64::from(connections)
-                        + machine.fd_limit.saturating_sub(descriptors.one_table),
-                });
+    fn new(question: &Question<'a>, connections: u64, of: Capacity<'_>) -> Self {
+        let mut config = question.config_in_force();
+        let machine = question.snapshot.machine_or_default();
+        let open = question.open();
+        let (standing, in_all) = match question.connections {
+            Some(_) => (0, connections.saturating_add(open)),
+            None => (open.min(connections), connections),
+        };
+        let in_all = u32::try_from(in_all).unwrap_or(u32::MAX).clamp(1, CONNECTIONS_MAX);
+        let (plan, capacity) = match of {
+            Capacity::Served(served) => (Ok(served.clone()), Some(u64::from(served.tcb.capacity))),
+            Capacity::Of(capacity) => {
+                if u64::from(in_all) > capacity {
+                    config.tcb.limits.capacity = in_all;
+                }
+                (plan(&config, &machine), Some(capacity))
             }
-        }
+            Capacity::Open => {
+                config.tcb.limits.capacity = in_all;
+                (plan(&config, &machine), None)
+            }
+        };
         let reactors = match &plan {
             Ok(plan) => plan.reactors,
-            Err(error) => error.reactors_needed.unwrap_or(machine.cores),
+            Err(error) => error.reactors_needed.unwrap_or(error.reactors),
         };
-        let connections = u64::from(connections);
-        Self { snapshot, config, capacity, connections, machine, plan, reactors, descriptors }
+        let descriptors = Descriptors::new(&config, &machine);
+        let (snapshot, running) = (question.snapshot, question.running);
+        Self {
+            snapshot,
+            running,
+            config,
+            capacity,
+            connections,
+            standing,
+            machine,
+            plan,
+            reactors,
+            descriptors,
+        }
+    }
+
+    /// Connections that are to come.
+    fn coming(&self) -> u64 {
+        self.connections.saturating_sub(self.standing)
     }
 
     /// Bytes of the server that do not depend on the number of connections, while they are idle.
@@ -290,6 +439,8 @@ impl<'a> Context<'a> {
             user_bytes_each: USER_BYTES_EACH,
             kernel_bytes_each,
             is_kernel_read,
+            group_bytes_each: self.lowest_group().map(|group| self.group_bytes(group.version)),
+            is_group_measured: self.snapshot.measured_bytes_each.is_some(),
             user_bytes,
             kernel_bytes,
             bytes_max: match &self.plan {

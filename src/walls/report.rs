@@ -13,7 +13,8 @@ use crate::config::plan::memory::Bytes;
 use super::catalogue;
 use super::forecast::{CONNECTIONS_MAX, Fix, Forecast, Grouped, Kind, Verdict, Wall};
 use super::probe::Snapshot;
-use super::watch::Watch;
+use super::running::Running;
+use super::watch::{BLIND, Server, Watch};
 
 pub mod json;
 
@@ -29,10 +30,8 @@ pub struct Examination<'a> {
     pub snapshot: &'a Snapshot,
     /// What follows from it.
     pub forecast: &'a Forecast,
-    /// Whether the number was asked for, or is the configuration's.
-    pub is_asked: bool,
-    /// The capacity that the configuration would serve.
-    pub capacity: u32,
+    /// The server that runs already, if it is to hold the connections.
+    pub running: Option<&'a Running>,
     /// The counters, if they were watched.
     pub watch: Option<&'a Watch>,
 }
@@ -113,15 +112,58 @@ impl Page {
             1 => " One wall could not be read and may be lower.".into(),
             _ => format!(" {unread} walls could not be read and may be lower."),
         };
-        self.paragraph(
-            "Maximum",
-            INDENT,
-            &format!(
-                "{} connections, as this machine and the configuration stand; {} stops the next one.{doubt}",
-                Grouped(maximum.connections),
-                name(maximum.wall)
+        match &forecast.start {
+            Ok(_) => self.paragraph(
+                "Maximum",
+                INDENT,
+                &format!(
+                    "{} connections{}: so many does serve take here with this configuration; {} stops the next \
+                     one.{doubt}",
+                    Grouped(maximum.connections),
+                    if forecast.is_on_top && examination.running.is_some() { " more" } else { "" },
+                    name(maximum.wall)
+                ),
             ),
-        );
+            Err(refusal) => {
+                self.paragraph(
+                    "Maximum",
+                    INDENT,
+                    &format!("0 connections: serve does not start here: {}.", refusal.reason),
+                );
+                for command in refusal.fix.iter().flat_map(|fix| &fix.now) {
+                    self.line(format_args!("{:INDENT$}{command}", ""));
+                }
+            }
+        }
+        let possible = forecast.possible;
+        if possible.connections > maximum.connections {
+            self.paragraph(
+                "Possible",
+                INDENT,
+                &format!(
+                    "{} connections with another capacity; then {} stops the next one. So it is started:",
+                    Grouped(possible.connections),
+                    name(possible.wall),
+                ),
+            );
+            self.line(format_args!("{:INDENT$}{}", "", command_for(possible.connections)));
+        }
+        if let Some(running) = examination.running {
+            let words = match (running.open(), running.waiting(), &running.numbers) {
+                (Some(open), Some(waiting), _) => format!(
+                    "by process {} at {}: {} connections, and {} places of TIME_WAIT.",
+                    running.pid,
+                    running.address,
+                    Grouped(open),
+                    Grouped(waiting)
+                ),
+                (.., Err(silence)) => {
+                    format!("process {} at {} does not tell: {silence}.", running.pid, running.address)
+                }
+                _ => format!("process {} at {} does not tell.", running.pid, running.address),
+            };
+            self.paragraph("In use", INDENT, &words);
+        }
         let passed = forecast.wall(lowest.wall).and_then(|wall| wall.passed_until);
         let beyond = match (passed, &forecast.plan) {
             (Some(_), Ok(plan)) if plan.private_fd_tables => format!(
@@ -136,8 +178,14 @@ impl Page {
             INDENT,
             &format!("{}, {} connections{beyond}.", name(lowest.wall), Grouped(lowest.connections)),
         );
-        let origin = if examination.is_asked { "asked for" } else { "the configuration's capacity" };
+        let origin = match (forecast.is_on_top, examination.running) {
+            (true, Some(_)) => "asked for, on top of those that are open",
+            (true, None) => "asked for",
+            (false, Some(_)) => "the capacity of the server that runs, those that are open included",
+            (false, None) => "the configuration's capacity",
+        };
         let answer = match forecast.in_the_way() {
+            None if forecast.start.is_err() => "there is no server to hold them.".to_owned(),
             None => "they fit.".to_owned(),
             Some(wall) => {
                 format!("they do not fit: {} stops at {}.", wall.name, Grouped(wall.holds().unwrap_or(0)))
@@ -167,16 +215,12 @@ impl Page {
                 "one descriptor table"
             };
             let plural = if plan.reactors == 1 { "" } else { "s" };
-            let start = if plan.tcb.capacity == examination.capacity {
-                String::new()
-            } else {
-                format!(" Start it so: tcbchat serve --capacity {asked}")
-            };
-            self.paragraph(
-                "Plan",
-                INDENT,
-                &format!("{} reactor{plural} with {tables}.{start}", plan.reactors),
-            );
+            let is_served =
+                forecast.start.as_ref().is_ok_and(|served| served.tcb.capacity == plan.tcb.capacity);
+            self.paragraph("Plan", INDENT, &format!("{} reactor{plural} with {tables}.", plan.reactors));
+            if !is_served && examination.running.is_none() {
+                self.line(format_args!("{:INDENT$}{}", "", command_for(asked.into())));
+            }
         }
     }
 
@@ -184,10 +228,10 @@ impl Page {
         self.heading(&format!("Counters of this network namespace, {:.1} s apart", watch.seconds));
         let hit = watch.hit();
         if hit.is_empty() {
-            self.line(format_args!("  No wall is being hit: none of {} counters rose.", watch.deltas.len()));
-            return;
+            self.line(format_args!("  None of {} counters of the kernel rose.", watch.deltas.len()));
+        } else {
+            self.line(format_args!("  Being hit right now: {}", hit.join(", ")));
         }
-        self.line(format_args!("  Being hit right now: {}", hit.join(", ")));
         for delta in watch.rises() {
             let rate = delta.rise() as f64 / watch.seconds.max(0.001);
             self.paragraph(
@@ -196,6 +240,43 @@ impl Page {
                 &format!("{rate:.1}/s, {}: {}", delta.watched.row, delta.watched.meaning),
             );
         }
+        match &watch.server {
+            Server::Told { pid, compared, refused } if refused.is_empty() => {
+                self.line(format_args!(
+                    "  None of {compared} refusals that the server (process {pid}) counts rose."
+                ));
+            }
+            Server::Told { refused, .. } => {
+                for refused in refused {
+                    self.paragraph(
+                        &format!("  {:<24}{:>12}  ", refused.counter, format!("+{}", Grouped(refused.rise))),
+                        40,
+                        &format!("by the server, {}: {}", refused.row, refused.meaning),
+                    );
+                }
+            }
+            Server::Silent { pid, why, .. } => self.paragraph(
+                "  ",
+                2,
+                &format!("Not seen: what the server (process {pid}) refuses, because {why}."),
+            ),
+            Server::Unseen { why } => {
+                self.paragraph("  ", 2, &format!("Not seen: what a server refuses, because {why}."));
+            }
+        }
+        for full in &watch.full_tables {
+            self.paragraph(
+                "  ",
+                2,
+                &format!(
+                    "A descriptor table of process {} is full: {} of {} are open, so accept fails with EMFILE.",
+                    full.pid,
+                    Grouped(full.open),
+                    Grouped(full.limit)
+                ),
+            );
+        }
+        self.paragraph("  ", 2, &format!("Never seen from here: {BLIND}."));
     }
 
     fn walls(&mut self, forecast: &Forecast) {
@@ -290,6 +371,11 @@ impl Page {
             self.paragraph("", 2, &error.to_string());
         }
     }
+}
+
+/// What starts a server of this capacity.
+fn command_for(connections: u64) -> String {
+    format!("tcbchat serve --capacity {connections}")
 }
 
 fn of_kind(forecast: &Forecast, kind: Kind) -> impl Iterator<Item = &Wall> {

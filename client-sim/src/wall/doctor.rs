@@ -4,19 +4,45 @@
 //! have: it reads them, predicts where that stops, and the wall then shows it. Its JSON is documented in
 //! `docs/DOCTOR.md`.
 //!
-//! Invariant: a prediction is only ever shown, never used.
+//! Invariant: a prediction is shown and held against what came, never used.
 
 use serde_json::Value;
 
 use super::outcome::commas;
 use super::stage::{Launch, Stage};
 
+/// What the doctor reports on a stage, with a server's process if it is one that runs; `None` when it says nothing that
+/// can be read.
+fn report(stage: &Stage, launch: &Launch, connections: Option<u64>, pid: Option<u32>) -> Option<Value> {
+    let mut words = vec!["doctor".to_owned(), "--json".to_owned()];
+    words.extend(connections.into_iter().flat_map(|count| ["--connections".to_owned(), count.to_string()]));
+    words.extend(pid.into_iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let output = stage.command(&stage.binary, &words, launch).output().ok()?;
+    serde_json::from_slice(&output.stdout).ok()
+}
+
+/// Where a server that is started so will stop.
+pub fn maximum(stage: &Stage, launch: &Launch) -> Option<u64> {
+    report(stage, launch, None, None)?["maximum"]["connections"].as_u64()
+}
+
+/// Where the server of this process will stop, its connections included.
+pub fn maximum_of(stage: &Stage, launch: &Launch, pid: u32) -> Option<u64> {
+    report(stage, launch, None, Some(pid))?["maximum"]["connections"].as_u64()
+}
+
+/// What is left of a wall's limit, as the doctor sees it on the stage.
+pub fn left(stage: &Stage, launch: &Launch, wall: &str) -> Option<u64> {
+    let report = report(stage, launch, None, None)?;
+    let bound = report["walls"].as_array()?.iter().find(|bound| bound["id"] == wall)?;
+    Some(bound["limit"].as_u64()?.saturating_sub(bound["in_use"].as_u64().unwrap_or(0)))
+}
+
 /// The doctor's sentence about a wall and so many connections; `None` when it does not say anything that can
 /// be read.
 pub fn predict(stage: &Stage, wall: &str, launch: &Launch, connections: u64) -> Option<String> {
-    let words = ["doctor", "--json", "--connections", &connections.to_string()];
-    let output = stage.command(&stage.binary, &words, launch).output().ok()?;
-    sentence(&serde_json::from_slice(&output.stdout).ok()?, wall)
+    sentence(&report(stage, launch, Some(connections), None)?, wall)
 }
 
 /// Of the several bounds of one wall, the one that stops first, or else the one that the doctor has a remark on.

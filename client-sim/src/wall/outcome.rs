@@ -19,6 +19,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// What `tcbchat doctor` says of the machine as it is on this stage.
     pub doctor: Option<String>,
+    /// Numbers that the doctor had said, and what came.
+    pub held: Vec<Held>,
     /// What must be true for the wall to be shown.
     pub claims: Vec<Claim>,
     /// Seconds from the first step to the last.
@@ -53,6 +55,28 @@ pub struct Fact {
     pub value: String,
 }
 
+/// Percent by which a forecast may be off.
+const ERROR_PERCENT_MAX: f64 = 5.0;
+
+/// A number that the doctor had said, and what came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// Of what.
+    pub what: String,
+    /// What it had said; `None` if it said nothing that can be read.
+    pub forecast: Option<u64>,
+    /// What came.
+    pub outcome: u64,
+}
+
+impl Held {
+    /// How far the forecast was off, in percent of what came.
+    pub fn error_percent(&self) -> Option<f64> {
+        let (forecast, outcome) = (self.forecast? as f64, self.outcome as f64);
+        Some((forecast - outcome) / outcome.max(1.0) * 100.0)
+    }
+}
+
 /// Something that must be true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -66,6 +90,18 @@ impl Outcome {
     /// Claims something.
     pub fn claim(&mut self, holds: bool, text: impl Into<String>) {
         self.claims.push(Claim { text: text.into(), holds });
+    }
+
+    /// Holds a number that the doctor had said against what came; it must be within 5 %.
+    pub fn hold(&mut self, what: impl Into<String>, forecast: Option<u64>, outcome: u64) {
+        let held = Held { what: what.into(), forecast, outcome };
+        let text = match held.error_percent() {
+            Some(error) => format!("the doctor is within 5 %: {} ({error:+.1} %)", held.what),
+            None => format!("the doctor says a number: {}", held.what),
+        };
+        let holds = held.error_percent().is_some_and(|error| error.abs() <= ERROR_PERCENT_MAX);
+        self.held.push(held);
+        self.claim(holds, text);
     }
 
     /// Whether the wall was hit and passed as it should.
@@ -186,6 +222,15 @@ mod tests {
         assert!(outcome.is_shown());
         outcome.claim(false, "it was passed");
         assert!(!outcome.is_shown());
+    }
+
+    #[test]
+    fn a_forecast_that_is_off_fails_the_wall() {
+        for (forecast, holds) in [(Some(1050), true), (Some(950), true), (Some(1051), false), (None, false)] {
+            let mut outcome = Outcome::default();
+            outcome.hold("users", forecast, 1000);
+            assert_eq!(outcome.is_shown(), holds, "{forecast:?}");
+        }
     }
 
     #[test]

@@ -42,6 +42,15 @@ fn body(out: &mut String, outcome: &Outcome) {
     if let Some(doctor) = &outcome.doctor {
         named(out, "doctor", doctor);
     }
+    for held in &outcome.held {
+        let (forecast, error) = (held.forecast.map_or("none".into(), commas), held.error_percent());
+        let error = error.map_or("unknown".into(), |error| format!("{error:+.1} %"));
+        let text = format!("{forecast} {}; outcome {}; error {error}", held.what, commas(held.outcome));
+        named(out, "forecast", &text);
+    }
+    if outcome.held.is_empty() {
+        named(out, "forecast", "none: no number of the doctor is held against this wall");
+    }
     for note in &outcome.notes {
         named(out, "note", note);
     }
@@ -211,6 +220,7 @@ mod tests {
         outcome.sides = vec![before, after];
         outcome.moved_by = vec!["client-sim --source-addresses 2".into()];
         outcome.claim(holds, "3,977 were admitted");
+        outcome.hold("ports of one address", Some(3_977), 3_977);
         outcome
     }
 
@@ -224,7 +234,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         let admitted = text.lines().find(|line| line.starts_with("admitted")).unwrap();
         assert!(admitted.contains("3,977") && admitted.contains("| 5,000"), "{text}");
-        assert!(text.contains("hit and passed in 1.2 s; 1 of 1 claims hold"), "{text}");
+        assert!(text.contains("hit and passed in 1.2 s; 2 of 2 claims hold"), "{text}");
     }
 
     #[test]
@@ -232,6 +242,10 @@ mod tests {
         let text = render(wall(), &Played::Done(outcome(false)));
         assert!(text.contains("NOT TRUE      3,977 were admitted"), "{text}");
         assert!(text.contains("NOT SHOWN"), "{text}");
+        assert!(
+            text.contains("forecast      3,977 ports of one address; outcome 3,977; error +0.0 %"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -15,6 +15,15 @@ pub const KERNEL_BYTES_EACH: u64 = 4 * 1024;
 /// Our memory of one idle, subscribed connection, its TCB and index entry included.
 pub const USER_BYTES_EACH: u64 = 512;
 
+/// Our memory of one idle, subscribed connection as it was measured (`docs/BENCHMARKS.md`), for forecasts of what a
+/// control group is charged: the plan's [`USER_BYTES_EACH`] leaves room for more.
+pub const USER_BYTES_IDLE: u64 = 208;
+/// Memory that a server without connections is charged in its control group: its own pages, page tables, stacks of
+/// threads. Measured with two reactors, and what each further one adds.
+pub const GROUP_BYTES_OF_PROCESS: u64 = 1_400 * 1024;
+/// See [`GROUP_BYTES_OF_PROCESS`].
+pub const GROUP_BYTES_OF_REACTOR: u64 = 100 * 1024;
+
 /// The memory budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {

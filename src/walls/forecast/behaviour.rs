@@ -12,6 +12,9 @@ use super::{Context, Fix, Grouped, Kind, Stay, Verdict, Wall};
 
 /// Seconds of TIME_WAIT on Linux (`TCP_TIMEWAIT_LEN`); no setting changes it.
 const TIME_WAIT_S: u64 = 60;
+/// Seconds until Linux gives up bytes that nobody acknowledges, with its 15 retries: at least 924.6 by the kernel's own
+/// documentation (`tcp_retries2`); 1,028 were measured.
+const RETRIES_S: u64 = 924;
 /// Entries for each bucket of a hash table above which a lookup is felt.
 const CHAIN_LENGTH_MAX: u64 = 4;
 
@@ -163,26 +166,42 @@ impl Context<'_> {
         }
     }
 
+    /// When this server, with its own times, has found a peer that vanished.
     fn keep_alive(&self) -> Wall {
-        let wall = Self::behaviour("keep-alive", "keep-alive", "net.ipv4.tcp_keepalive_time", "seconds");
-        let ipv4 = &self.snapshot.ipv4;
-        let (time, interval, probes) =
-            match (&ipv4.keepalive_time_s, &ipv4.keepalive_interval_s, &ipv4.keepalive_probes) {
-                (Ok(time), Ok(interval), Ok(probes)) => (*time, *interval, *probes),
-                (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
-                    return Self::unreadable(wall, error);
-                }
-            };
-        let dead_s = time.saturating_add(interval.saturating_mul(probes));
-        // Two intervals and a second, as `conn::keepalive` counts.
-        let beat_s = u64::from(self.config.stomp.heart_beat_max_ms) * 2 / 1000 + 1;
+        let wall = Self::behaviour("keep-alive", "keep-alive", "keepalive.tcp_idle_s", "seconds");
+        let keepalive = &self.config.keepalive;
+        let probed_s = u64::from(keepalive.tcp_idle_s)
+            + u64::from(keepalive.tcp_interval_s) * u64::from(keepalive.tcp_probes);
+        let user_timeout_s = u64::from(keepalive.user_timeout_ms) / 1000;
+        let pinged_s = u64::from(keepalive.ws_ping_interval_s) + u64::from(keepalive.ws_pong_timeout_s);
+        let idle_s = match (keepalive.tcp_idle_s, keepalive.ws_ping_interval_s) {
+            (0, 0) => None,
+            (0, _) => Some(pinged_s),
+            (_, 0) => Some(probed_s),
+            (_, _) => Some(probed_s.min(pinged_s)),
+        };
+        let idle = match idle_s {
+            Some(seconds) => {
+                format!("Silent and idle, a peer that vanished holds its place for {seconds} s.")
+            }
+            None => {
+                "Silent and idle, a peer that vanished holds its place for good: keepalive.tcp_idle_s and \
+                     keepalive.ws_ping_interval_s are 0."
+                    .to_owned()
+            }
+        };
+        let unacknowledged = match user_timeout_s {
+            0 => format!(
+                "With bytes unacknowledged it is the kernel that gives it up, after {RETRIES_S} s or more \
+                 (net.ipv4.tcp_retries2; keepalive.user_timeout_ms is 0)."
+            ),
+            seconds => format!("With bytes unacknowledged it is given up after {seconds} s."),
+        };
         Wall {
-            limit: Some(time),
+            limit: idle_s,
             effect: format!(
-                "By the kernel's times a peer that vanished holds its place for {} s, and only of sockets that \
-                 ask for probes. A client that agreed on STOMP heart-beats is missed after {} s at most.",
-                Grouped(dead_s),
-                Grouped(beat_s)
+                "{idle} A client that agreed to send a heart-beat every I seconds is missed after 2 I + 1. \
+                 {unacknowledged}"
             ),
             ..wall
         }
@@ -269,13 +288,22 @@ impl Context<'_> {
             )
         });
         let is_cut = limit < backlog;
+        let ours = self.running.and_then(|running| listeners.iter().find(|of| of.address == running.address));
+        let kept = match ours.and_then(|listener| listener.queued_max) {
+            Some(most) if most != limit.min(backlog) => format!(
+                " The server that runs listens with {}, and keeps that until it is started again.",
+                Grouped(most)
+            ),
+            _ if is_cut => " A server that runs has to be started again for another value.".to_owned(),
+            _ => String::new(),
+        };
         Wall {
             limit: Some(limit),
             needed: Some(backlog),
             verdict: if is_cut || full.is_some() { Verdict::Notice } else { Verdict::Fits },
             effect: format!(
                 "Each reactor's listener queues {} connections until they are accepted{}; past it they are \
-                 dropped and try again (ListenOverflows).{full_now}",
+                 dropped and try again (ListenOverflows).{full_now}{kept}",
                 Grouped(limit.min(backlog)),
                 if is_cut {
                     format!(", not {} as listen.backlog asks", Grouped(backlog))

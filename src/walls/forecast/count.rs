@@ -6,24 +6,44 @@
 //!
 //! Invariant: `stops_at` of a wall is the largest number of connections that it lets in.
 
-use crate::config::plan::Descriptors;
-use crate::config::plan::memory::USER_BYTES_EACH;
-use crate::config::procfs::{Controller, GroupLimit, Reading};
+use crate::config::plan::memory::{
+    Bytes, GROUP_BYTES_OF_PROCESS, GROUP_BYTES_OF_REACTOR, USER_BYTES_EACH, USER_BYTES_IDLE,
+};
+use crate::config::plan::{Descriptors, THREADS_OF_PROCESS};
+use crate::config::procfs::{Controller, GroupLimit, Reading, Version};
+use crate::net::group_memory::full_at;
 
-use super::fix::roomy;
+use super::fix::{self, roomy};
 use super::{CONNECTIONS_MAX, Context, Fix, Grouped, Kind, Verdict, Wall};
+use crate::tcb::time_wait::Reuse;
+use crate::walls::probe::Privileges;
+use crate::walls::running::{Running, Silence};
 
 /// `fs.file-max` at which it is no limit: some distributions set it to the largest number.
 const UNLIMITED: u64 = 1 << 62;
 /// Open files and epoll watches of one reactor that are no connection: its epoll, wake-up and listeners,
 /// with some to spare.
 const FILES_OF_REACTOR: u64 = 16;
-/// Threads of the process that are no reactor: the main thread, and some to spare.
-const THREADS_SPARE: u64 = 4;
-/// Mappings of memory of a process before it has threads: its libraries, heap and tables.
-const MAPPINGS_OF_PROCESS: u64 = 512;
-/// Mappings of one thread: its stack and the guard page below it.
+/// Mappings of memory of a process before it has threads: its libraries, heap and tables. A server of two reactors has
+/// 48, one of 107 has 494; the arrays of each reactor add a few more as they grow.
+const MAPPINGS_OF_PROCESS: u64 = 64;
+/// Mappings of one reactor: its stack, the guard page below it, its part of the heap, its arrays.
+const MAPPINGS_OF_REACTOR: u64 = 8;
+/// Mappings of a thread for a connection: its stack and the guard page below it.
 const MAPPINGS_OF_THREAD: u64 = 2;
+
+/// Private writable memory of a server without connections (`VmData`), as RLIMIT_DATA counts it: of the process, of a
+/// reactor, and for each place of its table. Measured with 2, 4 and 16 reactors, to which it adds up within 10 KB.
+const DATA_OF_PROCESS: u64 = 2_620 * 1024;
+/// See [`DATA_OF_PROCESS`]; a thread's stack is most of it.
+const DATA_OF_REACTOR: u64 = 2_240 * 1024;
+/// See [`DATA_OF_PROCESS`].
+const DATA_OF_PLACE: u64 = 44;
+/// The same, for each connection that a reactor's arrays have room for: they double, so that more is promised than
+/// used. Between 100 and 200 bytes, by where servers with a limit ended.
+const DATA_OF_CONNECTION: u64 = 170;
+/// What RLIMIT_AS counts beyond RLIMIT_DATA: code and libraries, and what is mapped for a moment.
+const ADDRESS_SPACE_BESIDE: u64 = 8_100_000;
 
 impl Context<'_> {
     pub(super) fn count_walls(&self) -> Vec<Wall> {
@@ -35,6 +55,9 @@ impl Context<'_> {
             self.tcb_capacity(),
             self.machine_memory(),
             self.group_memory(),
+            self.data_limit(),
+            self.address_space(),
+            self.commit_limit(),
             self.conntrack(),
         ];
         walls.extend(self.threads());
@@ -43,9 +66,10 @@ impl Context<'_> {
 
     /// Says the verdict on a wall of which each connection takes `each`, and the server `fixed`.
     fn line(&self, wall: Wall, limit: u64, in_use: Option<u64>, each: u64, fixed: u64) -> Wall {
-        let needed = self.connections.saturating_mul(each).saturating_add(fixed);
+        let needed = self.coming().saturating_mul(each).saturating_add(fixed);
         let free = limit.saturating_sub(in_use.unwrap_or(0));
-        let stops_at = if free < fixed { 0 } else { (free - fixed) / each.max(1) };
+        // What is open already stays open, however little is left.
+        let stops_at = self.standing + free.saturating_sub(fixed) / each.max(1);
         let verdict = verdict(self.connections, stops_at);
         Wall { limit: Some(limit), in_use, needed: Some(needed), stops_at: Some(stops_at), verdict, ..wall }
     }
@@ -57,6 +81,9 @@ impl Context<'_> {
             Ok(limits) => limits,
             Err(error) => return Self::unreadable(wall, error),
         };
+        if let Some(wall) = self.running_tables(&wall) {
+            return wall;
+        }
         let limit = self.machine.fd_limit;
         let mut wall = self.tables(wall, limit, self.descriptors);
         let raised = match limits.files_soft {
@@ -74,7 +101,7 @@ impl Context<'_> {
                 plan.reactors,
                 Grouped(self.connections),
             ),
-            (Err(error), Verdict::Below) if self.snapshot.private_tables == Some(false) => format!(
+            (Err(error), Verdict::Below) if !self.machine.has_private_tables => format!(
                 "One descriptor table holds {} connections, and a sandbox forbids private ones \
                  (unshare(CLONE_FILES) fails; Docker's default seccomp profile does that).",
                 Grouped(error.fits),
@@ -93,20 +120,34 @@ impl Context<'_> {
             ),
         } + &raised;
         if let (Err(error), Verdict::Below) = (&self.plan, wall.verdict) {
-            wall.fix = Some(match error.reactors_needed {
-                Some(reactors) => Fix::key("reactors", "count", u64::from(reactors), Some("--reactors")),
-                None => {
-                    let limit = Fix::process_limit("nofile", "LimitNOFILE", error.fd_limit_needed);
-                    match self.snapshot.nr_open {
-                        Ok(most) if most < error.fd_limit_needed => {
-                            Fix::sysctl("fs.nr_open", error.fd_limit_needed).and(limit)
-                        }
-                        _ => limit,
-                    }
-                }
-            });
+            wall.fix = Some(fix::descriptors(error, self.snapshot.nr_open.as_ref().ok().copied()));
         }
         wall
+    }
+
+    /// The tables of a server that runs already.
+    fn running_tables(&self, wall: &Wall) -> Option<Wall> {
+        let running = self.running?;
+        let (free, tables) = (running.descriptors_free()?, running.tables.len() as u64);
+        let limit = running.fd_limit?;
+        let in_use = running.tables.iter().sum();
+        let mut wall = self.line(wall.clone(), (limit * tables).max(in_use), Some(in_use), 1, 0);
+        wall.effect = format!(
+            "Process {} has {tables} descriptor table{} of {} that accept{}; {} descriptors are free.",
+            running.pid,
+            if tables == 1 { "" } else { "s" },
+            Grouped(limit),
+            if tables == 1 { "s" } else { "" },
+            Grouped(free)
+        );
+        if wall.verdict == Verdict::Below {
+            let each = limit + self.coming().saturating_sub(free).div_ceil(tables.max(1));
+            wall.fix = Some(Fix {
+                now: vec![format!("prlimit --pid {} --nofile={each}:{each}", running.pid)],
+                ..Fix::process_limit("nofile", "LimitNOFILE", each)
+            });
+        }
+        Some(wall)
     }
 
     /// `fs.nr_open`, above which RLIMIT_NOFILE cannot be set.
@@ -117,10 +158,7 @@ impl Context<'_> {
             Err(error) => return Self::unreadable(wall, error),
         };
         let machine = crate::config::machine::Machine { fd_limit: limit.max(1), ..self.machine };
-        let mut descriptors = Descriptors::new(&self.config, &machine);
-        if self.snapshot.private_tables == Some(false) {
-            descriptors.private_tables = 0;
-        }
+        let descriptors = Descriptors::new(&self.config, &machine);
         let mut wall = self.tables(wall, limit, descriptors);
         wall.effect = "RLIMIT_NOFILE cannot be set higher than this.".into();
         if wall.verdict == Verdict::Below {
@@ -134,7 +172,13 @@ impl Context<'_> {
     fn tables(&self, wall: Wall, limit: u64, descriptors: Descriptors) -> Wall {
         let reserve = limit.saturating_sub(descriptors.one_table);
         // Of a server that starts: nothing is in use yet.
-        let wall = self.line(wall, limit, Some(0), 1, reserve);
+        let mut wall = self.line(wall, limit, Some(0), 1, reserve);
+        if self.running.is_some() {
+            // Of a limit that the server was started under, and that it has passed or keeps.
+            wall.stops_at = wall.stops_at.map(|at| at.max(self.connections));
+            wall.verdict = Verdict::Fits;
+            return wall;
+        }
         let until = descriptors.private_tables;
         if until <= descriptors.one_table {
             return wall;
@@ -157,7 +201,23 @@ impl Context<'_> {
         if files.limit >= UNLIMITED {
             return Wall { effect: "No limit.".into(), in_use: Some(files.used), ..wall };
         }
-        let fixed = u64::from(self.reactors) * FILES_OF_REACTOR;
+        if matches!(self.snapshot.privileges, Ok(Privileges { is_admin: true, .. })) {
+            let effect = "This process has CAP_SYS_ADMIN, to which the limit does not apply. Other processes meet it, \
+                          a client of this machine among them.";
+            return Wall {
+                limit: Some(files.limit),
+                in_use: Some(files.used),
+                needed: Some(self.coming()),
+                verdict: if self.coming() + files.used > files.limit {
+                    Verdict::Passed
+                } else {
+                    Verdict::Fits
+                },
+                effect: effect.into(),
+                ..wall
+            };
+        }
+        let fixed = self.fixed(FILES_OF_REACTOR);
         let mut wall = self.line(wall, files.limit, Some(files.used), 1, fixed);
         wall.effect =
             "Open files of all processes; past it accept fails with ENFILE, except for a process with \
@@ -167,6 +227,11 @@ impl Context<'_> {
         wall
     }
 
+    /// What so much for each reactor comes to; nothing for one that runs already.
+    fn fixed(&self, each: u64) -> u64 {
+        if self.running.is_some() { 0 } else { u64::from(self.reactors) * each }
+    }
+
     fn epoll_watches(&self) -> Wall {
         let name = "fs.epoll.max_user_watches";
         let wall = Self::wall("epoll-watches", "connections", name, Kind::Count, "watches");
@@ -174,27 +239,48 @@ impl Context<'_> {
             Ok(limit) => *limit,
             Err(error) => return Self::unreadable(wall, error),
         };
-        let fixed = u64::from(self.reactors) * FILES_OF_REACTOR;
-        let mut wall = self.line(wall, limit, None, 1, fixed);
+        let fixed = self.fixed(FILES_OF_REACTOR);
+        // Those of the server that runs are known, whoever else has some.
+        let in_use = self.running.and_then(Running::open);
+        let mut wall = self.line(wall, limit, in_use, 1, fixed);
         wall.effect =
-            "Descriptors in epoll sets, for each user; the kernel does not tell how many are used.".into();
+            "Descriptors in epoll sets, for each user; the kernel does not tell how many others have.".into();
         self.mend(&mut wall, |value| Fix::sysctl(name, value));
         wall
     }
 
     fn tcb_capacity(&self) -> Wall {
         let wall = Self::wall("tcb-capacity", "tcb-table", "tcb.capacity", Kind::Count, "connections");
-        let limit = if self.capacity == 0 { CONNECTIONS_MAX } else { self.capacity };
-        let mut wall = self.line(wall, u64::from(limit), Some(0), 1, 0);
-        wall.effect = match self.capacity {
-            0 => format!(
-                "Not configured: {} is the most that can be. Past it the server answers 503 with Retry-After.",
-                Grouped(CONNECTIONS_MAX)
-            ),
-            _ => "As configured. Past it the server answers 503 with Retry-After.".into(),
+        let limit = self.capacity.unwrap_or(u64::from(CONNECTIONS_MAX));
+        let places = self.running.and_then(Running::places);
+        let is_full = self.running.is_some_and(|running| running.numbers == Err(Silence::Full));
+        let in_use = match places {
+            Some((in_use, _)) => in_use,
+            None if is_full => limit,
+            None => 0,
         };
+        // Records that give way to who comes take no place from anybody.
+        let reuse = self.config.tcb.time_wait.reuse;
+        let waiting = self.running.and_then(Running::waiting).unwrap_or(0);
+        let gives_way = if reuse == Reuse::PeerDiffers { waiting } else { 0 };
+        let mut wall = self.line(wall, limit, Some(in_use - gives_way), 1, 0);
+        if self.connections == limit && wall.verdict == Verdict::Tight {
+            // It is judged for its own capacity.
+            wall.verdict = Verdict::Fits;
+        }
+        wall.effect = "Past it the server answers 503 with Retry-After.".into();
+        if waiting > 0 {
+            wall.effect += &match gives_way {
+                0 => format!(
+                    " {} of the places are taken by connections in TIME_WAIT (tcb.time_wait_counts).",
+                    Grouped(waiting)
+                ),
+                _ => format!(" {} connections in TIME_WAIT give way to others.", Grouped(waiting)),
+            };
+        }
         if wall.verdict == Verdict::Below {
-            wall.fix = Some(Fix::key("tcb", "capacity", self.connections, Some("--capacity")));
+            let needed = in_use - gives_way + self.coming();
+            wall.fix = Some(Fix::key("tcb", "capacity", needed, Some("--capacity")));
         }
         wall
     }
@@ -227,14 +313,142 @@ impl Context<'_> {
             Ok(group) => group,
             Err(wall_of) => return wall_of.wall(wall),
         };
-        let (each, fixed) = self.bytes();
-        let mut wall = self.line(wall, group.limit, group.used, each, fixed);
+        let each = self.group_bytes(group.version);
+        let reactors = u64::from(self.reactors);
+        let fixed = match self.running {
+            Some(_) => 0,
+            None => GROUP_BYTES_OF_PROCESS + reactors.saturating_sub(2) * GROUP_BYTES_OF_REACTOR,
+        };
+        // Whoever reads has gone when it is full.
+        let used = group.used.map(|used| used.saturating_sub(self.snapshot.bytes_own));
+        let percent = self.config.memory.group_percent_max;
+        let (limit, past) = match percent {
+            0 => (group.limit, "past the limit the kernel ends the server".to_owned()),
+            _ => (
+                full_at(group.limit, percent),
+                format!(
+                    "from {percent} % of {} on the server answers 503 (memory.group_percent_max), so that the kernel \
+                     does not end it",
+                    Bytes(group.limit)
+                ),
+            ),
+        };
+        let mut wall = self.line(wall, limit, used, each, fixed);
         wall.effect = format!(
-            "{}. The kernel's bytes for sockets count, too; past the limit the server is killed.",
-            group.directory
+            "{}. It is charged {} bytes for each idle connection ({}), most of them the kernel's; {past}.",
+            group.directory,
+            Grouped(each),
+            if self.snapshot.measured_bytes_each.is_some() {
+                "measured"
+            } else {
+                "by the kernel's release; --measure measures it"
+            },
         );
-        self.mend(&mut wall, |value| Fix::group(&group.directory, group.version, Controller::Memory, value));
+        // The limit of which the share is enough.
+        let whole = |value: u64| if percent == 0 { value } else { value.div_ceil(u64::from(percent)) * 100 };
+        self.mend(&mut wall, |value| {
+            Fix::group(&group.directory, group.version, Controller::Memory, roomy(whole(value)))
+        });
         wall
+    }
+
+    /// Bytes of private writable memory of a server with so many connections.
+    fn data_bytes(&self, connections: u64) -> u64 {
+        let reactors = u64::from(self.reactors);
+        let places = self.capacity.unwrap_or(self.connections);
+        let arrays = connections.div_ceil(reactors.max(1)).next_power_of_two();
+        DATA_OF_PROCESS
+            + reactors * DATA_OF_REACTOR
+            + places * DATA_OF_PLACE
+            + reactors * arrays * DATA_OF_CONNECTION
+    }
+
+    /// The verdict on a limit of the process's memory, which its arrays meet when one of them doubles.
+    fn steps(&self, wall: Wall, limit: u64, beside: u64) -> Wall {
+        let needed = self.data_bytes(self.connections) + beside;
+        let reactors = u64::from(self.reactors).max(1);
+        let fits = |each: &u64| self.data_bytes(reactors * each) + beside <= limit;
+        let each = (0..24).rev().map(|step| 1_u64 << step).find(fits).unwrap_or(0);
+        // The first reactor that is full is a little before the others: the kernel spreads by a hash.
+        let stops_at = reactors * each.saturating_sub(each.isqrt());
+        let is_below = needed > limit;
+        let effect = format!(
+            "Past it the server ends, and everybody with it. Its arrays double, so it stops in steps: to about a tenth, \
+             with {} reactor{}.",
+            reactors,
+            if reactors == 1 { "" } else { "s" }
+        );
+        Wall {
+            limit: Some(limit),
+            in_use: Some(0),
+            needed: Some(needed),
+            stops_at: Some(if is_below {
+                stops_at.min(self.connections.saturating_sub(1))
+            } else {
+                stops_at.max(self.connections)
+            }),
+            verdict: if is_below { Verdict::Below } else { Verdict::Fits },
+            effect,
+            ..wall
+        }
+    }
+
+    fn data_limit(&self) -> Wall {
+        let wall = Self::wall("data-limit", "tcb-table", "RLIMIT_DATA", Kind::Count, "bytes");
+        match self.snapshot.limits.as_ref().map(|limits| limits.data_soft) {
+            Ok(Some(limit)) => {
+                let mut wall = self.steps(wall, limit, 0);
+                self.mend(&mut wall, |value| Fix::process_limit("data", "LimitDATA", value));
+                wall
+            }
+            Ok(None) => Wall { effect: "No limit.".into(), ..wall },
+            Err(error) => Self::unreadable(wall, error),
+        }
+    }
+
+    fn address_space(&self) -> Wall {
+        let wall = Self::wall("address-space", "tcb-table", "RLIMIT_AS", Kind::Count, "bytes");
+        match self.snapshot.limits.as_ref().map(|limits| limits.address_space_soft) {
+            Ok(Some(limit)) => {
+                let mut wall = self.steps(wall, limit, ADDRESS_SPACE_BESIDE);
+                self.mend(&mut wall, |value| Fix::process_limit("as", "LimitAS", value));
+                wall
+            }
+            Ok(None) => Wall { effect: "No limit.".into(), ..wall },
+            Err(error) => Self::unreadable(wall, error),
+        }
+    }
+
+    /// `CommitLimit`, under strict overcommit only.
+    fn commit_limit(&self) -> Wall {
+        let wall = Self::wall("commit-limit", "tcb-table", "vm.overcommit_memory", Kind::Count, "bytes");
+        let (mode, commit) = match (&self.snapshot.overcommit, &self.snapshot.commit) {
+            (Ok(mode), Ok(commit)) => (*mode, *commit),
+            (Err(error), _) | (_, Err(error)) => return Self::unreadable(wall, error),
+        };
+        if mode != 2 {
+            let effect = "Not strict: memory is promised beyond what there is.";
+            return Wall { effect: effect.into(), ..wall };
+        }
+        let fixed = if self.running.is_some() { 0 } else { self.data_bytes(0) };
+        let mut wall = self.line(wall, commit.limit, Some(commit.used), 2 * DATA_OF_CONNECTION, fixed);
+        wall.effect =
+            "Strict: what all processes are promised is bounded (CommitLimit); past it the server ends."
+                .into();
+        if wall.verdict == Verdict::Below {
+            wall.fix = Some(Fix::sysctl("vm.overcommit_memory", 0));
+        }
+        wall
+    }
+
+    /// The group with the least memory left, if one is limited.
+    pub(super) fn lowest_group(&self) -> Option<&GroupLimit> {
+        lowest(&self.snapshot.group_memory).ok()
+    }
+
+    /// Bytes that a group is charged for one idle connection.
+    pub(super) fn group_bytes(&self, version: Version) -> u64 {
+        self.snapshot.group_kernel_bytes_each(version) + USER_BYTES_IDLE
     }
 
     fn conntrack(&self) -> Wall {
@@ -268,7 +482,9 @@ impl Context<'_> {
     /// Limits on threads: of the kernel, the user, the group, and of the memory map that holds their stacks.
     fn threads(&self) -> Vec<Wall> {
         let snapshot = self.snapshot;
-        let in_use = snapshot.threads.as_ref().ok().copied();
+        // Whoever reads is not there when the server is, or is the server.
+        let others = |threads: u64| threads.saturating_sub(snapshot.threads_own);
+        let in_use = snapshot.threads.as_ref().ok().copied().map(others);
         let wall = |id, row, name| Self::wall(id, row, name, Kind::Count, "threads");
         let sysctl = |wall: Wall, limit: &Reading<u64>, name: &'static str| match limit {
             Ok(limit) => self.thread_line(wall, *limit, in_use, |value| Fix::sysctl(name, value)),
@@ -284,16 +500,26 @@ impl Context<'_> {
             ),
             sysctl(wall("pid-max", "bio", "kernel.pid_max"), &snapshot.pid_max, "kernel.pid_max"),
             match &snapshot.limits {
-                Ok(limits) => match limits.threads_hard {
-                    Some(limit) => self.thread_line(of_user, limit, None, |value| {
-                        Fix::process_limit("nproc", "LimitNPROC", value)
-                    }),
+                Ok(limits) => match limits.threads_soft {
+                    Some(limit)
+                        if matches!(snapshot.privileges, Ok(Privileges { exceeds_threads: true, .. })) =>
+                    {
+                        let effect =
+                            "Root, and who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN, is not held to it.";
+                        Wall { limit: Some(limit), effect: effect.into(), ..of_user }
+                    }
+                    Some(limit) => {
+                        let of_this_user = snapshot.threads_of_user.as_ref().ok().copied().map(others);
+                        self.thread_line(of_user, limit, of_this_user, |value| {
+                            Fix::process_limit("nproc", "LimitNPROC", value)
+                        })
+                    }
                     None => Wall { effect: "No limit.".into(), ..of_user },
                 },
                 Err(error) => Self::unreadable(of_user, error),
             },
             match lowest(&snapshot.group_pids) {
-                Ok(group) => self.thread_line(of_group, group.limit, group.used, |value| {
+                Ok(group) => self.thread_line(of_group, group.limit, group.used.map(others), |value| {
                     Fix::group(&group.directory, group.version, Controller::Pids, value)
                 }),
                 Err(wall_of) => wall_of.wall(of_group),
@@ -320,25 +546,26 @@ impl Context<'_> {
             Ok(limit) => *limit,
             Err(error) => return Self::unreadable(wall, error),
         };
-        let threads = limit.saturating_sub(MAPPINGS_OF_PROCESS) / MAPPINGS_OF_THREAD;
+        let threads = limit.saturating_sub(MAPPINGS_OF_PROCESS) / MAPPINGS_OF_REACTOR;
         wall = self.thread_line(wall, threads, Some(0), |value| {
-            Fix::sysctl("vm.max_map_count", value * MAPPINGS_OF_THREAD + MAPPINGS_OF_PROCESS)
+            Fix::sysctl("vm.max_map_count", value * MAPPINGS_OF_REACTOR + MAPPINGS_OF_PROCESS)
         });
-        let needed = wall.needed.map(|threads| threads * MAPPINGS_OF_THREAD + MAPPINGS_OF_PROCESS);
+        let needed = wall.needed.map(|threads| threads * MAPPINGS_OF_REACTOR + MAPPINGS_OF_PROCESS);
         Wall { limit: Some(limit), needed, ..wall }
     }
 
     /// The verdict on a limit of threads: the reactors must fit.
     fn thread_line(&self, wall: Wall, limit: u64, in_use: Option<u64>, fix: impl Fn(u64) -> Fix) -> Wall {
         let reactors = u64::from(self.reactors);
-        let needed = reactors + THREADS_SPARE;
+        // A server that runs has its threads.
+        let needed = if self.running.is_some() { 0 } else { reactors + THREADS_OF_PROCESS };
         let free = limit.saturating_sub(in_use.unwrap_or(0));
-        let most = u32::try_from(free.saturating_sub(THREADS_SPARE)).unwrap_or(u32::MAX).min(1024);
+        let is_below = needed > free;
+        // Who has no threads does not start; who has them is bounded by something else.
+        let most = u32::try_from(free.saturating_sub(THREADS_OF_PROCESS)).unwrap_or(u32::MAX).min(1024);
         let least = if self.config.reactors.count > 0 { reactors } else { u64::from(self.machine.cores) };
-        let stops_at = if u64::from(most) < least {
+        let fewer = if u64::from(most) < least {
             0
-        } else if self.snapshot.private_tables == Some(false) {
-            self.descriptors.one_table
         } else {
             self.descriptors.one_table.max(Descriptors::with_reactors(&self.config, &self.machine, most))
         };
@@ -346,11 +573,12 @@ impl Context<'_> {
             limit: Some(limit),
             in_use,
             needed: Some(needed),
-            // Threads for every reactor that a plan may have bound nothing.
-            stops_at: (most < 1024).then_some(stops_at),
-            verdict: if needed > free { Verdict::Below } else { Verdict::Fits },
+            stops_at: is_below.then_some(fewer),
+            verdict: if is_below { Verdict::Below } else { Verdict::Fits },
             effect: format!(
-                "{reactors} reactors need {needed} threads; a thread for each connection would stop at {}.",
+                "{reactors} reactor{} and {THREADS_OF_PROCESS} other threads; a thread for each connection would stop \
+                 at {}.",
+                if reactors == 1 { "" } else { "s" },
                 Grouped(free)
             ),
             ..wall

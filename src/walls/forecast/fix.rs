@@ -3,6 +3,7 @@
 //! Invariant: the value in a command is one with which the wall is no longer in the way; a test carries the
 //! commands out on recorded trees.
 
+use crate::config::plan::DoesNotFit;
 use crate::config::procfs::{Controller, Version};
 
 /// What moves a wall.
@@ -47,6 +48,20 @@ impl Fix {
         Self {
             now: vec![format!("prlimit --pid $$ --{resource}={value}:{value}")],
             stay: vec![unit_lines("tcbchat.service", &[format!("{property}={value}")])],
+        }
+    }
+
+    /// A procfs that is not hidden.
+    pub(super) fn visible_proc() -> Self {
+        Self {
+            now: vec!["mount -t proc proc /proc".into()],
+            stay: vec![Stay {
+                file: "the definition of the container or sandbox that hides it".into(),
+                lines: vec![
+                    "docker: --security-opt systempaths=unconfined".into(),
+                    "systemd: ProcSubset=all".into(),
+                ],
+            }],
         }
     }
 
@@ -113,6 +128,22 @@ impl Fix {
         self.now.extend(other.now);
         self.stay.extend(other.stay);
         self
+    }
+}
+
+/// What makes descriptors hold a capacity that they do not.
+pub(super) fn descriptors(error: &DoesNotFit, nr_open: Option<u64>) -> Fix {
+    match (error.reactors_needed, nr_open) {
+        (Some(reactors), _) => Fix::key("reactors", "count", u64::from(reactors), Some("--reactors")),
+        (None, nr_open) => {
+            let limit = Fix::process_limit("nofile", "LimitNOFILE", error.fd_limit_needed);
+            match nr_open {
+                Some(most) if most < error.fd_limit_needed => {
+                    Fix::sysctl("fs.nr_open", error.fd_limit_needed).and(limit)
+                }
+                _ => limit,
+            }
+        }
     }
 }
 

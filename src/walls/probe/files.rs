@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use super::{Counters, Listener, ProcessLimits, SlabSizes, Sockstat};
+use super::{Counters, Listener, Privileges, ProcessLimits, SlabSizes, Sockstat};
 use crate::config::procfs::{Controller, Reading, Tree, Unreadable, Version};
 
 /// The number after a word at the start of a line, as in `memory.stat`.
@@ -53,8 +53,61 @@ pub(super) fn process_limits(tree: &Tree) -> Reading<ProcessLimits> {
         }
     };
     let (files_soft, files_hard) = pair("Max open files")?;
-    let (_, threads_hard) = pair("Max processes")?;
-    Ok(ProcessLimits { files_soft, files_hard, threads_hard })
+    let (threads_soft, _) = pair("Max processes")?;
+    let (address_space_soft, _) = pair("Max address space")?;
+    let (data_soft, _) = pair("Max data size")?;
+    Ok(ProcessLimits { files_soft, files_hard, threads_soft, address_space_soft, data_soft })
+}
+
+/// What the process may do, by `/proc/self/status` and `/proc/self/uid_map`.
+pub(super) fn privileges(tree: &Tree) -> Reading<Privileges> {
+    const PATH: &str = "/proc/self/status";
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let text = tree.text(PATH)?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let effective = field("CapEff:").and_then(|word| u64::from_str_radix(word.trim(), 16).ok());
+    let effective = effective.ok_or(Unreadable::malformed(PATH, "CapEff"))?;
+    // Capabilities of another user namespace count for nothing here. Where it is not told, it is the first one.
+    let map = tree.numbers::<3>("/proc/self/uid_map").unwrap_or([0, 0, u64::from(u32::MAX)]);
+    let is_first = map == [0, 0, u64::from(u32::MAX)];
+    let is_root = field("Uid:").and_then(|ids| ids.split_ascii_whitespace().next()) == Some("0");
+    Ok(Privileges {
+        is_admin: is_first && effective & CAP_SYS_ADMIN != 0,
+        exceeds_threads: is_first && (is_root || effective & (CAP_SYS_ADMIN | CAP_SYS_RESOURCE) != 0),
+    })
+}
+
+/// Bytes of a process that are in memory and in no file (`RssAnon`), its page tables included; 0 where it is not told.
+pub(super) fn anonymous_bytes(tree: &Tree) -> u64 {
+    let text = tree.text("/proc/self/status").unwrap_or_default();
+    let kib = |name| named_number(&text, name).unwrap_or(0);
+    (kib("RssAnon:") + kib("VmPTE:")) * 1024
+}
+
+/// The first two numbers of a kernel's release.
+pub(super) fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Threads of the user that the process belongs to, itself included.
+pub(super) fn threads_of_user(tree: &Tree) -> Reading<u64> {
+    const PATH: &str = "/proc/self/status";
+    let user = |text: &str| -> Option<String> {
+        let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        Some(ids.split_ascii_whitespace().next()?.to_owned())
+    };
+    let own = user(&tree.text(PATH)?).ok_or(Unreadable::malformed(PATH, "Uid"))?;
+    let mut threads = 0_u64;
+    for process in tree.processes() {
+        // A process that ends meanwhile has no threads.
+        let Ok(text) = tree.text(&format!("/proc/{process}/status")) else { continue };
+        if user(&text).as_ref() == Some(&own) {
+            threads += named_number(&text, "Threads:").unwrap_or(0);
+        }
+    }
+    Ok(threads)
 }
 
 /// Threads of the machine: the second number of `1/372` in `/proc/loadavg`.
@@ -175,6 +228,8 @@ pub(super) fn listeners(tree: &Tree) -> Reading<Vec<Listener>> {
             address: socket_address(address)?,
             queued: u64::from_str_radix(queued, 16).ok()?,
             queued_max: None,
+            // After the queues come timer, retransmits, user and timeout.
+            inode: fields.nth(4).and_then(|word| word.parse().ok()),
         };
         (state == LISTEN).then_some(listener)
     };

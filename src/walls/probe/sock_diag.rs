@@ -119,6 +119,7 @@ fn listener(message: &[u8]) -> Option<Listener> {
         // `idiag_rqueue`, `idiag_wqueue`).
         queued: u64::from(u32_at(message, 56)?),
         queued_max: u32_at(message, 60).map(u64::from),
+        inode: u32_at(message, 68).map(u64::from),
     })
 }
 

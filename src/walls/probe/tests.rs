@@ -17,9 +17,15 @@ fn a_small_vm_is_read() {
     let vm = recorded("small-vm");
     assert_eq!(
         vm.limits,
-        Ok(ProcessLimits { files_soft: Some(1024), files_hard: Some(4096), threads_hard: Some(3842) })
+        Ok(ProcessLimits {
+            files_soft: Some(1024),
+            files_hard: Some(4096),
+            threads_soft: Some(3842),
+            address_space_soft: None,
+            data_soft: None,
+        })
     );
-    assert_eq!(vm.machine(), Machine { cores: 1, fd_limit: 4096, memory_bytes: 1_004_584 * 1024 });
+    assert_eq!(vm.machine(), Ok(Machine::new(1, 4096, 1_004_584 * 1024)));
     assert_eq!(vm.conntrack, Ok(Used { limit: 7680, used: 61 }));
     assert_eq!(vm.is_tracking, Some(true));
     assert_eq!(vm.ipv4.reserved_ports, Ok(vec![33_000..=33_000, 40_000..=40_099]));
@@ -44,7 +50,7 @@ fn a_small_vm_is_read() {
 fn a_host_of_64_cores_is_read() {
     let host = recorded("host-64-cores");
     assert_eq!(host.cores, Ok(64));
-    assert_eq!(host.machine().fd_limit, 1_048_576);
+    assert_eq!(host.machine().unwrap().fd_limit, 1_048_576);
     assert!(host.conntrack.as_ref().unwrap_err().is_absent());
     assert_eq!(host.kernel_bytes_each(), (2368 + 832 + 192 + 192 + 128, true));
     assert_eq!(host.group_pids.as_ref().unwrap()[0].directory, "/sys/fs/cgroup/system.slice/tcbchat.service");
@@ -57,9 +63,9 @@ fn containers_of_both_versions_are_read() {
     let two = recorded("container-v2");
     let group = &two.group_memory.as_ref().unwrap()[0];
     assert_eq!((group.directory.as_str(), group.limit), ("/sys/fs/cgroup", 512 << 20));
-    assert_eq!(group.used, Some(20 << 20), "what the kernel can take back is not used");
-    assert_eq!(two.machine().memory_bytes, 512 << 20);
-    assert_eq!(two.limits.as_ref().unwrap().threads_hard, None);
+    assert_eq!(group.used, Some(16 << 20), "pages of files are not in use");
+    assert_eq!(two.machine().unwrap().memory_bytes, 512 << 20);
+    assert_eq!(two.limits.as_ref().unwrap().threads_soft, None);
     assert_eq!(two.ipv4.ehash_entries, Ok(524_288), "the host's table, which a container sees below zero");
     assert_eq!(two.counters.as_ref().unwrap()["memory.events:max"], 3);
 
@@ -87,7 +93,7 @@ fn nothing_at_all_is_unreadable() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = Snapshot::read(&Tree::recorded(directory.path()));
     assert!(nothing.unreadable().iter().all(|error| error.is_absent()));
-    assert_eq!(nothing.machine().fd_limit, NR_OPEN_DEFAULT);
+    assert_eq!(nothing.machine_or_default().fd_limit, NR_OPEN_DEFAULT);
 }
 
 #[test]
@@ -192,12 +198,14 @@ proptest! {
         }
         let snapshot = Snapshot::read(&Tree::recorded(directory.path()));
         let config = crate::config::Config::from(&crate::config::settings::Settings::new());
-        let forecast = crate::walls::forecast::Forecast::new(&snapshot, &config, 50_000);
+        let question = crate::walls::forecast::Question {
+            snapshot: &snapshot, config: &config, running: None, connections: Some(50_000),
+        };
+        let forecast = crate::walls::forecast::Forecast::new(&question);
         let examination = crate::walls::report::Examination {
             snapshot: &snapshot,
             forecast: &forecast,
-            is_asked: true,
-            capacity: 1,
+            running: None,
             watch: None,
         };
         prop_assert!(!crate::walls::report::text(&examination).is_empty());

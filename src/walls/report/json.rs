@@ -1,7 +1,7 @@
-//! The report as JSON, schema `tcbchat.doctor/1`.
+//! The report as JSON, schema `tcbchat.doctor/2`.
 //!
 //! The schema is documented in `docs/DOCTOR.md`; a test compares the keys. Keys may be added to it; a key that
-//! changes its meaning, or goes, makes it `tcbchat.doctor/2`.
+//! changes its meaning, or goes, makes it `tcbchat.doctor/3`.
 //!
 //! Invariant: every key is always there; what is unknown or unlimited is `null`.
 
@@ -10,9 +10,10 @@ use serde::Serialize;
 use super::Examination;
 use crate::walls::catalogue;
 use crate::walls::forecast::{Bound, Kind, Wall};
+use crate::walls::watch::{BLIND, Server};
 
 /// The name and version of the schema.
-pub const SCHEMA: &str = "tcbchat.doctor/1";
+pub const SCHEMA: &str = "tcbchat.doctor/2";
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -21,8 +22,12 @@ struct Report<'a> {
     kernel: Option<&'a str>,
     connections: u32,
     fits: bool,
+    is_on_top: bool,
     maximum: Limit<'a>,
+    refusal: Option<RefusalEntry<'a>>,
+    possible: Possible<'a>,
     lowest: Limit<'a>,
+    running: Option<RunningEntry>,
     plan: Option<Plan>,
     memory: Memory,
     walls: Vec<WallEntry<'a>>,
@@ -41,6 +46,29 @@ struct Limit<'a> {
 }
 
 #[derive(Serialize)]
+struct RefusalEntry<'a> {
+    wall: &'a str,
+    reason: &'a str,
+    now: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Possible<'a> {
+    connections: u64,
+    wall: &'a str,
+    command: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RunningEntry {
+    pid: u32,
+    address: String,
+    connections: Option<u64>,
+    time_wait: Option<u64>,
+    silence: Option<String>,
+}
+
+#[derive(Serialize)]
 struct Plan {
     reactors: u32,
     private_fd_tables: bool,
@@ -56,6 +84,8 @@ struct Memory {
     user_bytes: u64,
     kernel_bytes: u64,
     bytes_max: u64,
+    group_bytes_each: Option<u64>,
+    group_bytes_source: &'static str,
 }
 
 #[derive(Serialize)]
@@ -104,6 +134,30 @@ struct WatchEntry {
     seconds: f64,
     hit: Vec<&'static str>,
     counters: Vec<CounterEntry>,
+    server: ServerEntry,
+    full_tables: Vec<FullTableEntry>,
+    blind: &'static str,
+}
+
+#[derive(Serialize)]
+struct ServerEntry {
+    pid: Option<u32>,
+    unseen: Option<String>,
+    refusals: Vec<RefusedEntry>,
+}
+
+#[derive(Serialize)]
+struct RefusedEntry {
+    counter: &'static str,
+    row: &'static str,
+    meaning: &'static str,
+    delta: u64,
+}
+
+#[derive(Serialize)]
+struct FullTableEntry {
+    open: u64,
+    limit: u64,
 }
 
 #[derive(Serialize)]
@@ -144,8 +198,27 @@ fn report<'a>(examination: &'a Examination<'_>) -> Report<'a> {
         kernel: snapshot.release.as_deref().ok(),
         connections: forecast.connections,
         fits: forecast.fits(),
+        is_on_top: forecast.is_on_top,
         maximum: limit(forecast.maximum),
+        refusal: forecast.start.as_ref().err().map(|refusal| RefusalEntry {
+            wall: refusal.wall,
+            reason: &refusal.reason,
+            now: refusal.fix.as_ref().map_or(&[], |fix| &fix.now),
+        }),
+        possible: Possible {
+            connections: forecast.possible.connections,
+            wall: forecast.possible.wall,
+            command: (forecast.possible.connections > forecast.maximum.connections)
+                .then(|| super::command_for(forecast.possible.connections)),
+        },
         lowest: limit(forecast.lowest),
+        running: examination.running.map(|running| RunningEntry {
+            pid: running.pid,
+            address: running.address.to_string(),
+            connections: running.open(),
+            time_wait: running.waiting(),
+            silence: running.numbers.as_ref().err().map(ToString::to_string),
+        }),
         plan: forecast.plan.as_ref().ok().map(|plan| Plan {
             reactors: plan.reactors,
             private_fd_tables: plan.private_fd_tables,
@@ -159,6 +232,8 @@ fn report<'a>(examination: &'a Examination<'_>) -> Report<'a> {
             user_bytes: memory.user_bytes,
             kernel_bytes: memory.kernel_bytes,
             bytes_max: memory.bytes_max,
+            group_bytes_each: memory.group_bytes_each,
+            group_bytes_source: if memory.is_group_measured { "measured" } else { "release" },
         },
         walls: forecast.walls.iter().map(entry).collect(),
         listeners: snapshot.listeners.as_ref().ok().map(|listeners| {
@@ -186,7 +261,36 @@ fn report<'a>(examination: &'a Examination<'_>) -> Report<'a> {
                     delta: delta.rise(),
                 })
                 .collect(),
+            server: server(&watch.server),
+            full_tables: watch
+                .full_tables
+                .iter()
+                .map(|full| FullTableEntry { open: full.open, limit: full.limit })
+                .collect(),
+            blind: BLIND,
         }),
+    }
+}
+
+fn server(server: &Server) -> ServerEntry {
+    match server {
+        Server::Told { pid, refused, .. } => ServerEntry {
+            pid: Some(*pid),
+            unseen: None,
+            refusals: refused
+                .iter()
+                .map(|refused| RefusedEntry {
+                    counter: refused.counter,
+                    row: refused.row,
+                    meaning: refused.meaning,
+                    delta: refused.rise,
+                })
+                .collect(),
+        },
+        Server::Silent { pid, why, .. } => {
+            ServerEntry { pid: Some(*pid), unseen: Some(why.clone()), refusals: Vec::new() }
+        }
+        Server::Unseen { why } => ServerEntry { pid: None, unseen: Some(why.clone()), refusals: Vec::new() },
     }
 }
 

@@ -45,9 +45,11 @@ pub fn connections(stage: &Stage) -> Result<Outcome, Trouble> {
 
 /// A limit lowered under a running server, which had planned for more.
 fn lowered(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
-    let served = stage.serve(&Launch::with(&[("tcb.capacity", 2000), ("reactors.count", 1)]))?;
+    let launch = Launch::with(&[("tcb.capacity", 2000), ("reactors.count", 1)]);
+    let served = stage.serve(&launch)?;
     let before = served.set_limit(Resource::Nofile, LIMIT)?;
     let free = LIMIT - served.descriptors_open()?;
+    let forecast = doctor::maximum_of(stage, &launch, served.pid());
     let mut side =
         Side::new("lowered under a server that had planned for more", format!("ulimit -n {LIMIT}"));
 
@@ -71,6 +73,7 @@ fn lowered(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     side.symptoms.insert(0, format!("EMFILE at accept() in the server, accept_errors_total +{errors}"));
     side.fact("CPU at the wall", format!("{cpu_share:.1} % of a core: no spin"));
     side.fact("limit raised again", format!("{} of {} get in", back.admitted(), ASKED - side.admitted));
+    outcome.hold("users of the server whose limit was lowered", forecast, side.admitted);
     outcome.claim(is_emfile, format!("the server's accept says EMFILE: {}", log.trim()));
     outcome.claim(
         side.admitted.abs_diff(free) <= 1,
@@ -97,6 +100,7 @@ fn refused(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
         ..Launch::with(&[("tcb.capacity", capacity), ("reactors.count", 1)])
     };
     outcome.doctor = doctor::predict(stage, "connections", &launch, ASKED);
+    let forecast = doctor::maximum(stage, &launch);
     let served = stage.serve(&launch)?;
     let limit = format!("ulimit -n {LIMIT}, tcb.capacity {capacity}");
     let mut side = Side::new("one table, capacity planned within it", limit);
@@ -108,6 +112,7 @@ fn refused(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     drop(crowd);
     let errors = served.settle()?.get("accept_errors_total");
     side.fact("accept errors", commas(errors));
+    outcome.hold("users of one table", forecast, side.admitted);
     outcome.claim(side.admitted == capacity, format!("the capacity is admitted: {}", side.admitted));
     outcome.claim(
         told == ASKED - capacity,
@@ -121,6 +126,7 @@ fn refused(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
 /// The same limit, and more connections than a table holds.
 fn private(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     let launch = Launch { ulimit: Some(format!("-n {LIMIT}")), ..Launch::with(&[("tcb.capacity", ASKED)]) };
+    let forecast = doctor::maximum(stage, &launch);
     let served = stage.serve(&launch)?;
     let reactors = served.metrics()?.get("reactors");
     let limit = format!("ulimit -n {LIMIT}, tcb.capacity {ASKED}");
@@ -131,6 +137,7 @@ fn private(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     drop(crowd);
     side.fact("accept errors", commas(served.settle()?.get("accept_errors_total")));
     side.fact("reactors", reactors.to_string());
+    outcome.hold("users of a table for each reactor", forecast, side.admitted);
     outcome.claim(
         side.admitted == ASKED && ASKED > LIMIT,
         format!("{} connections in a process whose limit is {LIMIT}", side.admitted),

@@ -97,11 +97,13 @@ pub fn user_ports(stage: &Stage) -> Result<Outcome, Trouble> {
     netns::sysctl(RANGE, WINDOWS_RANGE)?;
     let launch = Launch::with(&[("tcb.capacity", 2 * ASKED)]);
     outcome.doctor = doctor::predict(stage, "user-ports", &launch, ASKED);
+    let forecast = doctor::left(stage, &launch, "user-ports");
     let served = stage.serve(&launch)?;
 
     let ports = planned();
     let (one, exhausted) =
         come(&served, Side::new("one source address", format!("{} ports", commas(ports))), 1)?;
+    outcome.hold("ports of one address", forecast, one.admitted);
     outcome
         .claim(one.admitted == WINDOWS_PORTS, format!("one address has 3,977 connections: {}", one.admitted));
     outcome.claim(exhausted == ASKED - WINDOWS_PORTS, format!("all others see EADDRNOTAVAIL: {exhausted}"));
@@ -135,6 +137,7 @@ pub fn reserved_ports(stage: &Stage) -> Result<Outcome, Trouble> {
     netns::sysctl(RESERVED, LIST)?;
     let launch = Launch::with(&[("tcb.capacity", 2 * ASKED)]);
     outcome.doctor = doctor::predict(stage, "reserved-ports", &launch, ASKED);
+    let forecast = doctor::left(stage, &launch, "user-ports");
     let served = stage.serve(&launch)?;
 
     let run = |title: String| -> Result<(Side, u64), Trouble> {
@@ -144,6 +147,7 @@ pub fn reserved_ports(stage: &Stage) -> Result<Outcome, Trouble> {
         Ok((side, ports))
     };
     let (reserved, planned_reserved) = run(format!("{COUNT} ports reserved"))?;
+    outcome.hold("ports of one address that are not reserved", forecast, reserved.admitted);
     netns::sysctl(RESERVED, "")?;
     let (free, planned_free) = run("none reserved".into())?;
     outcome.claim(

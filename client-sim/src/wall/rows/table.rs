@@ -52,6 +52,7 @@ fn windows(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
     let time_wait = |metrics: &Metrics| metrics.get("tcb_entries{state=\"time_wait\"}");
     let before = served.metrics_when(SOON, |metrics| time_wait(metrics) == CLOSED)?;
 
+    let forecast = doctor::maximum_of(stage, &launch, served.pid());
     let mut side = Side::new("--profile windows-2003", format!("{} TCBs", commas(capacity)));
     let mut crowd = Crowd::default();
     crowd.queue(served.address, source(0), capacity);
@@ -67,6 +68,7 @@ fn windows(stage: &Stage, outcome: &mut Outcome) -> Result<(), Trouble> {
         came == CLOSED && time_wait(&before) == CLOSED,
         format!("{CLOSED} of them are in TIME_WAIT: {}", time_wait(&before)),
     );
+    outcome.hold("users beside those in TIME_WAIT", forecast, side.admitted);
     outcome.claim(side.admitted == USERS, format!("exactly {USERS} users are admitted: {}", side.admitted));
     outcome.claim(
         told == capacity - USERS,

@@ -171,6 +171,7 @@ pub fn app_limits(stage: &Stage) -> Result<Outcome, Trouble> {
     let mut side = Side::new("a thread for each, contained", format!("{PIDS} tasks"));
     let served = fence.serve(stage, &bio_with(MANY_THREADS), PIDS)?;
     outcome.doctor = doctor::predict(stage, "app-limits", &fence.within(Launch::default()), CONTAINED);
+    let forecast = doctor::left(stage, &fence.within(Launch::default()), "cgroup-pids");
     let stopped = come(&served, &mut side);
     let log = served.logged("no thread").unwrap_or_default();
     side.symptoms.insert(0, "EAGAIN at clone() in the server".into());
@@ -179,6 +180,9 @@ pub fn app_limits(stage: &Stage) -> Result<Outcome, Trouble> {
         outcome.claim(events > 0, format!("the kernel counts the refused tasks: {events}"));
     }
     outcome.claim(log.contains("os error 11"), format!("the server's clone says EAGAIN: {}", log.trim()));
+    if let Fence::Cgroup(_) = fence {
+        outcome.hold("tasks left for connections", forecast, stopped);
+    }
     outcome
         .claim(stopped < PIDS && side.refused > 0, format!("it stops below {PIDS} connections: {stopped}"));
     outcome.sides.push(side);

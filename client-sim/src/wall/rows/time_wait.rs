@@ -89,7 +89,9 @@ pub fn time_wait(stage: &Stage) -> Result<Outcome, Trouble> {
         waiting(&metrics) == CLOSED && server == CLOSED,
         format!("model and kernel agree on {CLOSED}: {} and {server}", waiting(&metrics)),
     );
+    let forecast = doctor::maximum_of(stage, &windows, served.pid());
     come(&served, &mut side);
+    outcome.hold("users beside those in TIME_WAIT", forecast, side.admitted);
     outcome.claim(
         side.admitted == PLACES - CLOSED,
         format!("only the places left are given: {}", side.admitted),
