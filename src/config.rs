@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use crate::chat::destination::Pattern;
 use crate::limits;
 use crate::tcb::time_wait;
-use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};
+use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
 
 /// The validated configuration.
@@ -93,12 +93,16 @@ pub struct Tcb {
 }
 
 /// `[log]`: what is logged, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The least important messages logged.
     pub level: LogLevel,
     /// How they are written.
     pub format: LogFormat,
+    /// What standard output says at the start.
+    pub ready_line: ReadyLine,
+    /// The numbers of the section.
+    pub limits: limits::Log,
 }
 
 /// Reads, lays over each other and checks all sources.
@@ -140,6 +144,8 @@ impl From<&Settings> for Config {
             log: Log {
                 level: LogLevel::from_word(word("log.level")).unwrap_or(LogLevel::Info),
                 format: LogFormat::from_word(word("log.format")).unwrap_or(LogFormat::Text),
+                ready_line: ReadyLine::from_word(word("log.ready_line")).unwrap_or(ReadyLine::AsLog),
+                limits: settings.numbers("log"),
             },
             shutdown: settings.numbers("shutdown"),
         }

@@ -13,7 +13,7 @@ use tcbchat::walls::report::{self, Examination, json};
 use tcbchat::walls::watch::Watch;
 
 use crate::cli::{Doctor, EXIT_NOT, EXIT_USAGE};
-use crate::{fail, print};
+use crate::output::{fail, print};
 
 /// Examines the machine, and prints what was found.
 pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {

@@ -336,6 +336,15 @@ section! {
 }
 
 section! {
+    /// `[log]`: the lines on their way to standard error.
+    Log, "log" {
+        /// Bytes of lines that wait to be written, because standard error is slower than the log or is not read; what
+        /// is more is dropped and counted. No reactor ever waits for the log.
+        queue_bytes_max: u32 = 1024 * 1024, 4096..=1_073_741_824;
+    }
+}
+
+section! {
     /// `[shutdown]`: the end of the process.
     Shutdown, "shutdown" {
         /// Milliseconds from SIGTERM or SIGINT to the exit; connections still open then are reset.
@@ -376,6 +385,7 @@ pub fn specs() -> Vec<Spec> {
         Mesh::specs(),
         Turn::specs(),
         Tcb::specs(),
+        Log::specs(),
         Shutdown::specs(),
         Reactors::specs(),
         Backlog::specs(),

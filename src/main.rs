@@ -2,10 +2,9 @@
 
 mod cli;
 mod doctor;
+mod output;
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,11 +14,12 @@ use tcbchat::config::keys::{LogFormat, MetricsAccess, Value};
 use tcbchat::config::machine::Machine;
 use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
-use tcbchat::config::{self, Config, ConfigError, Log, render};
+use tcbchat::config::{self, Config, ConfigError, render};
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
+use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
 use tcbchat::shard::pending::Pending;
@@ -28,6 +28,7 @@ use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
 
 use cli::{Cli, Command, EXIT_USAGE, Options};
+use output::{fail, print};
 
 /// Bytes from which glibc maps a block alone: its own default, which it would otherwise raise.
 #[cfg(target_env = "gnu")]
@@ -37,10 +38,13 @@ fn main() -> ExitCode {
     keep_large_blocks_mapped();
     let Cli { command, options } = Cli::parse();
     match command.unwrap_or(Command::Serve(options)) {
-        Command::Serve(options) => match load(&options) {
-            Ok((config, settings)) => serve(&config, &settings),
-            Err(code) => code,
-        },
+        Command::Serve(options) => {
+            output::speak(format_said(&options));
+            match load(&options) {
+                Ok((config, settings)) => serve(&config, &settings),
+                Err(code) => code,
+            }
+        }
         Command::Check(options) => match load(&options) {
             Ok((config, settings)) => check(&config, &settings),
             Err(code) => code,
@@ -83,20 +87,6 @@ fn trim_heap() {
     }
 }
 
-/// Prints to standard output; a reader that has gone is no failure of ours.
-fn print(text: &str) -> ExitCode {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("tcbchat: {error}");
-    ExitCode::from(code)
-}
-
 /// Prints what would be in force on this machine.
 fn check(config: &Config, settings: &Settings) -> ExitCode {
     match machine_plan(config) {
@@ -115,15 +105,10 @@ fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
     config::load(&options.sources()).map_err(|error: ConfigError| fail(&error, EXIT_USAGE))
 }
 
-fn begin_log(log: &Log) {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_env_filter(tracing_subscriber::EnvFilter::new(log.level.word()));
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
+/// The format that is asked for, also by a configuration that is refused for something else.
+fn format_said(options: &Options) -> LogFormat {
+    let settings = Settings::read(&options.sources(), &mut Vec::new());
+    settings.word("log.format").and_then(LogFormat::from_word).unwrap_or(LogFormat::Text)
 }
 
 /// The bounds in force, for the metrics.
@@ -134,7 +119,10 @@ fn numbers(settings: &Settings) -> Vec<(String, u64)> {
 }
 
 fn serve(config: &Config, settings: &Settings) -> ExitCode {
-    begin_log(&config.log);
+    let log = match output::begin_log(&config.log) {
+        Ok((log, _)) => log,
+        Err(error) => return fail(&format!("cannot start the log's thread: {error}"), 1),
+    };
     let plan = match machine_plan(config) {
         Ok(plan) => plan,
         Err(code) => return code,
@@ -142,18 +130,25 @@ fn serve(config: &Config, settings: &Settings) -> ExitCode {
     if let Some(warning) = doctor::warning(config, &plan) {
         tracing::warn!("{warning}");
     }
-    match run(config, settings, &plan) {
+    let result = run(config, settings, &plan, &log);
+    output::end_log(&log);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
 }
 
 /// Makes what all reactors share, and serves.
-fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeError> {
+fn run(config: &Config, settings: &Settings, plan: &Plan, log: &Log) -> Result<(), ServeError> {
     let clock = Clock::start();
     let tcbs = Arc::new(TcbTable::new(plan.tcb));
     let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
-    let sources = Sources { shards: metrics.clone(), tcbs: Arc::clone(&tcbs), limits: numbers(settings) };
+    let sources = Sources {
+        shards: metrics.clone(),
+        tcbs: Arc::clone(&tcbs),
+        limits: numbers(settings),
+        log: log.losses(),
+    };
     let metrics_for = match config.metrics {
         MetricsAccess::Loopback => MetricsFor::Loopback,
         MetricsAccess::All => MetricsFor::All,
@@ -197,7 +192,7 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             trim_heap,
         },
     };
-    server::run(&server, clock, shard, |addresses| announce(addresses, plan))
+    server::run(&server, clock, shard, |addresses| output::announce(config, addresses, plan))
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {
@@ -214,11 +209,4 @@ fn shard_limits(config: &Config) -> ShardLimits {
         mesh: config.mesh.clone(),
         turn: config.turn.clone(),
     }
-}
-
-/// One line for whoever waits for the server to be ready.
-fn announce(addresses: &[SocketAddr], plan: &Plan) {
-    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
-    // Nobody may be reading: the server serves all the same.
-    drop(writeln!(io::stdout().lock(), "tcbchat ready: listening on {} ({plan})", urls.join(" ")));
 }

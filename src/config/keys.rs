@@ -274,6 +274,15 @@ words! {
         /// One JSON object per line.
         Json = "json",
     }
+    /// `log.ready_line`: what standard output says when the server is ready.
+    ReadyLine {
+        /// A line in the format of the log.
+        AsLog = "as-log",
+        /// A line for people, whatever the format of the log.
+        Text = "text",
+        /// Nothing.
+        Off = "off",
+    }
 }
 
 /// The sections in the order of the file, each with what it is about.
@@ -390,7 +399,15 @@ fn keys_without_number() -> Vec<Key> {
             "log",
             "format",
             word(Some("text"), LogFormat::WORDS),
-            "Lines for people, or one JSON object per line.",
+            "Lines for people, or one JSON object per line. JSON holds for everything that is written to standard
+             error, from the first line to the last, and for the ready line on standard output.",
+        ),
+        key(
+            "log",
+            "ready_line",
+            word(Some("as-log"), ReadyLine::WORDS),
+            "What standard output says when the server is ready: a line in the format of the log, one for people
+             whatever that format is, or nothing.",
         ),
     ]
 }

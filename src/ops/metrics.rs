@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::log::Losses;
 use super::memory::{KernelTcp, Meter};
 use crate::metrics::{Kind, ShardCounters, ShardMetrics};
 use crate::tcb::{State, TcbTable};
@@ -102,6 +103,8 @@ server_metrics! {
     KERNEL_SOCKETS = "kernel_tcp_sockets", Gauge by "state";
     /// Bytes of TCP socket buffers on the machine, those of other programs included.
     KERNEL_BUFFERS = "kernel_tcp_buffer_bytes", Gauge;
+    /// Lines of the log that did not reach standard error: `log.queue_bytes_max` waited already, or writing failed.
+    LOG_LINES_LOST = "log_lines_lost_total", Counter by "reason";
 }
 
 /// What a scrape is made of.
@@ -113,6 +116,8 @@ pub struct Sources {
     pub tcbs: Arc<TcbTable>,
     /// The bounds in force: key of the configuration and value.
     pub limits: Vec<(String, u64)>,
+    /// What the log has lost.
+    pub log: Arc<Losses>,
 }
 
 /// Makes scrapes.
@@ -163,7 +168,7 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        let Sources { shards, tcbs, limits } = &self.server.sources;
+        let Sources { shards, tcbs, limits, log } = &self.server.sources;
 
         let counters: Vec<ShardCounters> = shards.iter().map(|shard| shard.read()).collect();
         let mut sum = ShardCounters::default();
@@ -200,6 +205,7 @@ impl Collector for Scrape {
             out.by(&KERNEL_SOCKETS, states)?;
             out.one(&KERNEL_BUFFERS, kernel.buffer_bytes)?;
         }
+        out.by(&LOG_LINES_LOST, [("queue_full", log.queue_full()), ("write_failed", log.write_failed())])?;
         Ok(())
     }
 }
@@ -335,7 +341,7 @@ mod tests {
         let tuple =
             FourTuple::new(SocketAddr::from(([127, 0, 0, 1], 80)), SocketAddr::from(([127, 0, 0, 1], 9)));
         tcbs.admit(tuple, Tick(0)).unwrap();
-        Sources { shards, tcbs, limits: vec![("stomp.headers_max".into(), 64)] }
+        Sources { shards, tcbs, limits: vec![("stomp.headers_max".into(), 64)], log: Arc::default() }
     }
 
     /// The samples of a scrape by name with labels.

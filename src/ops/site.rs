@@ -177,7 +177,7 @@ mod tests {
 
     fn site(metrics_for: MetricsFor) -> Site {
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(10, 1)));
-        Site::new(Metrics::new(Sources { shards: Vec::new(), tcbs, limits: Vec::new() }), metrics_for)
+        Site::new(Metrics::new(Sources { shards: Vec::new(), tcbs, limits: Vec::new(), log: Arc::default() }), metrics_for)
     }
 
     /// The head and the body of the answer to a request.
