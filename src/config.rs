@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use crate::chat::destination::Pattern;
 use crate::limits;
 use crate::tcb::time_wait;
-use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
+use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
 
 /// The validated configuration.
@@ -70,6 +70,8 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// `[log]`.
     pub log: Log,
+    /// `[drain]`.
+    pub drain: Drain,
     /// `[shutdown]`.
     pub shutdown: limits::Shutdown,
 }
@@ -105,6 +107,15 @@ pub struct Log {
     pub limits: limits::Log,
 }
 
+/// `[drain]`: from SIGTERM to the last goodbye.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// What clients are told.
+    pub goodbye: Goodbye,
+    /// The numbers of the section.
+    pub limits: limits::Drain,
+}
+
 /// Reads, lays over each other and checks all sources.
 ///
 /// # Errors
@@ -114,6 +125,16 @@ pub fn load(sources: &Sources) -> Result<(Config, Settings), ConfigError> {
     let settings = Settings::read(sources, &mut problems);
     check::check(&settings, &mut problems);
     if problems.is_empty() { Ok((Config::from(&settings), settings)) } else { Err(ConfigError { problems }) }
+}
+
+/// The configuration that settings make, if their values fit each other.
+///
+/// # Errors
+/// Those that do not.
+pub fn of(settings: &Settings) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    check::check(settings, &mut problems);
+    if problems.is_empty() { Ok(Config::from(settings)) } else { Err(ConfigError { problems }) }
 }
 
 impl From<&Settings> for Config {
@@ -146,6 +167,10 @@ impl From<&Settings> for Config {
                 format: LogFormat::from_word(word("log.format")).unwrap_or(LogFormat::Text),
                 ready_line: ReadyLine::from_word(word("log.ready_line")).unwrap_or(ReadyLine::AsLog),
                 limits: settings.numbers("log"),
+            },
+            drain: Drain {
+                goodbye: Goodbye::from_word(word("drain.goodbye")).unwrap_or(Goodbye::GoingAway),
+                limits: settings.numbers("drain"),
             },
             shutdown: settings.numbers("shutdown"),
         }

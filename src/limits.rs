@@ -345,9 +345,21 @@ section! {
 }
 
 section! {
+    /// `[drain]`: what SIGTERM begins, before the end. SIGINT leaves it out.
+    Drain, "drain" {
+        /// Milliseconds from SIGTERM to the first goodbye. Everything goes on, but `/readyz` is answered 503, so that
+        /// load balancers send nobody else: longer than two of their checks.
+        ready_grace_ms: u32 = 0, 0..=600_000;
+        /// Milliseconds over which the goodbyes are spread, so that not everybody comes back at once. Meanwhile who
+        /// connects is answered 503 with `Retry-After`; 0 says all goodbyes at once, and listens no more.
+        spread_ms: u32 = 0, 0..=3_600_000;
+    }
+}
+
+section! {
     /// `[shutdown]`: the end of the process.
     Shutdown, "shutdown" {
-        /// Milliseconds from SIGTERM or SIGINT to the exit; connections still open then are reset.
+        /// Milliseconds from the last goodbye to the exit; connections still open then are reset.
         timeout_ms: u32 = 5_000, 0..=600_000;
     }
 }
@@ -386,6 +398,7 @@ pub fn specs() -> Vec<Spec> {
         Turn::specs(),
         Tcb::specs(),
         Log::specs(),
+        Drain::specs(),
         Shutdown::specs(),
         Reactors::specs(),
         Backlog::specs(),

@@ -2,15 +2,17 @@
 
 mod cli;
 mod doctor;
+mod health;
+mod lifecycle;
 mod output;
 
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use tcbchat::config::keys::{LogFormat, MetricsAccess, Value};
+use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::Machine;
 use tcbchat::config::plan::{Plan, plan};
 use tcbchat::config::settings::Settings;
@@ -23,11 +25,12 @@ use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
 use tcbchat::shard::pending::Pending;
-use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
+use tcbchat::shard::{Shard, farewell, ShardLimits, ShardSetup};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
 
 use cli::{Cli, Command, EXIT_USAGE, Options};
+use lifecycle::Life;
 use output::{fail, print};
 
 /// Bytes from which glibc maps a block alone: its own default, which it would otherwise raise.
@@ -41,10 +44,14 @@ fn main() -> ExitCode {
         Command::Serve(options) => {
             output::speak(format_said(&options));
             match load(&options) {
-                Ok((config, settings)) => serve(&config, &settings),
+                Ok((config, settings)) => serve(&options, &config, settings),
                 Err(code) => code,
             }
         }
+        Command::Health(health) => match load(&health.options) {
+            Ok((config, _)) => health::ask(&health, &config),
+            Err(code) => code,
+        },
         Command::Check(options) => match load(&options) {
             Ok((config, settings)) => check(&config, &settings),
             Err(code) => code,
@@ -111,16 +118,9 @@ fn format_said(options: &Options) -> LogFormat {
     settings.word("log.format").and_then(LogFormat::from_word).unwrap_or(LogFormat::Text)
 }
 
-/// The bounds in force, for the metrics.
-fn numbers(settings: &Settings) -> Vec<(String, u64)> {
-    let number =
-        |value: &Option<Value>| if let Some(Value::Number(number)) = value { Some(*number) } else { None };
-    settings.iter().filter_map(|setting| Some((setting.key.path(), number(&setting.value)?))).collect()
-}
-
-fn serve(config: &Config, settings: &Settings) -> ExitCode {
-    let log = match output::begin_log(&config.log) {
-        Ok((log, _)) => log,
+fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
+    let (log, level) = match output::begin_log(&config.log) {
+        Ok(begun) => begun,
         Err(error) => return fail(&format!("cannot start the log's thread: {error}"), 1),
     };
     let plan = match machine_plan(config) {
@@ -130,7 +130,8 @@ fn serve(config: &Config, settings: &Settings) -> ExitCode {
     if let Some(warning) = doctor::warning(config, &plan) {
         tracing::warn!("{warning}");
     }
-    let result = run(config, settings, &plan, &log);
+    let mut life = Life::new(options, config, settings, &plan, level);
+    let result = run(config, &plan, &log, &mut life);
     output::end_log(&log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,14 +140,14 @@ fn serve(config: &Config, settings: &Settings) -> ExitCode {
 }
 
 /// Makes what all reactors share, and serves.
-fn run(config: &Config, settings: &Settings, plan: &Plan, log: &Log) -> Result<(), ServeError> {
+fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(), ServeError> {
     let clock = Clock::start();
     let tcbs = Arc::new(TcbTable::new(plan.tcb));
     let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
     let sources = Sources {
         shards: metrics.clone(),
         tcbs: Arc::clone(&tcbs),
-        limits: numbers(settings),
+        limits: life.bounds(),
         log: log.losses(),
     };
     let metrics_for = match config.metrics {
@@ -154,7 +155,9 @@ fn run(config: &Config, settings: &Settings, plan: &Plan, log: &Log) -> Result<(
         MetricsAccess::All => MetricsFor::All,
         MetricsAccess::Off => MetricsFor::Nobody,
     };
-    let site = Arc::new(Site::new(Metrics::new(sources), metrics_for));
+    let retry_after_s = config.handshake.retry_after_s;
+    let site = Site::new(Metrics::new(sources), metrics_for, life.readiness(), retry_after_s);
+    let site = Arc::new(site);
     let limits = Arc::new(shard_limits(config));
     let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
     let is_echo_enabled = config.echo.is_some();
@@ -191,8 +194,16 @@ fn run(config: &Config, settings: &Settings, plan: &Plan, log: &Log) -> Result<(
             has_flush_delay: config.rooms.flush_delay_us > 0,
             trim_heap,
         },
+        drain: server::Drain {
+            grace: Duration::from_millis(config.drain.limits.ready_grace_ms.into()),
+            spread_ms: config.drain.limits.spread_ms,
+            code: match config.drain.goodbye {
+                Goodbye::GoingAway => farewell::GOING_AWAY,
+                Goodbye::Restart => farewell::SERVICE_RESTART,
+            },
+        },
     };
-    server::run(&server, clock, shard, |addresses| output::announce(config, addresses, plan))
+    server::run(&server, clock, shard, life)
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {

@@ -2,6 +2,7 @@
 //!
 //! - [`site`] answers plain HTTP requests, in the threads of the reactors.
 //! - [`metrics`] turns the reactors' counters, the TCB table and the process into a scrape.
+//! - [`notify`] tells the service manager.
 //! - [`memory`] reads what the process really uses.
 //! - [`log`] takes the lines of the log off the reactors' hands.
 //!
@@ -13,4 +14,5 @@
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 pub mod site;

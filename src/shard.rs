@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `unsent` (bounds on what waits), `timers`,
-//! `ending` (every way a connection ends), `farewell` (the end of the process), `mesh` (mailboxes), `pending` (handshakes
+//! `ending` (every way a connection ends), `farewell` (the end of the process), `reload` (other bounds), `mesh` (mailboxes), `pending` (handshakes
 //! by source), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is true
 //! between two calls).
 //!
@@ -18,13 +18,14 @@ mod apply;
 mod check;
 mod ending;
 mod fan_out;
-mod farewell;
+pub mod farewell;
 mod input;
 pub mod memory;
 pub mod mesh;
 mod output;
 pub mod pending;
 mod places;
+pub mod reload;
 pub mod rest;
 mod timers;
 mod unsent;
@@ -395,7 +396,7 @@ impl Shard {
     /// The socket must be closed at once; the refusal is counted.
     pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
         self.counters.connections_accepted_total += 1;
-        if self.farewell.is_some() {
+        if self.farewell.as_ref().is_some_and(|farewell| !farewell.takes_connections()) {
             self.counters.refused_limit_total += 1;
             return Err(Refusal::ShuttingDown);
         }
@@ -506,7 +507,8 @@ impl Shard {
         // The same for what queues have kept for too long, and for memory that traffic has left behind.
         let is_swept = self.tcbs.has_time_wait() || !self.queues.is_empty() || self.has_slack();
         let sweep = is_swept.then(|| self.next_sweep());
-        [self.wheel.next_deadline(), sweep].into_iter().flatten().min()
+        let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.now));
+        [self.wheel.next_deadline(), sweep, farewell].into_iter().flatten().min()
     }
 
     /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.

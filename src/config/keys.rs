@@ -274,6 +274,13 @@ words! {
         /// One JSON object per line.
         Json = "json",
     }
+    /// `drain.goodbye`: what clients are told at the end.
+    Goodbye {
+        /// Close code 1001.
+        GoingAway = "going-away",
+        /// Close code 1012.
+        Restart = "restart",
+    }
     /// `log.ready_line`: what standard output says when the server is ready.
     ReadyLine {
         /// A line in the format of the log.
@@ -304,6 +311,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("echo", "The /echo endpoint for conformance suites."),
     ("ops", "What the server tells about itself."),
     ("log", "Messages on standard error."),
+    ("drain", "From SIGTERM to the last goodbye."),
     ("shutdown", "The end of the process."),
 ];
 
@@ -408,6 +416,13 @@ fn keys_without_number() -> Vec<Key> {
             word(Some("as-log"), ReadyLine::WORDS),
             "What standard output says when the server is ready: a line in the format of the log, one for people
              whatever that format is, or nothing.",
+        ),
+        key(
+            "drain",
+            "goodbye",
+            word(Some("going-away"), Goodbye::WORDS),
+            "The close code after SIGTERM: \"going-away\" is 1001; \"restart\" is 1012, for clients that tell a
+             restart from an end.",
         ),
     ]
 }

@@ -160,6 +160,15 @@ impl Settings {
         }
     }
 
+    /// Takes over another's value of the same key.
+    pub fn replace(&mut self, other: &Setting) {
+        for setting in &mut self.0 {
+            if std::ptr::eq(setting.key, other.key) {
+                *setting = other.clone();
+            }
+        }
+    }
+
     /// All settings, in the order of the catalogue.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()

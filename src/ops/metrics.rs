@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -107,6 +108,17 @@ server_metrics! {
     LOG_LINES_LOST = "log_lines_lost_total", Counter by "reason";
 }
 
+/// The bounds in force: key of the configuration and value. They may change.
+#[derive(Debug, Default)]
+pub struct Bounds(Mutex<Vec<(String, u64)>>);
+
+impl Bounds {
+    /// Replaces them.
+    pub fn set(&self, bounds: Vec<(String, u64)>) {
+        *self.0.lock() = bounds;
+    }
+}
+
 /// What a scrape is made of.
 #[derive(Debug)]
 pub struct Sources {
@@ -114,8 +126,8 @@ pub struct Sources {
     pub shards: Vec<Arc<ShardMetrics>>,
     /// The TCB table.
     pub tcbs: Arc<TcbTable>,
-    /// The bounds in force: key of the configuration and value.
-    pub limits: Vec<(String, u64)>,
+    /// The bounds in force.
+    pub limits: Arc<Bounds>,
     /// What the log has lost.
     pub log: Arc<Losses>,
 }
@@ -191,7 +203,7 @@ impl Collector for Scrape {
         out.one(&REACTORS, shards.len() as u64)?;
         let each = counters.iter().enumerate();
         out.by(&REACTOR_CONNECTIONS, each.map(|(id, counters)| (id.to_string(), counters.connections_open)))?;
-        out.by(&LIMIT, limits.iter().map(|(key, value)| (key, *value)))?;
+        out.by(&LIMIT, limits.0.lock().iter().map(|(key, value)| (key, *value)))?;
         encode_tcbs(&mut out, tcbs)?;
 
         let meter = &self.server.meter;
@@ -341,7 +353,9 @@ mod tests {
         let tuple =
             FourTuple::new(SocketAddr::from(([127, 0, 0, 1], 80)), SocketAddr::from(([127, 0, 0, 1], 9)));
         tcbs.admit(tuple, Tick(0)).unwrap();
-        Sources { shards, tcbs, limits: vec![("stomp.headers_max".into(), 64)], log: Arc::default() }
+        let limits = Arc::new(Bounds::default());
+        limits.set(vec![("stomp.headers_max".into(), 64)]);
+        Sources { shards, tcbs, limits, log: Arc::default() }
     }
 
     /// The samples of a scrape by name with labels.

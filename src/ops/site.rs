@@ -1,4 +1,4 @@
-//! The pages: the chat page with its parts, `/healthz` and `/metrics`.
+//! The pages: the chat page with its parts, `/healthz`, `/readyz` and `/metrics`.
 //!
 //! Everything is embedded in the binary. Requests for other paths and with other methods are refused here;
 //! the WebSocket endpoints are not, they never get here.
@@ -7,6 +7,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::metrics::{self, Metrics};
 use crate::wire::http::{HttpError, Request, write_page};
@@ -42,6 +44,34 @@ pub enum MetricsFor {
     Nobody,
 }
 
+/// Whether clients should be sent here, for `/readyz`.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+impl Readiness {
+    const STARTING: u8 = 0;
+    const READY: u8 = 1;
+    const STOPPING: u8 = 2;
+
+    /// All reactors listen.
+    pub fn ready(&self) {
+        self.0.store(Self::READY, Ordering::Relaxed);
+    }
+
+    /// The end has been ordered.
+    pub fn stopping(&self) {
+        self.0.store(Self::STOPPING, Ordering::Relaxed);
+    }
+
+    fn ask(&self) -> Result<(), HttpError> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::STARTING => Err(HttpError::STARTING),
+            Self::READY => Ok(()),
+            _ => Err(HttpError::SHUTTING_DOWN),
+        }
+    }
+}
+
 /// A page that does not change while the server runs.
 #[derive(Debug)]
 struct Page {
@@ -73,11 +103,18 @@ pub struct Site {
     pages: Vec<Page>,
     metrics: Metrics,
     metrics_for: MetricsFor,
+    readiness: Arc<Readiness>,
+    retry_after_s: u32,
 }
 
 impl Site {
-    /// The site of a server.
-    pub fn new(metrics: Metrics, metrics_for: MetricsFor) -> Self {
+    /// The site of a server. `retry_after_s`: what those are told who are to come back later.
+    pub fn new(
+        metrics: Metrics,
+        metrics_for: MetricsFor,
+        readiness: Arc<Readiness>,
+        retry_after_s: u32,
+    ) -> Self {
         let script = "text/javascript; charset=utf-8";
         let pages = vec![
             Page::new("/", "text/html; charset=utf-8", include_bytes!("../web/index.html")),
@@ -87,14 +124,14 @@ impl Site {
             Page::new("/style.css", "text/css; charset=utf-8", include_bytes!("../web/style.css")),
             Page::new("/icon.svg", "image/svg+xml", include_bytes!("../web/icon.svg")),
         ];
-        Self { pages, metrics, metrics_for }
+        Self { pages, metrics, metrics_for, readiness, retry_after_s }
     }
 
     /// Appends the whole answer to a request from `peer`.
     pub fn answer(&self, request: &Request<'_>, peer: SocketAddr, out: &mut Vec<u8>) {
         let mut answer = Answer { head_only: request.method == "HEAD", out };
         if let Err(refusal) = self.try_answer(request, peer, &mut answer) {
-            answer.refuse(&refusal);
+            answer.refuse(&refusal, self.retry_after_s);
         }
     }
 
@@ -106,7 +143,7 @@ impl Site {
     ) -> Result<(), HttpError> {
         let page = self.pages.iter().find(|page| page.path == request.target);
         let is_metrics = request.target == "/metrics" && self.metrics_for != MetricsFor::Nobody;
-        if page.is_none() && !is_metrics && request.target != "/healthz" {
+        if page.is_none() && !is_metrics && !matches!(request.target, "/healthz" | "/readyz") {
             return Err(HttpError::NOT_FOUND);
         }
         if !matches!(request.method, "GET" | "HEAD") {
@@ -128,6 +165,9 @@ impl Site {
             }
             let scrape = self.metrics.scrape(local);
             answer.write(200, metrics::CONTENT_TYPE, scrape.as_bytes(), &[("Cache-Control", "no-store")]);
+        } else if request.target == "/readyz" {
+            self.readiness.ask()?;
+            answer.write(200, TEXT, b"ready\n", &[("Cache-Control", "no-store")]);
         } else {
             // Whoever reads this was served by a reactor that turns; a reactor that panics ends the process.
             answer.write(200, TEXT, b"ok\n", &[("Cache-Control", "no-store")]);
@@ -159,16 +199,19 @@ impl Answer<'_> {
         write_page(status, content_type, body, self.head_only, &headers, self.out);
     }
 
-    fn refuse(&mut self, refusal: &HttpError) {
+    fn refuse(&mut self, refusal: &HttpError, retry_after_s: u32) {
         let body = format!("{}\n", refusal.reason);
-        self.write(refusal.status, TEXT, body.as_bytes(), refusal.headers);
+        let seconds = retry_after_s.to_string();
+        let mut headers = refusal.headers.to_vec();
+        if refusal.status == 503 {
+            headers.push(("Retry-After", &seconds));
+        }
+        self.write(refusal.status, TEXT, body.as_bytes(), &headers);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::metrics::Sources;
     use super::*;
     use crate::limits;
@@ -177,7 +220,8 @@ mod tests {
 
     fn site(metrics_for: MetricsFor) -> Site {
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(10, 1)));
-        Site::new(Metrics::new(Sources { shards: Vec::new(), tcbs, limits: Vec::new(), log: Arc::default() }), metrics_for)
+        let sources = Sources { shards: Vec::new(), tcbs, limits: Arc::default(), log: Arc::default() };
+        Site::new(Metrics::new(sources), metrics_for, Arc::default(), 7)
     }
 
     /// The head and the body of the answer to a request.
@@ -249,7 +293,7 @@ mod tests {
     #[test]
     fn every_answer_is_closed_and_secured() {
         let site = site(MetricsFor::Loopback);
-        for line in ["GET /", "GET /healthz", "GET /metrics", "GET /nothing", "POST /", "HEAD /healthz"] {
+        for line in ["GET /", "GET /healthz", "GET /readyz", "GET /metrics", "GET /nothing", "POST /", "HEAD /healthz"] {
             let (head, _) = ask(&site, HERE, line, "");
             assert_eq!(field(&head, "Connection"), "close");
             for (name, value) in SECURITY {
@@ -276,6 +320,25 @@ mod tests {
         }
         let (head, _) = ask(&site, HERE, "POST /", "");
         assert_eq!(field(&head, "Allow"), "GET, HEAD");
+    }
+
+    #[test]
+    fn readiness_begins_and_ends() {
+        let site = site(MetricsFor::Loopback);
+        let status = |line| {
+            let (head, body) = ask(&site, THERE, line, "");
+            if head.starts_with("HTTP/1.1 503") {
+                assert_eq!(field(&head, "Retry-After"), "7");
+            }
+            (head.split(' ').nth(1).unwrap().to_owned(), String::from_utf8(body).unwrap())
+        };
+        assert_eq!(status("GET /readyz"), ("503".into(), "The server is starting.\n".into()));
+        site.readiness.ready();
+        assert_eq!(status("GET /readyz"), ("200".into(), "ready\n".into()));
+        assert_eq!(status("HEAD /readyz"), ("200".into(), String::new()));
+        site.readiness.stopping();
+        assert_eq!(status("GET /readyz"), ("503".into(), "The server is shutting down.\n".into()));
+        assert_eq!(status("GET /healthz").0, "200");
     }
 
     #[test]

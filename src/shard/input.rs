@@ -137,6 +137,10 @@ impl Shard {
                 self.slots[index as usize].connection.enter(Phase::Lingering);
                 self.arm_close(index, now);
             }
+            Ok(_) if self.farewell.is_some() => {
+                let retry_after_s = Some(self.limits.handshake.retry_after_s);
+                self.http_refuse(index, &HttpError::SHUTTING_DOWN, retry_after_s, is_head, now);
+            }
             Ok(_) if self.phase(index) == Phase::Refused => {
                 let retry_after_s = Some(self.limits.handshake.retry_after_s);
                 self.http_refuse(index, &HttpError::TABLE_FULL, retry_after_s, is_head, now);

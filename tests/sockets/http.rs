@@ -13,13 +13,17 @@ on_one_and_three_reactors!(
     subprotocols,
 );
 
-const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+/// An opening handshake.
+pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`] and `capacity`.
-const ELSEWHERE: [&str; 2] = [
+/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`], `capacity`, `shutdown`, and the
+/// site's own tests.
+const ELSEWHERE: [&str; 4] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
+    "The server is shutting down.",
+    "The server is starting.",
 ];
 
 /// Requests that are refused, with the status and the words that the body begins with.

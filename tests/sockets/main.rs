@@ -21,6 +21,7 @@ mod capacity;
 mod heart_beats;
 mod http;
 mod queues;
+mod reload;
 mod rooms;
 mod shutdown;
 mod slow;

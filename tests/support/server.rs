@@ -84,6 +84,21 @@ impl Server {
         output
     }
 
+    /// The same with variables added to the environment.
+    ///
+    /// # Panics
+    /// When it does not start in time.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
+        let mut command = Command::new(BINARY);
+        command.envs(environment.iter().copied());
+        Server::start_by(command, SocketAddr::from(([127, 0, 0, 1], 0)), arguments)
+    }
+
+    /// Runs another command of the program to its end.
+    pub fn run(arguments: &[&str]) -> Output {
+        Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+    }
+
     /// The same with standard error on this sink, which the test looks after.
     ///
     /// # Panics

@@ -79,6 +79,10 @@ errors! {
     HEADERS = 431, "The request has more header fields than handshake.headers_max.", &[];
     /// The TCB table is full.
     TABLE_FULL = 503, "The server is at its capacity of connections.", &[];
+    /// All who are connected are told to go; so is who comes.
+    SHUTTING_DOWN = 503, "The server is shutting down.", &[];
+    /// Not every reactor listens yet.
+    STARTING = 503, "The server is starting.", &[];
     /// Not HTTP/1.0 nor HTTP/1.1.
     HTTP_VERSION = 505, "The server speaks HTTP/1.1.", &[];
 }
