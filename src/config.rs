@@ -25,10 +25,12 @@ mod check;
 mod file;
 
 use std::fmt;
-use std::net::SocketAddr;
+
+use ipnet::IpNet;
 
 use crate::chat::destination::Pattern;
 use crate::limits;
+use crate::net::address::Address;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
@@ -46,6 +48,8 @@ pub struct Config {
     pub tcb: Tcb,
     /// `[handshake]`.
     pub handshake: limits::Handshake,
+    /// `http.trusted_proxies`: whose PROXY protocol headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// `[websocket]`.
     pub websocket: limits::WebSocket,
     /// `[keepalive]`.
@@ -80,7 +84,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// The addresses; at least one, none twice.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// The numbers of the section.
     pub limits: limits::Backlog,
 }
@@ -148,6 +152,10 @@ impl From<&Settings> for Config {
             reactors: settings.numbers("reactors"),
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
+            trusted_proxies: match &settings.get("http.trusted_proxies").value {
+                Some(Value::Networks(networks)) => networks.clone(),
+                _ => Vec::new(),
+            },
             websocket: settings.numbers("websocket"),
             keepalive: settings.numbers("keepalive"),
             stomp: settings.numbers("stomp"),
@@ -190,7 +198,7 @@ fn tcb(settings: &Settings) -> Tcb {
     Tcb { limits, time_wait }
 }
 
-fn addresses(settings: &Settings) -> &[SocketAddr] {
+fn addresses(settings: &Settings) -> &[Address] {
     match &settings.get("listen.address").value {
         Some(Value::Addresses(addresses)) => addresses,
         _ => &[],
@@ -247,7 +255,7 @@ mod tests {
     #[test]
     fn nothing_said_is_a_valid_configuration_of_the_defaults() {
         let (config, _) = load(&Sources::default()).unwrap();
-        assert_eq!(config.listen.addresses, [SocketAddr::from(([127, 0, 0, 1], 8080))]);
+        assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(config.auth, AuthMode::Open);
         assert_eq!(config.stomp, limits::Stomp::default());
         assert_eq!(config.outbound, limits::Outbound::default());

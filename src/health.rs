@@ -4,10 +4,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tcbchat::config::Config;
+use tcbchat::net::address::Address;
 
 use crate::cli::{EXIT_NOT, Health};
 use crate::output::{fail, print};
@@ -18,7 +20,7 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 /// Asks, prints the answer's body, and gives the exit code.
 pub fn ask(health: &Health, config: &Config) -> ExitCode {
     let path = if health.ready { "/readyz" } else { "/healthz" };
-    let address = config.listen.addresses[0];
+    let address = &config.listen.addresses[0];
     let timeout = Duration::from_secs(health.timeout.into());
     match request(address, path, timeout) {
         Ok(answer) => {
@@ -27,18 +29,28 @@ pub fn ask(health: &Health, config: &Config) -> ExitCode {
                 return print(body);
             }
             let status = answer.lines().next().unwrap_or_default();
-            fail(&format!("http://{address}{path}: {status}: {}", body.trim_end()), EXIT_NOT)
+            fail(&format!("{address} {path}: {status}: {}", body.trim_end()), EXIT_NOT)
         }
-        Err(error) => fail(&format!("http://{address}{path}: {error}"), EXIT_NOT),
+        Err(error) => fail(&format!("{address} {path}: {error}"), EXIT_NOT),
     }
 }
 
 /// One request, and everything that comes back.
-fn request(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&reachable(address), timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    exchange(&mut stream, path)
+fn request(address: &Address, path: &str, timeout: Duration) -> io::Result<String> {
+    match address {
+        Address::Tcp(address) => {
+            let mut stream = TcpStream::connect_timeout(&reachable(*address), timeout)?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))?;
+            exchange(&mut stream, path)
+        }
+        Address::Unix(file) => {
+            let mut stream = UnixStream::connect(file)?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))?;
+            exchange(&mut stream, path)
+        }
+    }
 }
 
 fn exchange(stream: &mut (impl Read + Write), path: &str) -> io::Result<String> {

@@ -6,7 +6,6 @@
 //! Invariant: a configuration that is refused, or keys that cannot change, leave the server as it was, and the log says
 //! so.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tcbchat::config::keys::Value;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::settings::{Setting, Settings};
 use tcbchat::config::{self, Config};
+use tcbchat::net::address::Address;
 use tcbchat::net::server::Lifecycle;
 use tcbchat::ops::metrics::Bounds;
 use tcbchat::ops::notify::Notify;
@@ -65,7 +65,7 @@ impl<'a> Life<'a> {
 }
 
 impl Lifecycle for Life<'_> {
-    fn ready(&mut self, addresses: &[SocketAddr]) {
+    fn ready(&mut self, addresses: &[Address]) {
         self.readiness.ready();
         output::announce(self.config, addresses, self.plan);
         self.notify.ready();

@@ -25,7 +25,7 @@ use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
 use tcbchat::shard::pending::Pending;
-use tcbchat::shard::{Shard, farewell, ShardLimits, ShardSetup};
+use tcbchat::shard::{Shard, ShardLimits, ShardSetup, farewell};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
 
@@ -209,6 +209,7 @@ fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(
 fn shard_limits(config: &Config) -> ShardLimits {
     ShardLimits {
         handshake: config.handshake.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
         websocket: config.websocket.clone(),
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),

@@ -6,7 +6,6 @@
 //! Invariant: with `log.format = "json"` every line that `serve` writes is a JSON object.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -16,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tcbchat::config::Config;
 use tcbchat::config::keys::{LogFormat, ReadyLine};
 use tcbchat::config::plan::Plan;
+use tcbchat::net::address::Address;
 use tcbchat::ops::log::{Log, write_in_time};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -121,9 +121,17 @@ pub fn end_log(log: &Log) {
     log.flush(PATIENCE);
 }
 
+/// Where a listener is found, for people and programs.
+fn url(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => format!("http://{address}"),
+        Address::Unix(_) => address.to_string(),
+    }
+}
+
 /// One line for whoever waits for the server to be ready.
-pub fn announce(config: &Config, addresses: &[SocketAddr], plan: &Plan) {
-    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+pub fn announce(config: &Config, addresses: &[Address], plan: &Plan) {
+    let urls: Vec<String> = addresses.iter().map(url).collect();
     let is_json = match config.log.ready_line {
         ReadyLine::Off => return,
         ReadyLine::Text => false,

@@ -6,7 +6,7 @@
 //!
 //! What is where: `input` (bytes to frames), `apply` (what frames ask for), `places` (rooms and queues, their
 //! owners, mail), `fan_out` (rooms to members), `output` (queues, flush), `unsent` (bounds on what waits), `timers`,
-//! `ending` (every way a connection ends), `farewell` (the end of the process), `reload` (other bounds), `mesh` (mailboxes), `pending` (handshakes
+//! `ending` (every way a connection ends), `farewell` (the end of the process), `reload` (other bounds), `proxied` (what balancers say), `mesh` (mailboxes), `pending` (handshakes
 //! by source), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is true
 //! between two calls).
 //!
@@ -25,6 +25,7 @@ pub mod mesh;
 mod output;
 pub mod pending;
 mod places;
+mod proxied;
 pub mod reload;
 pub mod rest;
 mod timers;
@@ -36,6 +37,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use ipnet::IpNet;
 use slab::Slab;
 
 use crate::buf::Pool;
@@ -139,6 +141,8 @@ pub trait Site: Send + Sync {
 pub struct ShardLimits {
     /// Opening handshake.
     pub handshake: limits::Handshake,
+    /// Whose PROXY protocol headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Framing on `/ws`.
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.
@@ -408,7 +412,7 @@ impl Shard {
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
-        let source = Source::of(peer.ip());
+        let source = self.source_of(peer.ip());
         if let Err(too_many) = self.pending.begin(source) {
             self.counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);

@@ -41,9 +41,7 @@ fn load(server: &Server) {
     // So many handshakes at a time are a warning here.
     let silent: Vec<_> = (0..=PENDING_MAX).map(|_| server.dial()).collect();
     silent.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
-    let is_refused = |mut stream: &std::net::TcpStream| {
-        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
-    };
+    let is_refused = |mut stream: &std::net::TcpStream| !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
     while !silent.iter().any(is_refused) {
         std::thread::yield_now();
     }
@@ -60,8 +58,7 @@ fn outlives(what: &str, sink: impl Fn() -> (Stdio, Option<PipeReader>)) {
         let bound = format!("handshake.pending_per_address_max={PENDING_MAX}");
         // Small, so that a pipe which nobody reads and the queue behind it are full.
         let queue = "log.queue_bytes_max=4096";
-        let mut server =
-            Server::start_logging_to(stderr, &["--log", level, "--set", &bound, "--set", queue]);
+        let mut server = Server::start_logging_to(stderr, &["--log", level, "--set", &bound, "--set", queue]);
         load(&server);
         let lost = server.metric("log_lines_lost_total");
         assert_eq!(lost > 0, level != "error", "{what}, {level}: {lost} lines were lost");
@@ -127,8 +124,10 @@ fn an_unread_pipe() {
 
 /// Every line is an object with these fields.
 fn expect_json(text: &str) -> Vec<Value> {
-    let lines: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
     for line in &lines {
         for field in ["timestamp", "level", "fields", "target"] {
             assert!(line.get(field).is_some(), "no {field} in {line}");

@@ -7,13 +7,15 @@
 //! Invariant: sections are contiguous in the catalogue, no key is there twice, and every default is a
 //! value that the key itself accepts.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
+
+use ipnet::IpNet;
 
 use super::profile;
 use crate::chat::destination::Pattern;
 use crate::limits::{self, Spec};
+use crate::net::address::Address;
 use crate::tcb::time_wait::Reuse;
 
 /// What every environment variable of the configuration starts with.
@@ -59,10 +61,12 @@ pub enum Domain {
         /// Value when nothing is said.
         default: &'static str,
     },
+    /// A list of IP addresses and networks; empty when nothing is said.
+    Networks,
     /// A list of socket addresses.
     Addresses {
         /// Value when nothing is said.
-        default: SocketAddr,
+        default: &'static str,
     },
 }
 
@@ -77,8 +81,10 @@ pub enum Value {
     Word(&'static str),
     /// Of a [`Domain::Patterns`]; at least one.
     Patterns(Vec<Pattern>),
+    /// Of a [`Domain::Networks`].
+    Networks(Vec<IpNet>),
     /// Of a [`Domain::Addresses`]; at least one.
-    Addresses(Vec<SocketAddr>),
+    Addresses(Vec<Address>),
 }
 
 impl Key {
@@ -99,7 +105,8 @@ impl Key {
             Domain::Switch { default } => Some(Value::Switch(*default)),
             Domain::Word { default, .. } => default.map(Value::Word),
             Domain::Patterns { default } => self.patterns([*default]),
-            Domain::Addresses { default } => Some(Value::Addresses(vec![*default])),
+            Domain::Networks => Some(Value::Networks(Vec::new())),
+            Domain::Addresses { default } => self.addresses([*default]),
         }
     }
 
@@ -115,8 +122,10 @@ impl Key {
                 "one or more destinations of rooms, a * at the end for all that begin so, such as \"/topic/prices.*\""
                     .into()
             }
+            Domain::Networks => "IP addresses and networks, such as \"192.0.2.7\" or \"2001:db8::/32\"".into(),
             Domain::Addresses { .. } => {
-                "one or more IP:PORT, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".into()
+                "one or more IP:PORT or unix:PATH, such as \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/tcbchat.sock\""
+                    .into()
             }
         }
     }
@@ -158,6 +167,16 @@ impl Key {
         distinct(texts, Pattern::parse).map(Value::Patterns)
     }
 
+    /// Networks of this key; `None` if one is malformed or there twice, or if the key takes no networks.
+    pub fn networks<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Networks = self.domain else { return None };
+        let mut texts = texts.into_iter().peekable();
+        if texts.peek().is_none() {
+            return Some(Value::Networks(Vec::new()));
+        }
+        distinct(texts, network).map(Value::Networks)
+    }
+
     /// The value that a flag or an environment variable spells: numbers may have underscores, lists are
     /// separated by commas. `None` if this key does not accept it.
     pub fn text(&self, text: &str) -> Option<Value> {
@@ -169,6 +188,7 @@ impl Key {
             Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
             Domain::Word { .. } => self.word(text),
             Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
+            Domain::Networks => self.networks(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
             Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
         }
     }
@@ -190,6 +210,13 @@ fn distinct<'a, T: PartialEq>(
     (!items.is_empty()).then_some(items)
 }
 
+/// A network, or an address as the network of itself.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse()
+        .or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical())))
+        .ok()
+}
+
 /// A list as TOML.
 fn list(f: &mut std::fmt::Formatter<'_>, items: &[impl std::fmt::Display]) -> std::fmt::Result {
     let items: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
@@ -204,6 +231,7 @@ impl std::fmt::Display for Value {
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
             Self::Patterns(patterns) => list(f, patterns),
+            Self::Networks(networks) => list(f, networks),
             Self::Addresses(addresses) => list(f, addresses),
         }
     }
@@ -296,6 +324,7 @@ words! {
 pub const SECTIONS: &[(&str, &str)] = &[
     ("profile", "A named set of values for keys of which nothing else is said."),
     ("listen", "Where clients connect."),
+    ("http", "What is believed of requests."),
     ("auth", "Who may connect."),
     ("reactors", "Threads and their descriptor tables."),
     ("tcb", "The table of TCP control blocks: every connection in every state."),
@@ -358,8 +387,18 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "listen",
             "address",
-            Domain::Addresses { default: SocketAddr::from(([127, 0, 0, 1], 8080)) },
-            "Addresses that the server listens on, IPv4 or IPv6.",
+            Domain::Addresses { default: "127.0.0.1:8080" },
+            "Addresses that the server listens on, IPv4 or IPv6; or Unix sockets, for a proxy on this machine: their files are
+             for the owner and the group, and whoever may connect is believed like a proxy of http.trusted_proxies.",
+        ),
+        key(
+            "http",
+            "trusted_proxies",
+            Domain::Networks,
+            "Load balancers whose PROXY protocol headers (version 1 or 2) are believed: the client that they name
+             is the one whose handshakes are counted, and who asks for /metrics. They need not send one; their own handshakes
+             are not bounded by handshake.pending_per_address_max. Such a header
+             from anybody else is answered 400.",
         ),
         key(
             "auth",

@@ -364,7 +364,8 @@ impl Reactor {
         }
         let retry_at = acceptor.and_then(Acceptor::retry_at);
         let stopping = self.stopping.filter(|stopping| !stopping.is_up);
-        let reset_at = stopping.map(|stopping| if acceptor.is_some() { stopping.listens_until } else { stopping.at });
+        let reset_at =
+            stopping.map(|stopping| if acceptor.is_some() { stopping.listens_until } else { stopping.at });
         let next = [self.shard.next_deadline(), retry_at, reset_at].into_iter().flatten().min();
         next.map(|deadline| self.clock.until(deadline))
     }
@@ -397,7 +398,9 @@ impl Reactor {
                 }
                 self.shard.begin_drain(code, spread_ms, now);
             }
-            Some(Stopping { listens_until, code, .. }) if self.acceptor.is_some() && now >= *listens_until => {
+            Some(Stopping { listens_until, code, .. })
+                if self.acceptor.is_some() && now >= *listens_until =>
+            {
                 self.acceptor = None;
                 // For those who came meanwhile.
                 self.shard.begin_drain(*code, 0, now);

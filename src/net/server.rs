@@ -26,7 +26,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -39,20 +38,21 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Reservation};
+use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Place, Reservation};
+use crate::net::address::Address;
 use crate::net::fd_table;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Handle, Options, Reactor};
 use crate::shard::farewell::GOING_AWAY;
-use crate::shard::{Shard, ShardLimits};
 use crate::shard::mesh::Mesh;
+use crate::shard::{Shard, ShardLimits};
 use crate::time::Clock;
 
 /// What the server is told about its threads and sockets.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to listen, at least one address; a port 0 is replaced by one that the kernel picks.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Reactor threads, at least one.
     pub reactors: u16,
     /// Each reactor has a descriptor table of its own.
@@ -79,7 +79,7 @@ pub struct Drain {
 /// What the supervisor tells its caller, in the thread that called [`run`].
 pub trait Lifecycle {
     /// Every reactor listens, on these addresses, in which port 0 is replaced.
-    fn ready(&mut self, addresses: &[SocketAddr]);
+    fn ready(&mut self, addresses: &[Address]);
 
     /// The end has been ordered, and nothing has been ended yet.
     fn stopping(&mut self);
@@ -195,10 +195,11 @@ pub fn run(
     let reservations: Vec<Reservation> = settings
         .addresses
         .iter()
-        .map(|&address| Reservation::make(address))
+        .map(|address| Reservation::make(address, settings.listen.backlog))
         .collect::<Result<_, _>>()
         .map_err(ServeError::Address)?;
-    let addresses: Vec<SocketAddr> = reservations.iter().map(|reservation| reservation.address).collect();
+    let addresses: Vec<Address> = reservations.iter().map(Reservation::address).collect();
+    let places: Vec<Place> = reservations.iter().map(Reservation::place).collect();
     let (polls, handles): (Vec<Poll>, Vec<Arc<Handle>>) = (0..settings.reactors)
         .map(|_| Handle::new())
         .collect::<io::Result<_>>()
@@ -215,6 +216,7 @@ pub fn run(
         handles: handles.clone(),
         threads: Vec::new(),
         shutdown_timeout: Duration::from_millis(u64::from(settings.reactor.shutdown_timeout_ms)),
+        reservations,
         drain: settings.drain,
         grace_until: None,
         beat_at: None,
@@ -226,7 +228,7 @@ pub fn run(
         let seed = Seed {
             poll,
             handle,
-            addresses: addresses.clone(),
+            places: places.clone(),
             listen: settings.listen.clone(),
             private_table: settings.private_tables,
             clock,
@@ -271,7 +273,7 @@ fn guarded(life: impl FnOnce() -> Result<Ends, ReactorError>) -> Result<Ends, Re
 struct Seed {
     poll: Poll,
     handle: Arc<Handle>,
-    addresses: Vec<SocketAddr>,
+    places: Vec<Place>,
     listen: ListenOptions,
     private_table: bool,
     clock: Clock,
@@ -285,7 +287,7 @@ impl Seed {
         if self.private_table {
             fd_table::unshare().map_err(ReactorError::Io)?;
         }
-        let acceptor = Acceptor::listen(&self.addresses, &self.listen).map_err(ReactorError::Listen)?;
+        let acceptor = Acceptor::listen(&self.places, &self.listen).map_err(ReactorError::Listen)?;
         let mut reactor = Reactor::new(self.poll, self.handle, acceptor, shard(), self.clock, self.options)
             .map_err(ReactorError::Io)?;
         listening();
@@ -339,6 +341,8 @@ struct Supervisor {
     handles: Vec<Arc<Handle>>,
     threads: Vec<JoinHandle<()>>,
     shutdown_timeout: Duration,
+    /// Held until the last reactor has ended.
+    reservations: Vec<Reservation>,
     drain: Drain,
     /// When the grace of SIGTERM is over.
     grace_until: Option<Instant>,
@@ -371,6 +375,9 @@ impl Supervisor {
             let spread = Duration::from_millis(u64::from(spread_ms));
             self.patience = Some(Patience::new(Instant::now(), spread + self.shutdown_timeout));
             self.handles.iter().for_each(|handle| handle.stop(code, spread_ms));
+            if spread_ms == 0 {
+                self.reservations.iter().for_each(Reservation::refuse);
+            }
         }
     }
 
@@ -384,11 +391,7 @@ impl Supervisor {
     }
 
     /// Waits until the reactors have ended.
-    fn supervise(
-        mut self,
-        addresses: &[SocketAddr],
-        lifecycle: &mut dyn Lifecycle,
-    ) -> Result<(), ServeError> {
+    fn supervise(mut self, addresses: &[Address], lifecycle: &mut dyn Lifecycle) -> Result<(), ServeError> {
         let mut running = self.threads.len();
         let mut silent = running;
         let every = lifecycle.alive_every();
@@ -437,6 +440,7 @@ impl Supervisor {
                 }
             }
         }
+        self.reservations.iter().for_each(Reservation::refuse);
         for thread in self.threads {
             // Its panic was caught and reported in its last notice; what remains of it is a return.
             drop(thread.join());

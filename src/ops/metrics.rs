@@ -25,8 +25,73 @@ use crate::tcb::{State, TcbTable};
 /// What every name starts with.
 pub const PREFIX: &str = "tcbchat_";
 
-/// The media type of a scrape.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How a scrape is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' older text format, 0.0.4.
+    Text,
+}
+
+impl Format {
+    /// The format that an `Accept` header field prefers (RFC 9110 section 12.5.1), given by its members; OpenMetrics if
+    /// it has no preference, or for neither.
+    pub fn of<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
+        // How specific the best range for each was, and its weight.
+        let mut open = (0, 0.0);
+        let mut text = (0, 0.0);
+        for range in accept {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+            let weight: f32 = weight.unwrap_or(0.0);
+            let (is_open, is_text, how_specific) = match name.as_str() {
+                "application/openmetrics-text" => (true, false, 3),
+                "text/plain" => (false, true, 3),
+                "application/*" => (true, false, 2),
+                "text/*" => (false, true, 2),
+                "*/*" => (true, true, 1),
+                _ => (false, false, 0),
+            };
+            for (is_it, best) in [(is_open, &mut open), (is_text, &mut text)] {
+                if is_it && how_specific > best.0 {
+                    *best = (how_specific, weight);
+                }
+            }
+        }
+        if text.1 > open.1 { Format::Text } else { Format::OpenMetrics }
+    }
+
+    /// The media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics as the older text format: counters are described under the name that their samples have, and there is no
+/// mark at the end.
+fn as_text(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    let counters: std::collections::HashSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    for line in page.lines().filter(|line| *line != "# EOF") {
+        let described = line.strip_prefix("# ").and_then(|line| line.split_once(' '));
+        match described {
+            Some((word, rest)) => {
+                let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                let suffix = if counters.contains(name) { "_total" } else { "" };
+                text.extend(["# ", word, " ", name, suffix, " ", rest]);
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
 
 /// Chain lengths of the TCB table's index that get a number of their own; longer ones share one.
 const CHAINS_SHOWN: usize = 8;
@@ -150,11 +215,14 @@ impl Metrics {
         Self { registries: [registry(false), registry(true)] }
     }
 
-    /// The numbers as they are, in the format of [`CONTENT_TYPE`]. `local`: for a caller on this machine.
-    pub fn scrape(&self, local: bool) -> String {
+    /// The numbers as they are. `local`: for a caller on this machine.
+    pub fn scrape(&self, local: bool, format: Format) -> String {
         let mut page = String::with_capacity(16 * 1024);
         text::encode(&mut page, &self.registries[usize::from(local)]).expect("a String takes every text");
-        page
+        match format {
+            Format::OpenMetrics => page,
+            Format::Text => as_text(&page),
+        }
     }
 }
 
@@ -369,7 +437,7 @@ mod tests {
 
     #[test]
     fn reactors_are_summed_and_shown_apart() {
-        let page = Metrics::new(sources()).scrape(true);
+        let page = Metrics::new(sources()).scrape(true, Format::OpenMetrics);
         let samples = samples(&page);
         assert_eq!(samples["tcbchat_upgrades_total"], 7);
         assert_eq!(samples["tcbchat_connections_open"], 7);
@@ -386,13 +454,28 @@ mod tests {
     }
 
     #[test]
+    fn the_older_format_describes_each_sample_by_its_own_name() {
+        let metrics = Metrics::new(sources());
+        let page = metrics.scrape(false, Format::Text);
+        assert!(page.contains("# TYPE tcbchat_upgrades_total counter\ntcbchat_upgrades_total 7\n"), "{page}");
+        assert!(page.contains("# TYPE tcbchat_reactors gauge\ntcbchat_reactors 2\n"), "{page}");
+        let described: Vec<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for sample in samples(&page).keys() {
+            assert!(described.contains(&sample.split('{').next().unwrap()), "{sample}");
+        }
+        assert!(!page.contains("EOF") && page.ends_with('\n'));
+        assert_eq!(samples(&page), samples(&metrics.scrape(false, Format::OpenMetrics)));
+    }
+
+    #[test]
     fn the_proportional_size_is_for_callers_on_this_machine() {
-        assert!(!Metrics::new(sources()).scrape(false).contains("proportional"));
+        assert!(!Metrics::new(sources()).scrape(false, Format::OpenMetrics).contains("proportional"));
     }
 
     #[test]
     fn a_scrape_and_the_catalogues_have_the_same_metrics() {
-        let page = Metrics::new(sources()).scrape(true);
+        let page = Metrics::new(sources()).scrape(true, Format::OpenMetrics);
         let samples: Vec<&str> = samples(&page).into_keys().collect();
         let shown: Vec<&str> = samples.iter().map(|name| name.split('{').next().unwrap()).collect();
         let shard =

@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::metrics::{self, Metrics};
+use super::metrics::{Format, Metrics};
+use crate::tcb::FourTuple;
 use crate::wire::http::{HttpError, Request, write_page};
 
 /// Header fields of every answer: only what this server serves runs on its pages, only its own WebSocket is
@@ -146,10 +147,16 @@ impl Site {
         if page.is_none() && !is_metrics && !matches!(request.target, "/healthz" | "/readyz") {
             return Err(HttpError::NOT_FOUND);
         }
-        if !matches!(request.method, "GET" | "HEAD") {
+        if !matches!(request.method, "GET" | "HEAD" | "OPTIONS") {
             return Err(HttpError::PAGE_METHOD);
         }
         request.refuse_body()?;
+        if request.method == "OPTIONS" {
+            // RFC 9110 section 9.3.7. Old balancers check health so.
+            answer.head_only = true;
+            answer.write(204, TEXT, b"", &[("Allow", "GET, HEAD, OPTIONS")]);
+            return Ok(());
+        }
 
         if let Some(page) = page {
             // Kept by the browser, asked for each time: a new server's page is seen at once.
@@ -163,8 +170,10 @@ impl Site {
             if self.metrics_for == MetricsFor::Loopback && !local {
                 return Err(HttpError::METRICS_FORBIDDEN);
             }
-            let scrape = self.metrics.scrape(local);
-            answer.write(200, metrics::CONTENT_TYPE, scrape.as_bytes(), &[("Cache-Control", "no-store")]);
+            let format = Format::of(request.header_tokens("accept"));
+            let scrape = self.metrics.scrape(local, format);
+            let caching = [("Cache-Control", "no-store"), ("Vary", "Accept")];
+            answer.write(200, format.content_type(), scrape.as_bytes(), &caching);
         } else if request.target == "/readyz" {
             self.readiness.ask()?;
             answer.write(200, TEXT, b"ready\n", &[("Cache-Control", "no-store")]);
@@ -184,7 +193,9 @@ impl crate::shard::Site for Site {
 
 /// Whether the caller is on this machine and, as far as the request shows, not a proxy.
 fn is_local(request: &Request<'_>, peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback() && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
+    let ip = peer.ip().to_canonical();
+    (ip.is_loopback() || FourTuple::is_unix(ip))
+        && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
 }
 
 /// One answer on its way out.
@@ -263,15 +274,18 @@ mod tests {
     #[test]
     fn every_file_of_the_page_is_served() {
         let site = site(MetricsFor::Loopback);
+        let mut files = 0;
         for page in &site.pages {
             let text = String::from_utf8_lossy(page.body);
-            let is_file = |text: &&str| {
-                text.starts_with('/') && text.contains('.') && !text.contains(char::is_whitespace)
-            };
+            let is_file = |text: &&str| text.starts_with("./") && !text.contains(char::is_whitespace);
             for quoted in text.split('"').filter(is_file) {
-                assert!(site.pages.iter().any(|page| page.path == quoted), "{} names {quoted}", page.path);
+                // Relative, so that a proxy may have the page below a path.
+                let path = &quoted[1..];
+                assert!(site.pages.iter().any(|page| page.path == path), "{} names {quoted}", page.path);
+                files += 1;
             }
         }
+        assert!(files >= 5, "{files}");
     }
 
     #[test]
@@ -293,7 +307,15 @@ mod tests {
     #[test]
     fn every_answer_is_closed_and_secured() {
         let site = site(MetricsFor::Loopback);
-        for line in ["GET /", "GET /healthz", "GET /readyz", "GET /metrics", "GET /nothing", "POST /", "HEAD /healthz"] {
+        for line in [
+            "GET /",
+            "GET /healthz",
+            "GET /readyz",
+            "GET /metrics",
+            "GET /nothing",
+            "POST /",
+            "HEAD /healthz",
+        ] {
             let (head, _) = ask(&site, HERE, line, "");
             assert_eq!(field(&head, "Connection"), "close");
             for (name, value) in SECURITY {
@@ -319,7 +341,40 @@ mod tests {
             assert!(body.ends_with(b".\n"));
         }
         let (head, _) = ask(&site, HERE, "POST /", "");
-        assert_eq!(field(&head, "Allow"), "GET, HEAD");
+        assert_eq!(field(&head, "Allow"), "GET, HEAD, OPTIONS");
+    }
+
+    #[test]
+    fn probes_of_balancers() {
+        let site = site(MetricsFor::All);
+        for page in ["/", "/healthz", "/metrics", "/readyz"] {
+            let (head, body) = ask(&site, THERE, &format!("OPTIONS {page}"), "");
+            assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+            assert_eq!(field(&head, "Allow"), "GET, HEAD, OPTIONS");
+            assert!(!head.contains("Content-Length") && body.is_empty(), "RFC 9110 section 8.6: {head}");
+        }
+    }
+
+    #[test]
+    fn metrics_come_in_the_format_that_is_asked_for() {
+        let site = site(MetricsFor::All);
+        let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let text = "text/plain; version=0.0.4; charset=utf-8";
+        for (accept, expected) in [
+            ("", open),
+            ("*/*", open),
+            ("text/plain; version=0.0.4", text),
+            ("text/plain", text),
+            ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3", open),
+            ("application/openmetrics-text;q=0.2, text/*;q=0.7, */*;q=0.1", text),
+            ("application/openmetrics-text;q=0, */*", text),
+            ("application/json", open),
+        ] {
+            let field_line = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+            let (head, body) = ask(&site, THERE, "GET /metrics", &field_line);
+            assert_eq!(field(&head, "Content-Type"), expected, "{accept}");
+            assert_eq!(body.ends_with(b"# EOF\n"), expected == open, "{accept}");
+        }
     }
 
     #[test]

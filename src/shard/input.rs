@@ -11,6 +11,7 @@ use crate::chat::session::Context;
 use crate::conn::Phase;
 use crate::conn::handshake::{self, Route};
 use crate::conn::inbound::{Assembly, Inbound};
+use crate::shard::proxied::Front;
 use crate::shard::{ConnKey, Shard};
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
@@ -111,10 +112,22 @@ impl Shard {
 
     /// Reads a request head and answers it. Returns its length, or `None` while it is incomplete.
     fn http_head(&mut self, index: u32, bytes: &[u8], now: Tick) -> Option<usize> {
+        let (front, client) = match self.front(index, bytes, now) {
+            Front::Passed { bytes, client } => (bytes, client),
+            Front::Need => return None,
+            Front::Refused(error) => {
+                self.http_refuse(index, &error, None, false, now);
+                return Some(bytes.len());
+            }
+            Front::TooMany => {
+                self.close(index, true, now);
+                return Some(bytes.len());
+            }
+        };
         let mut scratch = http::Scratch::default();
         let limits = &self.limits.handshake;
-        let (request, head) = match http::parse(bytes, limits, &mut scratch) {
-            Ok(Some(parsed)) => parsed,
+        let (request, head) = match http::parse(&bytes[front..], limits, &mut scratch) {
+            Ok(Some((request, head))) => (request, front + head),
             Ok(None) => return None,
             Err(error) => {
                 self.http_refuse(index, &error, None, false, now);
@@ -126,7 +139,7 @@ impl Shard {
         match handshake::route(&request, self.is_echo_enabled) {
             Err(error) => self.http_refuse(index, &error, None, is_head, now),
             Ok(Route::Site) => {
-                let peer = self.peer(index);
+                let peer = client.or_else(|| self.peer(index));
                 let mut page = Vec::new();
                 match peer {
                     Some(peer) => self.site.answer(&request, peer, &mut page),

@@ -20,6 +20,7 @@ macro_rules! on_one_and_three_reactors {
 mod capacity;
 mod heart_beats;
 mod http;
+mod proxy;
 mod queues;
 mod reload;
 mod rooms;

@@ -8,7 +8,10 @@ use rustix::process::Signal;
 use crate::support::{Client, Frame, Server};
 use crate::{Setup, expect_refusal, members};
 
-on_one_and_three_reactors!(what_can_change_does_and_the_rest_is_named, a_configuration_that_is_wrong_changes_nothing);
+on_one_and_three_reactors!(
+    what_can_change_does_and_the_rest_is_named,
+    a_configuration_that_is_wrong_changes_nothing
+);
 
 /// Time that a message of the server may take.
 const SOON: Duration = Duration::from_secs(20);
