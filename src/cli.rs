@@ -42,6 +42,15 @@ pub enum Command {
     Check(Options),
     /// Ask a running server whether it is well; exit code 1 if it is not.
     Health(Health),
+    /// Print the manual page, for packages.
+    #[command(hide = true)]
+    Manual,
+    /// Print what a shell completes, for packages.
+    #[command(hide = true)]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
     /// Say how many connections this machine holds, which limit is in the way, and what moves it.
     #[command(after_help = DOCTOR_AFTER_HELP)]
     Doctor(Doctor),

@@ -219,6 +219,11 @@ impl Problem {
         Self { origin, text }
     }
 
+    /// A list in which an item is twice.
+    fn repeated(origin: Origin, key: &Key, item: &str) -> Self {
+        Self::new(origin, format!("{}: \"{item}\" is there twice", key.path()))
+    }
+
     fn refused(origin: Origin, key: &Key, written: &str) -> Self {
         Self::new(origin, format!("{} = {written}: allowed are {}", key.path(), key.allowed()))
     }

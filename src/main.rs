@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::Machine;
 use tcbchat::config::plan::{Plan, plan};
@@ -47,6 +47,18 @@ fn main() -> ExitCode {
                 Ok((config, settings)) => serve(&options, &config, settings),
                 Err(code) => code,
             }
+        }
+        Command::Manual => {
+            let mut page = Vec::new();
+            match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+                Ok(()) => print(&String::from_utf8_lossy(&page)),
+                Err(error) => fail(&error, 1),
+            }
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tcbchat", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
         Command::Health(health) => match load(&health.options) {
             Ok((config, _)) => health::ask(&health, &config),
@@ -129,6 +141,10 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
     };
     if let Some(warning) = doctor::warning(config, &plan) {
         tracing::warn!("{warning}");
+    }
+    if !settings.passed_over().is_empty() {
+        let variables = settings.passed_over().join(", ");
+        tracing::info!(variables, "passed over: Kubernetes makes these for a service of this name");
     }
     let mut life = Life::new(options, config, settings, &plan, level);
     let result = run(config, &plan, &log, &mut life);

@@ -101,8 +101,10 @@ fn the_server_warns_of_a_wall_below_its_capacity() {
     let most = report["maximum"]["connections"].as_u64().unwrap();
     // What descriptors do not hold is no warning but a refusal, and a table of many millions is much memory.
     if report["maximum"]["wall"] == "fd-table" || most > 4_000_000 {
-        eprintln!("skipped: no wall of this machine can be passed by a start: {}", report["maximum"]);
-        return;
+        let maximum = &report["maximum"];
+        return support::skipped::note(format_args!(
+            "no wall of this machine can be passed by a start: {maximum}"
+        ));
     }
     let capacity = (most + most / 10).to_string();
     let warned = Server::start(&["--capacity", &capacity]);

@@ -72,8 +72,13 @@ impl Reader<'_> {
             match accepted(key, value.get_ref()) {
                 Some(value) => self.settings.put(key, value, origin),
                 None => {
+                    let items = value.get_ref().as_array().into_iter().flatten();
+                    let items = items.filter_map(|item| item.get_ref().as_str());
                     let written = self.text.get(value.span()).unwrap_or_default();
-                    self.problems.push(Problem::refused(origin, key, written));
+                    self.problems.push(match key.repeated(items) {
+                        Some(item) => Problem::repeated(origin, key, item),
+                        None => Problem::refused(origin, key, written),
+                    });
                 }
             }
         }

@@ -177,6 +177,19 @@ impl Key {
         distinct(texts, network).map(Value::Networks)
     }
 
+    /// Why a list is refused, if that is not what its items are: one of them is there twice.
+    pub fn repeated<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+        if !matches!(self.domain, Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. }) {
+            return None;
+        }
+        let mut seen = Vec::new();
+        texts.into_iter().find(|text| {
+            let is_there = seen.contains(text);
+            seen.push(*text);
+            is_there
+        })
+    }
+
     /// The value that a flag or an environment variable spells: numbers may have underscores, lists are
     /// separated by commas. `None` if this key does not accept it.
     pub fn text(&self, text: &str) -> Option<Value> {

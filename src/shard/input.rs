@@ -16,7 +16,7 @@ use crate::shard::{ConnKey, Shard};
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
 use crate::wire::http::{self, HttpError, Upgrade};
-use crate::wire::stomp::{self, StompFrame};
+use crate::wire::stomp::{self, StompError, StompFrame};
 use crate::wire::ws;
 
 impl Shard {
@@ -246,6 +246,13 @@ impl Shard {
                 Some(ws::Event::Data { kind, payload, start, end }) => {
                     self.counters.ws_messages_received_total += u64::from(end);
                     match self.phase(index) {
+                        // Clients put each frame into a message of its own.
+                        Phase::Stomp
+                            if start && assembly.stomp.awaits_nul() && stomp::begins_with_head(payload) =>
+                        {
+                            self.catch_up(now);
+                            self.fault(index, StompError::NulForgotten.into(), None, now);
+                        }
                         Phase::Stomp => self.stomp_payload(index, assembly, payload, now),
                         Phase::Echo => {
                             if start {
@@ -386,6 +393,7 @@ impl Shard {
                 self.commands.clear();
                 self.catch_up(now);
                 let receipt = stomp_frame.header("receipt");
+                let fault = fault.blame_blanks(|header| stomp_frame.header(header));
                 self.fault(index, fault, receipt.as_deref(), now);
             }
         }

@@ -47,7 +47,11 @@ impl Shard {
             }
             Phase::Stomp if self.slots[index as usize].session.version().is_none() => {
                 let max = self.limits.handshake.connect_timeout_ms;
-                self.fault(index, Fault::ConnectTimeout { max }, None, now);
+                let inbound = self.slots[index as usize].connection.inbound.as_ref();
+                let is_begun = inbound.is_some_and(|inbound| inbound.assembly.payload.is_some());
+                let fault =
+                    if is_begun { Fault::ConnectUnfinished { max } } else { Fault::ConnectTimeout { max } };
+                self.fault(index, fault, None, now);
             }
             Phase::Stomp | Phase::Echo => self.keep_alive(index, now),
             Phase::Closing | Phase::Finishing | Phase::Lingering => self.close(index, true, now),
