@@ -19,10 +19,16 @@ fn file() -> PathBuf {
 pub fn note(reason: impl Display) {
     let thread = std::thread::current();
     let line = format!("{}: {reason}\n", thread.name().unwrap_or("a test"));
-    // Nothing depends on these: the worst is a line that is not shown.
-    let noted = File::options().create(true).append(true).open(file());
-    drop(noted.and_then(|mut file| file.write_all(line.as_bytes())));
+    record(&line);
+    // Nothing depends on it: the worst is a line that is not shown.
     drop(io::stderr().write_all(format!("SKIPPED {line}").as_bytes()));
+}
+
+/// Adds a line to the run's list.
+pub fn record(line: &str) {
+    let noted = File::options().create(true).append(true).open(file());
+    // The same.
+    drop(noted.and_then(|mut file| file.write_all(line.as_bytes())));
 }
 
 /// What was noted in this run until now, in order; it is forgotten.
