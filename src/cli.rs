@@ -40,6 +40,17 @@ pub enum Command {
     Serve(Options),
     /// Print the configuration and the plan as they would be in force, or what is wrong with them.
     Check(Options),
+    /// Ask a running server whether it is well; exit code 1 if it is not.
+    Health(Health),
+    /// Print the manual page, for packages.
+    #[command(hide = true)]
+    Manual,
+    /// Print what a shell completes, for packages.
+    #[command(hide = true)]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
     /// Say how many connections this machine holds, which limit is in the way, and what moves it.
     #[command(after_help = DOCTOR_AFTER_HELP)]
     Doctor(Doctor),
@@ -59,6 +70,20 @@ Examples:
 
 Exit codes: 0 the connections fit; 1 a wall is below them, or (--watch) is being hit; 2 the command line or \
 configuration is not right.";
+
+/// Options of `health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Ask /readyz, which is 503 from SIGTERM on, in place of /healthz.
+    #[arg(long)]
+    pub ready: bool,
+    /// Seconds to wait for the connection, and for the answer.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
+    /// The server's configuration, of which the first address is asked.
+    #[command(flatten)]
+    pub options: Options,
+}
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]

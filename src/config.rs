@@ -25,12 +25,14 @@ mod check;
 mod file;
 
 use std::fmt;
-use std::net::SocketAddr;
+
+use ipnet::IpNet;
 
 use crate::limits;
 use crate::message::destination::Pattern;
+use crate::net::address::Address;
 use crate::tcb::time_wait;
-use keys::{AuthMode, Key, LogFormat, LogLevel, MetricsAccess, TIME_WAIT_REUSE, Value};
+use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
 
 /// The validated configuration.
@@ -46,6 +48,8 @@ pub struct Config {
     pub tcb: Tcb,
     /// `[handshake]`.
     pub handshake: limits::Handshake,
+    /// `http.trusted_proxies`: whose PROXY protocol headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// `[websocket]`.
     pub websocket: limits::WebSocket,
     /// `[keepalive]`.
@@ -72,6 +76,8 @@ pub struct Config {
     pub log: Log,
     /// `[memory]`.
     pub memory: limits::Memory,
+    /// `[drain]`.
+    pub drain: Drain,
     /// `[shutdown]`.
     pub shutdown: limits::Shutdown,
 }
@@ -80,7 +86,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// The addresses; at least one, none twice.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// The numbers of the section.
     pub limits: limits::Backlog,
 }
@@ -95,12 +101,25 @@ pub struct Tcb {
 }
 
 /// `[log]`: what is logged, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The least important messages logged.
     pub level: LogLevel,
     /// How they are written.
     pub format: LogFormat,
+    /// What standard output says at the start.
+    pub ready_line: ReadyLine,
+    /// The numbers of the section.
+    pub limits: limits::Log,
+}
+
+/// `[drain]`: from SIGTERM to the last goodbye.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// What clients are told.
+    pub goodbye: Goodbye,
+    /// The numbers of the section.
+    pub limits: limits::Drain,
 }
 
 /// Reads, lays over each other and checks all sources.
@@ -114,6 +133,16 @@ pub fn load(sources: &Sources) -> Result<(Config, Settings), ConfigError> {
     if problems.is_empty() { Ok((Config::from(&settings), settings)) } else { Err(ConfigError { problems }) }
 }
 
+/// The configuration that settings make, if their values fit each other.
+///
+/// # Errors
+/// Those that do not.
+pub fn of(settings: &Settings) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    check::check(settings, &mut problems);
+    if problems.is_empty() { Ok(Config::from(settings)) } else { Err(ConfigError { problems }) }
+}
+
 impl From<&Settings> for Config {
     /// The settings as values of their types. Settings that [`load`] accepted always convert.
     fn from(settings: &Settings) -> Self {
@@ -125,6 +154,10 @@ impl From<&Settings> for Config {
             reactors: settings.numbers("reactors"),
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
+            trusted_proxies: match &settings.get("http.trusted_proxies").value {
+                Some(Value::Networks(networks)) => networks.clone(),
+                _ => Vec::new(),
+            },
             websocket: settings.numbers("websocket"),
             keepalive: settings.numbers("keepalive"),
             stomp: settings.numbers("stomp"),
@@ -142,6 +175,12 @@ impl From<&Settings> for Config {
             log: Log {
                 level: LogLevel::from_word(word("log.level")).unwrap_or(LogLevel::Info),
                 format: LogFormat::from_word(word("log.format")).unwrap_or(LogFormat::Text),
+                ready_line: ReadyLine::from_word(word("log.ready_line")).unwrap_or(ReadyLine::AsLog),
+                limits: settings.numbers("log"),
+            },
+            drain: Drain {
+                goodbye: Goodbye::from_word(word("drain.goodbye")).unwrap_or(Goodbye::GoingAway),
+                limits: settings.numbers("drain"),
             },
             memory: settings.numbers("memory"),
             shutdown: settings.numbers("shutdown"),
@@ -162,7 +201,7 @@ fn tcb(settings: &Settings) -> Tcb {
     Tcb { limits, time_wait }
 }
 
-fn addresses(settings: &Settings) -> &[SocketAddr] {
+fn addresses(settings: &Settings) -> &[Address] {
     match &settings.get("listen.address").value {
         Some(Value::Addresses(addresses)) => addresses,
         _ => &[],
@@ -181,6 +220,11 @@ pub struct Problem {
 impl Problem {
     fn new(origin: Origin, text: String) -> Self {
         Self { origin, text }
+    }
+
+    /// A list in which an item is twice.
+    fn repeated(origin: Origin, key: &Key, item: &str) -> Self {
+        Self::new(origin, format!("{}: \"{item}\" is there twice", key.path()))
     }
 
     fn refused(origin: Origin, key: &Key, written: &str) -> Self {
@@ -219,7 +263,7 @@ mod tests {
     #[test]
     fn nothing_said_is_a_valid_configuration_of_the_defaults() {
         let (config, _) = load(&Sources::default()).unwrap();
-        assert_eq!(config.listen.addresses, [SocketAddr::from(([127, 0, 0, 1], 8080))]);
+        assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(config.auth, AuthMode::Open);
         assert_eq!(config.stomp, limits::Stomp::default());
         assert_eq!(config.outbound, limits::Outbound::default());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tcbchat::config::Config;
 use tcbchat::config::procfs::Tree;
+use tcbchat::net::address::Address;
 use tcbchat::walls::forecast::{Forecast, Question};
 use tcbchat::walls::probe::{Snapshot, counters_live};
 use tcbchat::walls::report::{self, Examination, json};
@@ -13,7 +14,7 @@ use tcbchat::walls::running::{self, Running};
 use tcbchat::walls::watch::{Server, Watch};
 
 use crate::cli::{Doctor, EXIT_NOT, EXIT_USAGE};
-use crate::{fail, print};
+use crate::output::{fail, print};
 
 /// Examines the machine, and prints what was found.
 pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
@@ -33,7 +34,12 @@ pub fn examine(doctor: &Doctor, config: &Config) -> ExitCode {
         Some(_) => Ok(None),
         None => {
             let listeners = snapshot.listeners.as_deref().unwrap_or_default();
-            running::find(doctor.pid, &config.listen.addresses, listeners)
+            let tcp = config.listen.addresses.iter().filter_map(|address| match address {
+                Address::Tcp(address) => Some(*address),
+                // A Unix socket is in no table of listeners with ports.
+                Address::Unix(_) => None,
+            });
+            running::find(doctor.pid, &tcp.collect::<Vec<_>>(), listeners)
         }
     };
     if let (Some(_), Err(error)) = (doctor.pid, &found) {

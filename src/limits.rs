@@ -359,9 +359,30 @@ section! {
 }
 
 section! {
+    /// `[log]`: the lines on their way to standard error.
+    Log, "log" {
+        /// Bytes of lines that wait to be written, because standard error is slower than the log or is not read; what
+        /// is more is dropped and counted. No reactor ever waits for the log.
+        queue_bytes_max: u32 = 1024 * 1024, 4096..=1_073_741_824;
+    }
+}
+
+section! {
+    /// `[drain]`: what SIGTERM begins, before the end. SIGINT leaves it out.
+    Drain, "drain" {
+        /// Milliseconds from SIGTERM to the first goodbye. Everything goes on, but `/readyz` is answered 503, so that
+        /// load balancers send nobody else: longer than two of their checks.
+        ready_grace_ms: u32 = 0, 0..=600_000;
+        /// Milliseconds over which the goodbyes are spread, so that not everybody comes back at once. Meanwhile who
+        /// connects is answered 503 with `Retry-After`; 0 says all goodbyes at once, and listens no more.
+        spread_ms: u32 = 0, 0..=3_600_000;
+    }
+}
+
+section! {
     /// `[shutdown]`: the end of the process.
     Shutdown, "shutdown" {
-        /// Milliseconds from SIGTERM or SIGINT to the exit; connections still open then are reset.
+        /// Milliseconds from the last goodbye to the exit; connections still open then are reset.
         timeout_ms: u32 = 5_000, 0..=600_000;
     }
 }
@@ -400,6 +421,8 @@ pub fn specs() -> Vec<Spec> {
         Turn::specs(),
         Tcb::specs(),
         Memory::specs(),
+        Log::specs(),
+        Drain::specs(),
         Shutdown::specs(),
         Reactors::specs(),
         Backlog::specs(),

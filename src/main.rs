@@ -2,37 +2,41 @@
 
 mod cli;
 mod doctor;
+mod health;
+mod lifecycle;
+mod output;
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
-use tcbchat::config::keys::{LogFormat, MetricsAccess, Value};
+use clap::{CommandFactory, Parser};
+use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::raise_fd_limit;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
-use tcbchat::config::{self, Config, ConfigError, Log, render};
+use tcbchat::config::{self, Config, ConfigError, render};
 use tcbchat::conn::pending::Pending;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::group_memory::{self, Gate};
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
+use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{Metrics, Sources};
 use tcbchat::ops::site::{MetricsFor, Site};
-use tcbchat::shard::{Shard, ShardLimits, ShardSetup};
+use tcbchat::shard::{Shard, ShardLimits, ShardSetup, farewell};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
 use tcbchat::walls::forecast::{Forecast, Question};
 use tcbchat::walls::probe::Snapshot;
 
 use cli::{Cli, Command, EXIT_USAGE, Options};
+use lifecycle::Life;
+use output::{fail, print};
 
 /// Bytes from which glibc maps a block alone: its own default, which it would otherwise raise.
 #[cfg(target_env = "gnu")]
@@ -42,8 +46,27 @@ fn main() -> ExitCode {
     keep_large_blocks_mapped();
     let Cli { command, options } = Cli::parse();
     match command.unwrap_or(Command::Serve(options)) {
-        Command::Serve(options) => match load(&options) {
-            Ok((config, settings)) => serve(&config, &settings),
+        Command::Serve(options) => {
+            output::speak(format_said(&options));
+            match load(&options) {
+                Ok((config, settings)) => serve(&options, &config, settings),
+                Err(code) => code,
+            }
+        }
+        Command::Manual => {
+            let mut page = Vec::new();
+            match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+                Ok(()) => print(&String::from_utf8_lossy(&page)),
+                Err(error) => fail(&error, 1),
+            }
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tcbchat", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Health(health) => match load(&health.options) {
+            Ok((config, _)) => health::ask(&health, &config),
             Err(code) => code,
         },
         Command::Check(options) => match load(&options) {
@@ -88,20 +111,6 @@ fn trim_heap() {
     }
 }
 
-/// Prints to standard output; a reader that has gone is no failure of ours.
-fn print(text: &str) -> ExitCode {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("tcbchat: {error}");
-    ExitCode::from(code)
-}
-
 /// Prints what would be in force on this machine.
 fn check(config: &Config, settings: &Settings) -> ExitCode {
     match machine_plan(config) {
@@ -123,26 +132,17 @@ fn load(options: &Options) -> Result<(Config, Settings), ExitCode> {
     config::load(&options.sources()).map_err(|error: ConfigError| fail(&error, EXIT_USAGE))
 }
 
-fn begin_log(log: &Log) {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_env_filter(tracing_subscriber::EnvFilter::new(log.level.word()));
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
+/// The format that is asked for, also by a configuration that is refused for something else.
+fn format_said(options: &Options) -> LogFormat {
+    let settings = Settings::read(&options.sources(), &mut Vec::new());
+    settings.word("log.format").and_then(LogFormat::from_word).unwrap_or(LogFormat::Text)
 }
 
-/// The bounds in force, for the metrics.
-fn numbers(settings: &Settings) -> Vec<(String, u64)> {
-    let number =
-        |value: &Option<Value>| if let Some(Value::Number(number)) = value { Some(*number) } else { None };
-    settings.iter().filter_map(|setting| Some((setting.key.path(), number(&setting.value)?))).collect()
-}
-
-fn serve(config: &Config, settings: &Settings) -> ExitCode {
-    begin_log(&config.log);
+fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
+    let (log, level) = match output::begin_log(&config.log) {
+        Ok(begun) => begun,
+        Err(error) => return fail(&format!("cannot start the log's thread: {error}"), 1),
+    };
     let (plan, forecast) = match machine_plan(config) {
         Ok(planned) => planned,
         Err(code) => return code,
@@ -150,24 +150,38 @@ fn serve(config: &Config, settings: &Settings) -> ExitCode {
     if let Some(warning) = doctor::warning(&forecast) {
         tracing::warn!("{warning}");
     }
-    match run(config, settings, &plan) {
+    if !settings.passed_over().is_empty() {
+        let variables = settings.passed_over().join(", ");
+        tracing::info!(variables, "passed over: Kubernetes makes these for a service of this name");
+    }
+    let mut life = Life::new(options, config, settings, &plan, level);
+    let result = run(config, &plan, &log, &mut life);
+    output::end_log(&log);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
 }
 
 /// Makes what all reactors share, and serves.
-fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeError> {
+fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(), ServeError> {
     let clock = Clock::start();
     let tcbs = Arc::new(TcbTable::new(plan.tcb));
     let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
-    let sources = Sources { shards: metrics.clone(), tcbs: Arc::clone(&tcbs), limits: numbers(settings) };
+    let sources = Sources {
+        shards: metrics.clone(),
+        tcbs: Arc::clone(&tcbs),
+        limits: life.bounds(),
+        log: log.losses(),
+    };
     let metrics_for = match config.metrics {
         MetricsAccess::Loopback => MetricsFor::Loopback,
         MetricsAccess::All => MetricsFor::All,
         MetricsAccess::Off => MetricsFor::Nobody,
     };
-    let site = Arc::new(Site::new(Metrics::new(sources), metrics_for));
+    let retry_after_s = config.handshake.retry_after_s;
+    let site = Site::new(Metrics::new(sources), metrics_for, life.readiness(), retry_after_s);
+    let site = Arc::new(site);
     let limits = Arc::new(shard_limits(config));
     let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
     let is_echo_enabled = config.echo.is_some();
@@ -209,8 +223,16 @@ fn run(config: &Config, settings: &Settings, plan: &Plan) -> Result<(), ServeErr
             trim_heap,
             gate: gate(config),
         },
+        drain: server::Drain {
+            grace: Duration::from_millis(config.drain.limits.ready_grace_ms.into()),
+            spread_ms: config.drain.limits.spread_ms,
+            code: match config.drain.goodbye {
+                Goodbye::GoingAway => farewell::GOING_AWAY,
+                Goodbye::Restart => farewell::SERVICE_RESTART,
+            },
+        },
     };
-    server::run(&server, clock, shard, |addresses| announce(addresses, plan))
+    server::run(&server, clock, shard, life)
 }
 
 /// The gate that is shut while a control group is short of memory; open for good if none limits it.
@@ -234,6 +256,7 @@ fn gate(config: &Config) -> Arc<Gate> {
 fn shard_limits(config: &Config) -> ShardLimits {
     ShardLimits {
         handshake: config.handshake.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
         websocket: config.websocket.clone(),
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),
@@ -245,11 +268,4 @@ fn shard_limits(config: &Config) -> ShardLimits {
         mesh: config.mesh.clone(),
         turn: config.turn.clone(),
     }
-}
-
-/// One line for whoever waits for the server to be ready.
-fn announce(addresses: &[SocketAddr], plan: &Plan) {
-    let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
-    // Nobody may be reading: the server serves all the same.
-    drop(writeln!(io::stdout().lock(), "tcbchat ready: listening on {} ({plan})", urls.join(" ")));
 }

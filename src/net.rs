@@ -6,6 +6,7 @@
 //! - [`server`] starts the reactors, waits for signals, and ends the process in order.
 //! - `patience` is how long it waits for their end.
 //! - [`reactor`] is one thread's event loop.
+//! - [`address`] is where to listen.
 //! - [`acceptor`] takes connections from the listeners and survives running out of descriptors.
 //! - [`socket`] holds a reactor's sockets, parallel to its shard's connections.
 //! - [`fd_table`] gives a thread a descriptor table of its own.
@@ -15,6 +16,7 @@
 //! descriptors that are valid everywhere are described in [`fd_table`].
 
 pub mod acceptor;
+pub mod address;
 pub mod fd_table;
 pub mod flush_timer;
 pub mod group_memory;

@@ -257,7 +257,9 @@ impl Session {
                 let text = text.trim_matches([' ', '\t']);
                 // A sign is no digit, though a parser of numbers takes it.
                 let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-                text.parse::<u32>().ok().filter(|_| is_number).ok_or(Fault::BadHeartBeat)
+                let is_number = is_number && !text.is_empty();
+                // One that is too large for this is still a number, and longer than anything agreed to.
+                is_number.then(|| text.parse::<u32>().unwrap_or(u32::MAX)).ok_or(Fault::BadHeartBeat)
             };
             let (can_send, wants) = (number(can_send)?, number(wants)?);
             if version > Version::V10 {

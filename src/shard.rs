@@ -8,7 +8,7 @@
 //!
 //! What is where: `input` (bytes to frames), `commands` (what frames ask for), `requests` (what owners do, and completions),
 //! `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends), `farewell` (the
-//! end of the process), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is
+//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is
 //! true between two calls).
 //!
 //! Invariant: a connection that is not open is in no room and no queue, waits for no request and is held by nothing. Together
@@ -17,11 +17,13 @@
 mod check;
 mod commands;
 mod ending;
-mod farewell;
+pub mod farewell;
 mod flush;
 mod input;
 pub mod memory;
+mod proxied;
 mod queues;
+pub mod reload;
 mod requests;
 pub mod rest;
 mod timers;
@@ -31,6 +33,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use ipnet::IpNet;
 
 use crate::broker::owner_of;
 use crate::broker::queue::Queues;
@@ -80,6 +83,8 @@ pub trait Site: Send + Sync {
 pub struct ShardLimits {
     /// Opening handshake.
     pub handshake: limits::Handshake,
+    /// Whose PROXY protocol headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Framing on `/ws`.
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.
@@ -233,11 +238,12 @@ impl Shard {
     /// The socket must be closed at once; the refusal is counted.
     pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
         self.counters.connections_accepted_total += 1;
-        if self.farewell.is_some() {
+        if self.farewell.as_ref().is_some_and(|farewell| !farewell.takes_connections()) {
             self.counters.refused_limit_total += 1;
             return Err(Refusal::ShuttingDown);
         }
-        let key = self.connections.open(tuple, &mut self.counters, now)?;
+        let source = self.source_of(tuple.remote().ip());
+        let key = self.connections.open(tuple, source, &mut self.counters, now)?;
         self.sessions.open(key.index);
         Ok(key)
     }
@@ -295,7 +301,8 @@ impl Shard {
         // The same for what queues have kept for too long, and for memory that traffic has left behind.
         let is_swept = self.connections.tcbs().has_time_wait() || !self.queues.is_empty() || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
-        [self.connections.next_deadline(), sweep].into_iter().flatten().min()
+        let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));
+        [self.connections.next_deadline(), sweep, farewell].into_iter().flatten().min()
     }
 
     /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.

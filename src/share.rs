@@ -344,6 +344,11 @@ impl<S: Copy + Eq + Hash, H: Copy + Eq + Hash> Shares<S, H> {
         self.max
     }
 
+    /// The bound is another one from here on. What is held stays.
+    pub fn set_max(&mut self, max: u64) {
+        self.max = max;
+    }
+
     /// Bytes that all hold together.
     pub fn total(&self) -> u64 {
         self.total.get()

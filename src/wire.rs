@@ -10,5 +10,6 @@
 #[cfg(test)]
 pub(crate) mod documented;
 pub mod http;
+pub mod proxy;
 pub mod stomp;
 pub mod ws;

@@ -10,18 +10,20 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcbchat::net::acceptor::{Accepted, Acceptor, BACK_OFF_MS, ListenOptions, Reservation};
+use tcbchat::net::address::Address;
 use tcbchat::time::Tick;
 
 const CLIENTS: usize = 3;
 
 #[test]
 fn no_connection_is_lost_and_no_turn_is_wasted_without_descriptors() {
-    let reservation = Reservation::make("127.0.0.1:0".parse().unwrap()).unwrap();
+    let reservation = Reservation::make(&"127.0.0.1:0".parse().unwrap(), 128).unwrap();
+    let Address::Tcp(address) = reservation.address() else { unreachable!("no Unix socket was asked for") };
     let options = ListenOptions { backlog: 16, ..ListenOptions::default() };
-    let mut acceptor = Acceptor::listen(&[reservation.address], &options).unwrap();
+    let mut acceptor = Acceptor::listen(&[reservation.place()], &options).unwrap();
     let mut poll = Poll::new().unwrap();
     acceptor.register(poll.registry(), Token).unwrap();
-    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(reservation.address).unwrap()).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
     let mut events = Events::with_capacity(4);
     poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
     assert!(!events.is_empty());

@@ -106,8 +106,10 @@ fn the_server_warns_of_a_wall_below_its_capacity() {
     let most = report["possible"]["connections"].as_u64().unwrap();
     // What descriptors do not hold is no warning but a refusal, and a table of many millions is much memory.
     if report["possible"]["wall"] == "fd-table" || most > 4_000_000 {
-        eprintln!("skipped: no wall of this machine can be passed by a start: {}", report["possible"]);
-        return;
+        let possible = &report["possible"];
+        return support::skipped::note(format_args!(
+            "no wall of this machine can be passed by a start: {possible}"
+        ));
     }
     let capacity = (most + most / 10).to_string();
     let warned = Server::start(&["--capacity", &capacity]);

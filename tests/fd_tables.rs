@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 use tcbchat::net::acceptor::{self, ListenOptions, Reservation};
+use tcbchat::net::address::Address;
 use tcbchat::net::fd_table;
 
 /// More than anything here takes; a test that waits longer fails instead of hanging.
@@ -81,8 +82,8 @@ fn a_wake_up_made_before_the_split_works_from_another_table() {
 #[test]
 fn one_port_is_served_from_three_tables() {
     const CLIENTS: usize = 64;
-    let reservation = Reservation::make("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = reservation.address;
+    let reservation = Reservation::make(&"127.0.0.1:0".parse().unwrap(), 128).unwrap();
+    let Address::Tcp(address) = reservation.address() else { unreachable!("no Unix socket was asked for") };
     let (listening, listeners) = mpsc::channel();
     let threads: Vec<_> = (0..3)
         .map(|_| {

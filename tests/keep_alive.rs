@@ -4,7 +4,7 @@
 //! own find. All servers run at once and one cut serves them all, so that the test takes as long as the slowest
 //! mechanism.
 //!
-//! It needs root and `ip` (iproute2); without them it says `skipped: …`, and under `CI=true` it fails.
+//! It needs root and `ip` (iproute2); without them it is noted as skipped, and under `CI=true` it fails.
 
 mod support;
 
@@ -172,7 +172,7 @@ fn vanished_peers_are_found_by_the_mechanism_that_is_on_and_by_no_other() {
         Err(reason) => {
             let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             assert!(!in_ci, "CI may not skip: {reason}");
-            return println!("skipped: {reason}");
+            return support::skipped::note(reason);
         }
     };
     // In this namespace alone: the kernel's own patience is a quarter of an hour by default.

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Files of the binary, which all belong to the layer `main`.
-const BINARY: &[&str] = &["main", "cli", "doctor"];
+const BINARY: &[&str] = &["main", "cli", "doctor", "health", "lifecycle", "output"];
 
 /// The crate whose name only `net` may say.
 const EVENT_LOOP_CRATE: &str = "mio";

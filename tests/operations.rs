@@ -32,6 +32,7 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("turn.room_members_max", "puts work off to the next turn"),
     ("turn.members_max", "puts work off to the next turn"),
     ("tcb.time_wait_max", "is counted as tcb_time_wait_total, event overflowed"),
+    ("log.queue_bytes_max", "is counted as log_lines_lost_total"),
     ("shutdown.timeout_ms", "ends the process"),
 ];
 

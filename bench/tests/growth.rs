@@ -1,5 +1,9 @@
 //! `bench growth` and `bench reactors` as a user runs them, small: what they measure, and what they refuse.
 
+#[path = "../../tests/support/skipped.rs"]
+#[allow(dead_code, reason = "this run's list is shown by another target")]
+mod skipped;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -80,8 +84,7 @@ fn growth_has_a_larger_table_where_the_kernel_s_is_small_for_a_size() {
         Err(netns::Error::Missing(reason)) => {
             let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             assert!(!in_ci, "CI may not skip: {reason}");
-            println!("skipped: {reason}");
-            return;
+            return skipped::note(reason);
         }
         Err(error) => panic!("{error}"),
     };

@@ -51,6 +51,9 @@ pub struct Common {
     /// Where the clients connect to
     #[arg(long, default_value = "ws://127.0.0.1:8080/ws", conflicts_with = "spawn_server")]
     pub url: String,
+    /// `host` of every CONNECT, for brokers with virtual hosts; default: the URL's
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
     /// Start the server for this run and stop it afterwards; PATH defaults to `tcbchat` beside this program
     /// (built first when run by cargo)
     #[arg(long, value_name = "PATH", num_args = 0..=1)]

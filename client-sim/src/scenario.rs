@@ -34,6 +34,8 @@ use crate::worker::setup::Setup;
 const CAPACITY_SLACK: u32 = 64;
 /// Between two acts the kernel and the server finish what they have begun.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Time that a server may take for the first connect, before anything else is tried.
+const REACH_MAX: Duration = Duration::from_secs(1);
 /// Times that connections are rounded up to whole rooms for the threads that the last rounding asked for.
 const ROUNDINGS_MAX: u32 = 16;
 /// A start in the near future, so that all workers have their orders by then.
@@ -188,9 +190,13 @@ impl Stage {
         };
         let target = match (&server, target) {
             (Some(server), _) => Target::of(server.address()),
-            (None, Some(target)) => target,
+            (None, Some(target)) => {
+                target.reach(REACH_MAX).map_err(Refusal::Broken)?;
+                target
+            }
             (None, None) => return Err(Refusal::Broken("no server".to_owned())),
         };
+        let target = Target { host: common.host.clone().unwrap_or(target.host), ..target };
         let server_pid = server.as_ref().map(Server::pid).or(common.server_pid);
         let epoch = Instant::now();
         let setup = Arc::new(setup(casting, plan, target, epoch)?);

@@ -1,10 +1,11 @@
 //! Where the simulated clients connect to: a `ws://` URL, resolved once.
 //!
-//! No I/O beyond name resolution. `wss://` is refused: the simulator measures sockets, not ciphers.
+//! No I/O beyond name resolution and one connect. `wss://` is refused: the simulator measures sockets, not ciphers.
 //!
 //! Invariant: the request path starts with `/`.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
 use tungstenite::http::Uri;
 
@@ -48,6 +49,17 @@ impl Target {
         Ok(Self { address, url: url.to_owned(), host: bare.to_owned() })
     }
 
+    /// Connects once: a server that is not there is said at once, and not as the failure of every client.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn reach(&self, most: Duration) -> Result<(), String> {
+        match TcpStream::connect_timeout(&self.address, most) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("there is no server at {} ({}): {error}", self.url, self.address)),
+        }
+    }
+
     /// The endpoint `/ws` of a server on this address.
     pub fn of(address: SocketAddr) -> Self {
         Self { address, url: format!("ws://{address}/ws"), host: address.ip().to_string() }
@@ -65,6 +77,16 @@ mod tests {
         let v6 = Target::resolve("ws://[::1]:9/ws").unwrap();
         assert_eq!((v6.address, v6.host.as_str()), ("[::1]:9".parse().unwrap(), "::1"));
         assert_eq!(Target::of(v4.address), v4);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target::of(listener.local_addr().unwrap());
+        assert_eq!(target.reach(Duration::from_secs(20)), Ok(()));
+        drop(listener);
+        let error = target.reach(Duration::from_secs(20)).unwrap_err();
+        assert!(error.contains(&target.url) && error.contains("refused"), "{error}");
     }
 
     #[test]

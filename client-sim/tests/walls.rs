@@ -1,7 +1,11 @@
 //! The walls as a user hits them: `client-sim wall` against the server itself.
 //!
 //! Those that take long (`LONG`) are left to `client-sim wall --all`. Where a stage needs a privilege that is
-//! not there, the test says `skipped: ...`, and under `CI=true` it fails.
+//! not there, the test is noted as skipped, and under `CI=true` it fails.
+
+#[path = "../../tests/support/skipped.rs"]
+#[allow(dead_code, reason = "this run's list is shown by another target")]
+mod skipped;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -38,7 +42,7 @@ fn play(id: &str) -> Option<Value> {
     if output.status.code() == Some(EXIT_SKIPPED) {
         let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
         assert!(!in_ci, "CI may not skip: {text}");
-        println!("skipped: {id}: {}", entry["played"]["reason"]);
+        skipped::note(format_args!("{id}: {}", entry["played"]["reason"]));
         return None;
     }
     assert_eq!(output.status.code(), Some(0), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -110,8 +114,7 @@ fn without_the_privilege_a_wall_is_skipped_with_a_code_of_its_own() {
     if output.status.code() == Some(1) && text.is_empty() {
         let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
         assert!(!in_ci, "CI may not skip: {output:?}");
-        println!("skipped: no user namespace to be unprivileged in");
-        return;
+        return skipped::note("no user namespace to be unprivileged in");
     }
     assert_eq!(output.status.code(), Some(EXIT_SKIPPED), "{output:?}");
     assert!(text.contains("SKIPPED") && text.contains("root"), "{text}");

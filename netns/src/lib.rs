@@ -255,6 +255,11 @@ fn parse_unacknowledged(text: &str, port: u16) -> u64 {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/skipped.rs"]
+#[allow(dead_code, reason = "this run's list is shown by another target")]
+mod skipped;
+
+#[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
@@ -297,7 +302,7 @@ mod tests {
     fn skip(reason: &dyn fmt::Display) {
         let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
         assert!(!in_ci, "CI may not skip: {reason}");
-        println!("skipped: {reason}");
+        skipped::note(reason);
     }
 
     #[test]

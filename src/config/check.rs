@@ -6,8 +6,6 @@
 //!
 //! Invariant: the defaults fit each other; a unit test checks it.
 
-use std::net::SocketAddr;
-
 use super::settings::{Origin, Settings};
 use super::{Problem, addresses};
 
@@ -42,7 +40,7 @@ impl Checker<'_> {
         }
         let beyond: Vec<String> = addresses(self.settings)
             .iter()
-            .filter(|address| !is_loopback(address))
+            .filter(|address| !address.is_local())
             .map(ToString::to_string)
             .collect();
         if !beyond.is_empty() {
@@ -137,11 +135,6 @@ impl Checker<'_> {
     }
 }
 
-/// Loopback as the kernel sees it, IPv4 inside IPv6 included.
-fn is_loopback(address: &SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +161,7 @@ mod tests {
 
     #[test]
     fn open_mode_is_implied_on_loopback_only() {
-        for loopback in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+        for loopback in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "unix:/run/x"] {
             assert_eq!(problems(&[("listen.address", loopback)]), Vec::<String>::new(), "{loopback}");
         }
         for beyond in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "127.0.0.1:80,192.0.2.1:80"] {

@@ -72,8 +72,13 @@ impl Reader<'_> {
             match accepted(key, value.get_ref()) {
                 Some(value) => self.settings.put(key, value, origin),
                 None => {
+                    let items = value.get_ref().as_array().into_iter().flatten();
+                    let items = items.filter_map(|item| item.get_ref().as_str());
                     let written = self.text.get(value.span()).unwrap_or_default();
-                    self.problems.push(Problem::refused(origin, key, written));
+                    self.problems.push(match key.repeated(items) {
+                        Some(item) => Problem::repeated(origin, key, item),
+                        None => Problem::refused(origin, key, written),
+                    });
                 }
             }
         }
@@ -102,11 +107,14 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
         DeValue::String(text) => key
             .word(text)
             .or_else(|| key.addresses([text.as_ref()]))
+            .or_else(|| key.networks([text.as_ref()]))
             .or_else(|| key.patterns([text.as_ref()])),
         DeValue::Array(values) => {
             let texts: Option<Vec<&str>> = values.iter().map(|value| value.get_ref().as_str()).collect();
             let texts = texts?;
-            key.addresses(texts.iter().copied()).or_else(|| key.patterns(texts))
+            key.addresses(texts.iter().copied())
+                .or_else(|| key.networks(texts.iter().copied()))
+                .or_else(|| key.patterns(texts))
         }
         _ => None,
     }
@@ -153,8 +161,8 @@ mod tests {
             "t.toml:3: stomp.headers_max = 1: allowed are 8 to 1024",
             "t.toml:4: stomp.head_bytes_max = \"big\": allowed are 256 to 1048576",
             "t.toml:5: stomp.body: there is no such key; [stomp] has head_bytes_max",
-            "t.toml:7: chat: there is no section \"chat\"; sections are profile, listen, auth",
-            "t.toml:10: listen.address = [\"localhost:80\"]: allowed are one or more IP:PORT",
+            "t.toml:7: chat: there is no section \"chat\"; sections are profile, listen, http, auth",
+            "t.toml:10: listen.address = [\"localhost:80\"]: allowed are one or more IP:PORT or unix:PATH",
             "t.toml:11: listen.backlog = -1: allowed are 1 to 65535",
         ];
         assert_eq!(problems.len(), expected.len(), "{problems:#?}");

@@ -7,13 +7,15 @@
 //! Invariant: sections are contiguous in the catalogue, no key is there twice, and every default is a
 //! value that the key itself accepts.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
+
+use ipnet::IpNet;
 
 use super::profile;
 use crate::limits::{self, Spec};
 use crate::message::destination::Pattern;
+use crate::net::address::Address;
 use crate::tcb::time_wait::Reuse;
 
 /// What every environment variable of the configuration starts with.
@@ -59,10 +61,12 @@ pub enum Domain {
         /// Value when nothing is said.
         default: &'static str,
     },
+    /// A list of IP addresses and networks; empty when nothing is said.
+    Networks,
     /// A list of socket addresses.
     Addresses {
         /// Value when nothing is said.
-        default: SocketAddr,
+        default: &'static str,
     },
 }
 
@@ -77,8 +81,10 @@ pub enum Value {
     Word(&'static str),
     /// Of a [`Domain::Patterns`]; at least one.
     Patterns(Vec<Pattern>),
+    /// Of a [`Domain::Networks`].
+    Networks(Vec<IpNet>),
     /// Of a [`Domain::Addresses`]; at least one.
-    Addresses(Vec<SocketAddr>),
+    Addresses(Vec<Address>),
 }
 
 impl Key {
@@ -99,7 +105,8 @@ impl Key {
             Domain::Switch { default } => Some(Value::Switch(*default)),
             Domain::Word { default, .. } => default.map(Value::Word),
             Domain::Patterns { default } => self.patterns([*default]),
-            Domain::Addresses { default } => Some(Value::Addresses(vec![*default])),
+            Domain::Networks => Some(Value::Networks(Vec::new())),
+            Domain::Addresses { default } => self.addresses([*default]),
         }
     }
 
@@ -115,8 +122,10 @@ impl Key {
                 "one or more destinations of rooms, a * at the end for all that begin so, such as \"/topic/prices.*\""
                     .into()
             }
+            Domain::Networks => "IP addresses and networks, such as \"192.0.2.7\" or \"2001:db8::/32\"".into(),
             Domain::Addresses { .. } => {
-                "one or more IP:PORT, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".into()
+                "one or more IP:PORT or unix:PATH, such as \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/tcbchat.sock\""
+                    .into()
             }
         }
     }
@@ -158,6 +167,29 @@ impl Key {
         distinct(texts, Pattern::parse).map(Value::Patterns)
     }
 
+    /// Networks of this key; `None` if one is malformed or there twice, or if the key takes no networks.
+    pub fn networks<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Networks = self.domain else { return None };
+        let mut texts = texts.into_iter().peekable();
+        if texts.peek().is_none() {
+            return Some(Value::Networks(Vec::new()));
+        }
+        distinct(texts, network).map(Value::Networks)
+    }
+
+    /// Why a list is refused, if that is not what its items are: one of them is there twice.
+    pub fn repeated<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+        if !matches!(self.domain, Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. }) {
+            return None;
+        }
+        let mut seen = Vec::new();
+        texts.into_iter().find(|text| {
+            let is_there = seen.contains(text);
+            seen.push(*text);
+            is_there
+        })
+    }
+
     /// The value that a flag or an environment variable spells: numbers may have underscores, lists are
     /// separated by commas. `None` if this key does not accept it.
     pub fn text(&self, text: &str) -> Option<Value> {
@@ -169,6 +201,7 @@ impl Key {
             Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
             Domain::Word { .. } => self.word(text),
             Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
+            Domain::Networks => self.networks(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
             Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
         }
     }
@@ -190,6 +223,13 @@ fn distinct<'a, T: PartialEq>(
     (!items.is_empty()).then_some(items)
 }
 
+/// A network, or an address as the network of itself.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse()
+        .or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address.to_canonical())))
+        .ok()
+}
+
 /// A list as TOML.
 fn list(f: &mut std::fmt::Formatter<'_>, items: &[impl std::fmt::Display]) -> std::fmt::Result {
     let items: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
@@ -204,6 +244,7 @@ impl std::fmt::Display for Value {
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
             Self::Patterns(patterns) => list(f, patterns),
+            Self::Networks(networks) => list(f, networks),
             Self::Addresses(addresses) => list(f, addresses),
         }
     }
@@ -274,12 +315,29 @@ words! {
         /// One JSON object per line.
         Json = "json",
     }
+    /// `drain.goodbye`: what clients are told at the end.
+    Goodbye {
+        /// Close code 1001.
+        GoingAway = "going-away",
+        /// Close code 1012.
+        Restart = "restart",
+    }
+    /// `log.ready_line`: what standard output says when the server is ready.
+    ReadyLine {
+        /// A line in the format of the log.
+        AsLog = "as-log",
+        /// A line for people, whatever the format of the log.
+        Text = "text",
+        /// Nothing.
+        Off = "off",
+    }
 }
 
 /// The sections in the order of the file, each with what it is about.
 pub const SECTIONS: &[(&str, &str)] = &[
     ("profile", "A named set of values for keys of which nothing else is said."),
     ("listen", "Where clients connect."),
+    ("http", "What is believed of requests."),
     ("auth", "Who may connect."),
     ("reactors", "Threads and their descriptor tables."),
     ("tcb", "The table of TCP control blocks: every connection in every state."),
@@ -296,6 +354,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("ops", "What the server tells about itself."),
     ("log", "Messages on standard error."),
     ("memory", "What the server does before the kernel ends it for want of memory."),
+    ("drain", "From SIGTERM to the last goodbye."),
     ("shutdown", "The end of the process."),
 ];
 
@@ -342,8 +401,18 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "listen",
             "address",
-            Domain::Addresses { default: SocketAddr::from(([127, 0, 0, 1], 8080)) },
-            "Addresses that the server listens on, IPv4 or IPv6.",
+            Domain::Addresses { default: "127.0.0.1:8080" },
+            "Addresses that the server listens on, IPv4 or IPv6; or Unix sockets, for a proxy on this machine: their files are
+             for the owner and the group, and whoever may connect is believed like a proxy of http.trusted_proxies.",
+        ),
+        key(
+            "http",
+            "trusted_proxies",
+            Domain::Networks,
+            "Load balancers whose PROXY protocol headers (version 1 or 2) are believed: the client that they name
+             is the one whose handshakes are counted, and who asks for /metrics. They need not send one; their own handshakes
+             are not bounded by handshake.pending_per_address_max. Such a header
+             from anybody else is answered 400.",
         ),
         key(
             "auth",
@@ -391,7 +460,22 @@ fn keys_without_number() -> Vec<Key> {
             "log",
             "format",
             word(Some("text"), LogFormat::WORDS),
-            "Lines for people, or one JSON object per line.",
+            "Lines for people, or one JSON object per line. JSON holds for everything that is written to standard
+             error, from the first line to the last, and for the ready line on standard output.",
+        ),
+        key(
+            "log",
+            "ready_line",
+            word(Some("as-log"), ReadyLine::WORDS),
+            "What standard output says when the server is ready: a line in the format of the log, one for people
+             whatever that format is, or nothing.",
+        ),
+        key(
+            "drain",
+            "goodbye",
+            word(Some("going-away"), Goodbye::WORDS),
+            "The close code after SIGTERM: \"going-away\" is 1001; \"restart\" is 1012, for clients that tell a
+             restart from an end.",
         ),
     ]
 }

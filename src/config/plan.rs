@@ -42,8 +42,8 @@ const FDS_OF_PROCESS: u64 = 32;
 /// wake-up.
 const FDS_OF_REACTOR: u64 = 3;
 
-/// Threads of a server that are no reactor: the main thread, and the one that waits for signals.
-pub const THREADS_OF_PROCESS: u64 = 2;
+/// Threads of a server that are no reactor: the main thread, the one that waits for signals, and the log's.
+pub const THREADS_OF_PROCESS: u64 = 3;
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,13 +88,16 @@ pub struct Setting {
 
 /// The values of all keys.
 #[derive(Debug, Clone)]
-pub struct Settings(Vec<Setting>);
+pub struct Settings {
+    all: Vec<Setting>,
+    passed_over: Vec<String>,
+}
 
 impl Settings {
     /// The defaults.
     pub fn new() -> Self {
         let setting = |key: &'static Key| Setting { key, value: key.default(), origin: Origin::Default };
-        Self(keys::catalogue().iter().map(setting).collect())
+        Self { all: keys::catalogue().iter().map(setting).collect(), passed_over: Vec::new() }
     }
 
     /// Reads all sources. What is wrong with them is added to `problems`, and left out of the settings.
@@ -114,6 +117,10 @@ impl Settings {
         for (name, value) in variables {
             let name = name.to_string_lossy();
             if !name.starts_with(ENVIRONMENT_PREFIX) || name == FILE_VARIABLE {
+                continue;
+            }
+            if is_service_link(&name) {
+                self.passed_over.push(name.to_string());
                 continue;
             }
             let origin = Origin::Environment(name.to_string());
@@ -145,13 +152,16 @@ impl Settings {
     fn put_text(&mut self, key: &'static Key, text: &str, origin: Origin, problems: &mut Vec<Problem>) {
         match key.text(text) {
             Some(value) => self.put(key, value, origin),
-            None => problems.push(Problem::refused(origin, key, &format!("{text:?}"))),
+            None => problems.push(match key.repeated(text.split(',').map(str::trim)) {
+                Some(item) => Problem::repeated(origin, key, item),
+                None => Problem::refused(origin, key, &format!("{text:?}")),
+            }),
         }
     }
 
     /// Sets a key to a value that the key itself made.
     pub(super) fn put(&mut self, key: &'static Key, value: Value, origin: Origin) {
-        for setting in &mut self.0 {
+        for setting in &mut self.all {
             if std::ptr::eq(setting.key, key) {
                 setting.value = Some(value);
                 setting.origin = origin;
@@ -160,9 +170,24 @@ impl Settings {
         }
     }
 
+    /// Takes over another's value of the same key.
+    pub fn replace(&mut self, other: &Setting) {
+        for setting in &mut self.all {
+            if std::ptr::eq(setting.key, other.key) {
+                *setting = other.clone();
+            }
+        }
+    }
+
+    /// Environment variables with the prefix that are no keys, and no mistakes: Kubernetes makes them for a service that
+    /// is called `tcbchat`.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
     /// All settings, in the order of the catalogue.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The setting of a path such as `stomp.body_bytes_max`.
@@ -170,7 +195,7 @@ impl Settings {
     /// # Panics
     /// If there is no such key: paths are written in this program, not by its users.
     pub fn get(&self, path: &str) -> &Setting {
-        let found = self.0.iter().find(|setting| setting.key.path() == path);
+        let found = self.all.iter().find(|setting| setting.key.path() == path);
         found.unwrap_or_else(|| panic!("no key {path}"))
     }
 
@@ -233,6 +258,18 @@ impl Default for Settings {
     }
 }
 
+/// Whether Kubernetes gives a container this variable for a service of our name: `TCBCHAT_SERVICE_HOST`,
+/// `TCBCHAT_SERVICE_PORT_HTTP`, `TCBCHAT_PORT_8080_TCP_ADDR`.
+fn is_service_link(name: &str) -> bool {
+    let rest = name.strip_prefix(ENVIRONMENT_PREFIX).unwrap_or_default();
+    let is_port = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
+    rest == "SERVICE_HOST"
+        || rest == "SERVICE_PORT"
+        || rest.starts_with("SERVICE_PORT_")
+        || rest == "PORT"
+        || rest.strip_prefix("PORT_").is_some_and(is_port)
+}
+
 /// What is said of a path that is no key: the sections, or the keys of its section.
 pub(super) fn unknown(path: &str) -> String {
     let section = path.split('.').next().unwrap_or(path);
@@ -287,19 +324,29 @@ mod tests {
                 ("TCBCHAT_CONFIG", "x.toml"),
                 ("TCBCHAT_STOMP_BODY", "1"),
                 ("TCBCHAT_LOG_FORMAT", "xml"),
+                ("TCBCHAT_SERVICE_HOST", "10.0.0.1"),
+                ("TCBCHAT_SERVICE_PORT_HTTP", "8080"),
+                ("TCBCHAT_PORT", "tcp://10.0.0.1:8080"),
+                ("TCBCHAT_PORT_8080_TCP_ADDR", "10.0.0.1"),
             ]),
-            flags: vec![flag("--set", "stomp.body", "1"), flag("--capacity", "tcb.capacity", "many")],
+            flags: vec![
+                flag("--listen", "listen.address", "127.0.0.1:1,127.0.0.1:1"),
+                flag("--set", "stomp.body", "1"),
+                flag("--capacity", "tcb.capacity", "many"),
+            ],
         };
         let mut problems = Vec::new();
-        Settings::read(&sources, &mut problems);
+        let settings = Settings::read(&sources, &mut problems);
+        assert_eq!(settings.passed_over().len(), 4);
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), 4, "{texts:#?}");
+        assert_eq!(texts.len(), 5, "{texts:#?}");
         assert!(texts[0].starts_with("environment TCBCHAT_STOMP_BODY: no key has this name"), "{}", texts[0]);
         assert_eq!(
             texts[1],
             "environment TCBCHAT_LOG_FORMAT: log.format = \"xml\": allowed are \"text\" or \"json\""
         );
-        assert!(texts[2].starts_with("--set: stomp.body: there is no such key; [stomp] has head_bytes_max"));
-        assert_eq!(texts[3], "--capacity: tcb.capacity = \"many\": allowed are 0 to 16777214");
+        assert_eq!(texts[2], "--listen: listen.address: \"127.0.0.1:1\" is there twice");
+        assert!(texts[3].starts_with("--set: stomp.body: there is no such key; [stomp] has head_bytes_max"));
+        assert_eq!(texts[4], "--capacity: tcb.capacity = \"many\": allowed are 0 to 16777214");
     }
 }

@@ -125,13 +125,14 @@ impl Connections {
 
     // ---- admission ----
 
-    /// Takes in a connection that was accepted, in the phase `Http`, or `Refused` if there is no place for it.
+    /// Takes in a connection that was accepted, whose handshake counts for `source`, in the phase `Http`, or `Refused` if there is no place for it.
     ///
     /// # Errors
     /// The socket must be closed at once; the refusal is counted.
     pub fn open(
         &mut self,
         tuple: FourTuple,
+        source: Source,
         counters: &mut ShardCounters,
         now: Tick,
     ) -> Result<ConnKey, Refusal> {
@@ -143,7 +144,6 @@ impl Connections {
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
-        let source = Source::of(peer.ip());
         if let Err(too_many) = self.pending.begin(source) {
             counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);
@@ -238,6 +238,11 @@ impl Connections {
         self.len() == 0
     }
 
+    /// The highest index that is in use.
+    pub fn last(&self) -> Option<u32> {
+        self.slots.iter().next_back().map(|(index, _)| index as u32)
+    }
+
     /// Indices that are in use, or were, end here.
     pub fn indices(&self) -> u32 {
         self.slots.capacity() as u32
@@ -280,6 +285,36 @@ impl Connections {
             // A crowd has come in: what its handshakes took goes.
             self.sources.shrink_to(HANDSHAKES_KEPT_MAX);
         }
+    }
+
+    /// A handshake counts for another source from here on. `false` if that has too many: nothing has changed then.
+    ///
+    /// # Panics
+    /// If the connection is in no handshake.
+    pub fn pass_handshake_to(
+        &mut self,
+        index: u32,
+        source: Source,
+        counters: &mut ShardCounters,
+        now: Tick,
+    ) -> bool {
+        let before = self.sources.insert(index, source).expect("every handshake has a source");
+        if before == source {
+            return true;
+        }
+        if let Err(too_many) = self.pending.begin(source) {
+            self.sources.insert(index, before);
+            counters.refused_pending_per_address_total += 1;
+            self.pending.report(too_many, now);
+            return false;
+        }
+        self.pending.end(before);
+        true
+    }
+
+    /// Other bounds of the handshake hold from here on.
+    pub fn set_limits(&mut self, handshake: limits::Handshake) {
+        self.handshake = handshake;
     }
 
     /// Tells the ledger what happened to the connection.

@@ -135,6 +135,13 @@ pub enum Fault {
         /// The bound, in milliseconds.
         max: u32,
     },
+    /// The same, and a frame has begun that has not ended.
+    ConnectUnfinished {
+        /// The bound, in milliseconds.
+        max: u32,
+    },
+    /// A header that would be right without the blanks at its ends: `name = "value"`.
+    Blanks(Box<str>),
 }
 
 impl Fault {
@@ -173,6 +180,8 @@ impl Fault {
             Fault::HeartBeatTimeout { .. } => "heart-beat-timeout",
             Fault::PongTimeout { .. } => "pong-timeout",
             Fault::ConnectTimeout { .. } => "connect-timeout",
+            Fault::ConnectUnfinished { .. } => "connect-unfinished",
+            Fault::Blanks(_) => "blanks",
         }
     }
 
@@ -191,13 +200,32 @@ impl Fault {
             | Fault::InputTimeout { .. }
             | Fault::HeartBeatTimeout { .. }
             | Fault::PongTimeout { .. }
-            | Fault::ConnectTimeout { .. } => 1008,
+            | Fault::ConnectTimeout { .. }
+            | Fault::ConnectUnfinished { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
             | Fault::OutboundExhausted { .. }
             | Fault::BuffersExhausted { .. }
             | Fault::TransactionsExhausted { .. } => 1013,
             _ => 1002,
+        }
+    }
+
+    /// The same, or if it is about the value of a header that has blanks at its ends, a fault that shows them: from STOMP
+    /// 1.1 on they are part of the value, and nobody sees them.
+    pub fn blame_blanks<T: AsRef<str>>(self, header: impl FnOnce(&'static str) -> Option<T>) -> Fault {
+        let name = match self {
+            Fault::BadAckMode => "ack",
+            Fault::BadDestination(_) => "destination",
+            Fault::BadHeartBeat => "heart-beat",
+            Fault::NoCommonVersion => "accept-version",
+            _ => return self,
+        };
+        match header(name) {
+            Some(value) if value.as_ref().trim() != value.as_ref() => {
+                Fault::Blanks(format!("{name} = {:?}", value.as_ref()).into())
+            }
+            _ => self,
         }
     }
 
@@ -282,6 +310,11 @@ impl fmt::Display for Fault {
             Fault::ConnectTimeout { max } => {
                 write!(f, "no CONNECT within handshake.connect_timeout_ms = {max}")
             }
+            Fault::ConnectUnfinished { max } => write!(
+                f,
+                "no CONNECT within handshake.connect_timeout_ms = {max}: a frame has begun, and there is no NUL at its end"
+            ),
+            Fault::Blanks(value) => write!(f, "blanks at the ends of a value are part of it: {value}"),
         }
     }
 }
@@ -341,8 +374,22 @@ mod tests {
             Fault::HeartBeatTimeout { silent_ms: 424_242 },
             Fault::PongTimeout { silent_ms: 424_242 },
             Fault::ConnectTimeout { max: Handshake::default().connect_timeout_ms },
+            Fault::ConnectUnfinished { max: Handshake::default().connect_timeout_ms },
+            Fault::Blanks("HEADER = VALUE".into()),
         ]);
         all
+    }
+
+    #[test]
+    fn blanks_are_blamed_where_they_are_the_cause() {
+        let blame = |fault: Fault, value: Option<&'static str>| fault.blame_blanks(|_| value).to_string();
+        assert_eq!(
+            blame(Fault::BadAckMode, Some("auto ")),
+            "blanks at the ends of a value are part of it: ack = \"auto \""
+        );
+        assert_eq!(blame(Fault::BadAckMode, Some("some")), Fault::BadAckMode.to_string());
+        assert_eq!(blame(Fault::BadHeartBeat, None), Fault::BadHeartBeat.to_string());
+        assert_eq!(blame(Fault::UnknownAck, Some(" 1")), Fault::UnknownAck.to_string());
     }
 
     #[test]
@@ -354,7 +401,11 @@ mod tests {
             (row[0].to_owned(), message, row[2].to_owned())
         });
         let code = all().into_iter().map(|fault| {
-            let message = fault.to_string().replace("SEND", "*command*").replace("HEADER", "*header*");
+            let message = fault
+                .to_string()
+                .replace("SEND", "*command*")
+                .replace("HEADER", "*header*")
+                .replace("VALUE", "*value*");
             (fault.name().to_owned(), message.replace("424242", "*n*"), fault.close_code().to_string())
         });
         assert_eq!(documented.collect::<Vec<_>>(), code.collect::<Vec<_>>());

@@ -10,20 +10,35 @@
 //! empty. Stopping earlier, for the turn's budget or after an error, leaves the bit set, so that no
 //! connection waits in the queue for an edge that already came.
 //!
+//! # Unix sockets
+//! They have no `SO_REUSEPORT`: one listener, made before the reactors split their descriptor tables, is watched by all.
+//! Each connection wakes them all, and one of them gets it. What is accepted is kept as a `TcpStream`, which stands for
+//! any stream socket here: nothing of it is TCP's own.
+//!
 //! Invariant: a listener whose queue may hold a connection has its `readable` bit set, or its edge is still
 //! to be reported by the kernel.
 
 use std::fmt;
+use std::fs::{self, Permissions};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::net::TcpListener;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use rustix::net::{SocketFlags, accept_with};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::limits;
+use crate::net::address::Address;
 use crate::tcb::FourTuple;
 use crate::time::Tick;
 
@@ -42,11 +57,31 @@ const LOG_INTERVAL_MS: u64 = 1_000;
 /// is first bound *without* it, which fails with "address in use" when anybody listens there, and only then is
 /// the option set on that same socket, for the listeners to join. The socket itself never listens, so the
 /// kernel gives it no connections. It also keeps the port that the kernel picked for port 0.
+///
+/// A Unix socket's listener is made here, for all. Its file is for the owner and the group; one that nobody listens at is
+/// left over, and replaced.
 #[derive(Debug)]
 pub struct Reservation {
-    /// The address, with the port that was picked in place of 0.
-    pub address: SocketAddr,
-    _socket: Socket,
+    place: Place,
+    _socket: Option<Socket>,
+}
+
+/// A reserved address, as reactors are given it.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// To listen at, with the port that was picked in place of 0.
+    Tcp(SocketAddr),
+    /// The listener.
+    Unix(Arc<UnixPlace>),
+}
+
+/// A Unix socket that listens.
+#[derive(Debug)]
+pub struct UnixPlace {
+    listener: UnixListener,
+    address: Address,
+    /// The number of the next connection.
+    next: AtomicU64,
 }
 
 impl Reservation {
@@ -54,8 +89,15 @@ impl Reservation {
     ///
     /// # Errors
     /// What `bind` says: address in use, not available, or permission denied.
-    pub fn make(address: SocketAddr) -> Result<Reservation, ListenError> {
-        Reservation::bind(address).map_err(|source| ListenError { address, source })
+    pub fn make(address: &Address, backlog: u32) -> Result<Reservation, ListenError> {
+        let made = match address {
+            Address::Tcp(wanted) => Reservation::bind(*wanted),
+            Address::Unix(path) => listen_unix(path, backlog).map(|listener| {
+                let place = UnixPlace { listener, address: address.clone(), next: AtomicU64::new(0) };
+                Reservation { place: Place::Unix(Arc::new(place)), _socket: None }
+            }),
+        };
+        made.map_err(|source| ListenError { address: address.clone(), source })
     }
 
     fn bind(wanted: SocketAddr) -> io::Result<Reservation> {
@@ -65,8 +107,54 @@ impl Reservation {
         socket.bind(&wanted.into())?;
         socket.set_reuse_port(true)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
-        Ok(Reservation { address, _socket: socket })
+        Ok(Reservation { place: Place::Tcp(address), _socket: Some(socket) })
     }
+
+    /// For the reactors.
+    pub fn place(&self) -> Place {
+        self.place.clone()
+    }
+
+    /// The address, with the port that was picked in place of 0.
+    pub fn address(&self) -> Address {
+        match &self.place {
+            Place::Tcp(address) => Address::Tcp(*address),
+            Place::Unix(unix) => unix.address.clone(),
+        }
+    }
+
+    /// Refuses connections to a Unix socket from here on. A TCP address refuses when its last listener is closed.
+    pub fn refuse(&self) {
+        let Place::Unix(unix) = &self.place else { return };
+        // Both fail if it was done before.
+        if let Address::Unix(path) = &unix.address
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!(%error, path = %path.display(), "the socket's file is gone");
+        }
+        if let Err(error) = SockRef::from(&unix.listener).shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "shutdown of a listener");
+        }
+    }
+}
+
+fn listen_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    let address = socket2::SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        let is_left_over = error.kind() == io::ErrorKind::AddrInUse
+            && is_socket
+            && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if !is_left_over {
+            return Err(error);
+        }
+        fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 /// What listeners are made with.
@@ -138,12 +226,21 @@ pub struct Acceptor {
 
 #[derive(Debug)]
 struct Listener {
-    socket: TcpListener,
-    /// The address every connection of this listener has on our side; None when it listens on a wildcard
-    /// address and each connection has to be asked.
-    local: Option<SocketAddr>,
+    socket: ListenSocket,
     /// An edge came, and `accept` has not yet said that the queue is empty.
     readable: bool,
+}
+
+#[derive(Debug)]
+enum ListenSocket {
+    Tcp {
+        socket: TcpListener,
+        /// The address every connection of this listener has on our side; None when it listens on a wildcard
+        /// address and each connection has to be asked.
+        local: Option<SocketAddr>,
+    },
+    /// Shared with the other reactors.
+    Unix(Arc<UnixPlace>),
 }
 
 impl Acceptor {
@@ -152,11 +249,18 @@ impl Acceptor {
     ///
     /// # Errors
     /// What [`listen`] says, with the address.
-    pub fn listen(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Acceptor, ListenError> {
-        let listeners = addresses.iter().map(|&address| {
-            let socket = listen(address, options).map_err(|source| ListenError { address, source })?;
-            let local = (!address.ip().is_unspecified()).then_some(address);
-            Ok(Listener { socket: TcpListener::from_std(socket), local, readable: false })
+    pub fn listen(places: &[Place], options: &ListenOptions) -> Result<Acceptor, ListenError> {
+        let listeners = places.iter().map(|place| {
+            let socket = match place {
+                Place::Tcp(address) => {
+                    let socket = listen(*address, options)
+                        .map_err(|source| ListenError { address: Address::Tcp(*address), source })?;
+                    let local = (!address.ip().is_unspecified()).then_some(*address);
+                    ListenSocket::Tcp { socket: TcpListener::from_std(socket), local }
+                }
+                Place::Unix(unix) => ListenSocket::Unix(Arc::clone(unix)),
+            };
+            Ok(Listener { socket, readable: false })
         });
         Ok(Acceptor {
             listeners: listeners.collect::<Result<_, _>>()?,
@@ -171,7 +275,15 @@ impl Acceptor {
     /// What `epoll_ctl` says.
     pub fn register(&mut self, registry: &Registry, token: impl Fn(usize) -> Token) -> io::Result<()> {
         for (i, listener) in self.listeners.iter_mut().enumerate() {
-            registry.register(&mut listener.socket, token(i), Interest::READABLE)?;
+            match &mut listener.socket {
+                ListenSocket::Tcp { socket, .. } => {
+                    registry.register(socket, token(i), Interest::READABLE)?
+                }
+                ListenSocket::Unix(unix) => {
+                    let fd = unix.listener.as_raw_fd();
+                    registry.register(&mut SourceFd(&fd), token(i), Interest::READABLE)?;
+                }
+            }
         }
         Ok(())
     }
@@ -230,13 +342,22 @@ impl Acceptor {
 
 impl Listener {
     fn accept(&self) -> io::Result<(TcpStream, FourTuple)> {
-        let (stream, remote) = self.socket.accept()?;
-        let stream = TcpStream::from(stream);
-        let local = match self.local {
-            Some(address) => address,
-            None => stream.local_addr()?,
-        };
-        Ok((stream, FourTuple::new(local, remote)))
+        match &self.socket {
+            ListenSocket::Tcp { socket, local } => {
+                let (stream, remote) = socket.accept()?;
+                let stream = TcpStream::from(stream);
+                let local = match local {
+                    Some(address) => *address,
+                    None => stream.local_addr()?,
+                };
+                Ok((stream, FourTuple::new(local, remote)))
+            }
+            ListenSocket::Unix(unix) => {
+                let socket = accept_with(&unix.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+                let number = unix.next.fetch_add(1, Ordering::Relaxed);
+                Ok((TcpStream::from(socket), FourTuple::unix(number)))
+            }
+        }
     }
 }
 
@@ -244,7 +365,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct ListenError {
     /// Where it should have listened.
-    pub address: SocketAddr,
+    pub address: Address,
     /// What the kernel said.
     pub source: io::Error,
 }
@@ -288,6 +409,8 @@ impl Verdict {
                 | Errno::HOSTUNREACH
                 | Errno::OPNOTSUPP
                 | Errno::NETUNREACH
+                // A Unix socket that refuses connections.
+                | Errno::INVAL
                 // From asking an accepted connection for its local address after it was reset.
                 | Errno::NOTCONN,
             ) => Verdict::Lost,
@@ -325,13 +448,22 @@ impl BackOff {
 
 #[cfg(test)]
 mod tests {
-    use mio::{Events, Poll};
-    use socket2::SockRef;
-
     use super::*;
+    use mio::{Events, Poll};
 
     fn loopback() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
+    }
+
+    fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
+        Reservation::make(&Address::Tcp(address), 128)
+    }
+
+    fn tcp(reservation: &Reservation) -> SocketAddr {
+        let Address::Tcp(address) = reservation.address() else {
+            unreachable!("no Unix socket was asked for")
+        };
+        address
     }
 
     fn options() -> ListenOptions {
@@ -340,10 +472,11 @@ mod tests {
 
     /// An acceptor with its own reservation, on as many ports as asked for.
     fn acceptor(ports: usize) -> (Poll, Acceptor, Vec<SocketAddr>) {
-        let reserved: Vec<_> = (0..ports).map(|_| Reservation::make(loopback()).unwrap()).collect();
-        let addresses: Vec<SocketAddr> = reserved.iter().map(|reservation| reservation.address).collect();
+        let reserved: Vec<_> = (0..ports).map(|_| reserve(loopback()).unwrap()).collect();
+        let addresses: Vec<SocketAddr> = reserved.iter().map(tcp).collect();
+        let places: Vec<Place> = reserved.iter().map(Reservation::place).collect();
         let poll = Poll::new().unwrap();
-        let mut acceptor = Acceptor::listen(&addresses, &options()).unwrap();
+        let mut acceptor = Acceptor::listen(&places, &options()).unwrap();
         acceptor.register(poll.registry(), Token).unwrap();
         (poll, acceptor, addresses)
     }
@@ -358,21 +491,22 @@ mod tests {
 
     #[test]
     fn a_reserved_port_is_shared_only_with_ourselves() {
-        let reserved = Reservation::make(loopback()).unwrap();
-        let address = reserved.address;
+        let reserved = reserve(loopback()).unwrap();
+        let address = tcp(&reserved);
         let first = listen(address, &options()).unwrap();
         let second = listen(address, &options()).unwrap();
-        assert_eq!(Reservation::make(address).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(reserve(address).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
         drop((first, second, reserved));
-        Reservation::make(address).expect("free again");
+        reserve(address).expect("free again");
     }
 
     #[test]
     fn a_wildcard_meets_a_specific_address() {
-        let reserved = Reservation::make(loopback()).unwrap();
-        let _listener = listen(reserved.address, &options()).unwrap();
-        let wildcard = SocketAddr::new("0.0.0.0".parse().unwrap(), reserved.address.port());
-        assert_eq!(Reservation::make(wildcard).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+        let reserved = reserve(loopback()).unwrap();
+        let address = tcp(&reserved);
+        let _listener = listen(address, &options()).unwrap();
+        let wildcard = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
+        assert_eq!(reserve(wildcard).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
@@ -416,16 +550,62 @@ mod tests {
 
     #[test]
     fn connections_of_a_wildcard_listener_know_their_local_address() {
-        let reserved = Reservation::make("0.0.0.0:0".parse().unwrap()).unwrap();
-        let wildcard = reserved.address;
+        let reserved = reserve("0.0.0.0:0".parse().unwrap()).unwrap();
+        let wildcard = tcp(&reserved);
         let poll = &mut Poll::new().unwrap();
-        let mut acceptor = Acceptor::listen(&[wildcard], &options()).unwrap();
+        let mut acceptor = Acceptor::listen(&[reserved.place()], &options()).unwrap();
         acceptor.register(poll.registry(), Token).unwrap();
         let address = SocketAddr::new("127.0.0.3".parse().unwrap(), wildcard.port());
         let _client = TcpStream::connect(address).unwrap();
         collect_edges(poll, &mut acceptor);
         let Accepted::Connection(_, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
         assert_eq!(tuple.local(), address);
+    }
+
+    #[test]
+    fn a_unix_socket_is_shared_and_what_is_left_over_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tcbchat.sock");
+        let address = Address::Unix(path.clone());
+        let reserved = Reservation::make(&address, 16).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        // Two acceptors: both hear of a connection, and one gets it.
+        let mut pair: Vec<(Poll, Acceptor)> = (0..2)
+            .map(|_| {
+                let poll = Poll::new().unwrap();
+                let mut acceptor = Acceptor::listen(&[reserved.place()], &options()).unwrap();
+                acceptor.register(poll.registry(), Token).unwrap();
+                (poll, acceptor)
+            })
+            .collect();
+        let _client = UnixStream::connect(&path).unwrap();
+        let mut tuples = Vec::new();
+        for (poll, acceptor) in &mut pair {
+            collect_edges(poll, acceptor);
+            match acceptor.accept(Tick(0)) {
+                Accepted::Connection(stream, tuple) => {
+                    assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                    tuples.push(tuple);
+                }
+                other => assert!(matches!(other, Accepted::Nothing)),
+            }
+        }
+        assert_eq!(tuples, [FourTuple::unix(0)]);
+        let taken = Reservation::make(&address, 16).unwrap_err();
+        assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse, "somebody listens");
+
+        reserved.refuse();
+        assert!(!path.exists());
+        // A crash leaves the file.
+        drop((pair, reserved));
+        drop(UnixListener::bind(&path).unwrap());
+        Reservation::make(&address, 16).unwrap();
+        // What is no socket is left alone.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert!(Reservation::make(&address, 16).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 
     #[test]

@@ -25,11 +25,12 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
 
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
@@ -37,7 +38,7 @@ use crate::net::flush_timer::FlushTimer;
 use crate::net::group_memory::Gate;
 use crate::net::look::Seen;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
-use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
+use crate::shard::{Closed, ConnKey, Shard, ShardLimits, Transport, rest};
 use crate::tcb::FourTuple;
 use crate::time::{Clock, Tick};
 
@@ -76,12 +77,24 @@ impl Target {
     }
 }
 
+/// Order: end.
+const STOP: u32 = 1;
+/// Order: other bounds.
+const LIMITS: u32 = 1 << 1;
+/// Order: show that you turn.
+const PULSE: u32 = 1 << 2;
+
 /// The part of a reactor that other threads hold: made before the reactors split their descriptor tables, so
 /// that its descriptor is valid in all of them.
 #[derive(Debug)]
 pub struct Handle {
     waker: Waker,
-    stop: AtomicBool,
+    /// Bits: what the reactor has been told and has not done yet; [`STOP`] stays.
+    orders: AtomicU32,
+    /// The close code of the goodbyes, and the milliseconds over which they are spread.
+    goodbye: AtomicU64,
+    /// With [`LIMITS`].
+    limits: Mutex<Option<Arc<ShardLimits>>>,
     /// Connections that have ended since the order to stop; stored once per turn.
     ended: AtomicU64,
 }
@@ -94,7 +107,14 @@ impl Handle {
     pub fn new() -> io::Result<(Poll, Arc<Handle>)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE_UP)?;
-        Ok((poll, Arc::new(Handle { waker, stop: AtomicBool::new(false), ended: AtomicU64::new(0) })))
+        let handle = Handle {
+            waker,
+            orders: AtomicU32::new(0),
+            goodbye: AtomicU64::new(0),
+            limits: Mutex::new(None),
+            ended: AtomicU64::new(0),
+        };
+        Ok((poll, Arc::new(handle)))
     }
 
     /// Ends the reactor's wait, or its next one.
@@ -106,20 +126,47 @@ impl Handle {
         self.waker.wake().expect("the wake-up's descriptor is valid in every table");
     }
 
-    /// Tells the reactor to stop accepting and to end once its connections have.
-    pub fn stop(&self) {
-        // Release and acquire pair with the wake-up only for form: the flag guards no other memory.
-        self.stop.store(true, Ordering::Release);
+    /// Tells the reactor to end once its connections have, which are told `code`, over so many milliseconds.
+    pub fn stop(&self, code: u16, spread_ms: u32) {
+        self.goodbye.store(u64::from(code) << 32 | u64::from(spread_ms), Ordering::Relaxed);
+        self.order(STOP);
+    }
+
+    /// Gives the reactor's shard other bounds.
+    pub fn set_limits(&self, limits: Arc<ShardLimits>) {
+        *self.limits.lock() = Some(limits);
+        self.order(LIMITS);
+    }
+
+    /// Asks the reactor for a sign of life: see [`Handle::has_answered`].
+    pub fn feel(&self) {
+        self.order(PULSE);
+    }
+
+    /// Whether the reactor has turned since it was last asked.
+    pub fn has_answered(&self) -> bool {
+        self.orders.load(Ordering::Relaxed) & PULSE == 0
+    }
+
+    fn order(&self, bit: u32) {
+        // Release, for what is to be found with it.
+        self.orders.fetch_or(bit, Ordering::Release);
         self.wake();
+    }
+
+    /// The orders; all but [`STOP`] are given once.
+    fn take_orders(&self) -> u32 {
+        // A plain load, as nearly always there is none.
+        let orders = self.orders.load(Ordering::Acquire);
+        if orders & !STOP != 0 {
+            self.orders.fetch_and(!orders | STOP, Ordering::AcqRel);
+        }
+        orders
     }
 
     /// Connections that have ended since the order to stop: whoever waits for the end sees that it comes nearer.
     pub fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
     }
 }
 
@@ -159,6 +206,10 @@ pub struct Ends {
 /// A reactor that was told to stop.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
+    /// Until when goodbyes are spread and connections taken, to be refused.
+    listens_until: Tick,
+    /// The close code.
+    code: u16,
     /// When connections that are left are reset.
     at: Tick,
     /// They are being reset.
@@ -260,10 +311,11 @@ impl Reactor {
             self.turn()?;
             let Some(stopping) = self.stopping else { continue };
             let open = self.shard.connections() as u64;
-            self.handle.ended.store(stopping.open - open, Ordering::Relaxed);
+            // Those who came meanwhile are none of them.
+            self.handle.ended.store(stopping.open.saturating_sub(open), Ordering::Relaxed);
             if open == 0 {
                 let reset = self.shard.counters().resets_total - stopping.resets;
-                return Ok(Ends { closed: stopping.open - reset, reset });
+                return Ok(Ends { closed: stopping.open.saturating_sub(reset), reset });
             }
         }
     }
@@ -341,25 +393,47 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let retry_at = acceptor.and_then(Acceptor::retry_at);
-        let reset_at = self.stopping.filter(|stopping| !stopping.is_up).map(|stopping| stopping.at);
+        let stopping = self.stopping.filter(|stopping| !stopping.is_up);
+        let reset_at =
+            stopping.map(|stopping| if acceptor.is_some() { stopping.listens_until } else { stopping.at });
         let next = [self.shard.next_deadline(), retry_at, reset_at].into_iter().flatten().min();
         next.map(|deadline| self.clock.until(deadline))
     }
 
-    /// Begins to stop when told to: no more connections, and those that are open are closed with 1001; when their
-    /// time is up, they are reset.
+    /// Does what it was told. To stop: connections that are open are closed; if that is spread over a time, others are
+    /// still taken until it is over, and refused; when their time is up, those that are left are reset.
     fn obey(&mut self, now: Tick) {
+        let orders = self.handle.take_orders();
+        if orders & LIMITS != 0
+            && let Some(limits) = self.handle.limits.lock().take()
+        {
+            self.shard.set_limits(limits);
+        }
         match &mut self.stopping {
-            None if self.handle.stopped() => {
+            None if orders & STOP != 0 => {
+                let goodbye = self.handle.goodbye.load(Ordering::Relaxed);
+                let (code, spread_ms) = ((goodbye >> 32) as u16, goodbye as u32);
+                let listens_until = now.after_ms(u64::from(spread_ms));
                 self.stopping = Some(Stopping {
-                    at: now.after_ms(u64::from(self.shutdown_timeout_ms)),
+                    listens_until,
+                    code,
+                    at: listens_until.after_ms(u64::from(self.shutdown_timeout_ms)),
                     is_up: false,
                     open: self.shard.connections() as u64,
                     resets: self.shard.counters().resets_total,
                 });
-                // Closes the listeners. Connections in their queues are reset by the kernel.
+                if spread_ms == 0 {
+                    // Closes the listeners. Connections in their queues are reset by the kernel.
+                    self.acceptor = None;
+                }
+                self.shard.begin_drain(code, spread_ms, now);
+            }
+            Some(Stopping { listens_until, code, .. })
+                if self.acceptor.is_some() && now >= *listens_until =>
+            {
                 self.acceptor = None;
-                self.shard.begin_shutdown();
+                // For those who came meanwhile.
+                self.shard.begin_drain(*code, 0, now);
             }
             Some(stopping) if !stopping.is_up && now >= stopping.at => {
                 stopping.is_up = true;

@@ -11,18 +11,21 @@
 //! are in [`fd_table`].
 //!
 //! # The ends
-//! - SIGTERM or SIGINT: every reactor stops accepting, closes its connections with 1001, resets those that are
+//! - SIGTERM: first everything goes on for a grace, so that load balancers notice; then as below, and the goodbyes may be
+//!   spread over a time.
+//! - SIGINT: every reactor stops accepting, closes its connections with 1001, resets those that are
 //!   left when their time is up, and ends. The result is `Ok`, however long the kernel takes for it: closing a
 //!   million sockets takes it many seconds, and the wait (`patience`) lasts as long as connections go on ending.
 //! - A second signal: the process exits at once, with 1, from the signal handler.
 //! - A reactor fails or panics: the others are ended the same orderly way, and the result is an error. A server
 //!   of which a part is dead would go on accepting connections that nobody serves.
 //!
+//! SIGHUP ends nothing: the configuration is read anew, by the [`Lifecycle`].
+//!
 //! Invariant: [`run`] returns only when every reactor thread has ended, or with [`ServeError::Stuck`].
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,22 +35,24 @@ use std::time::{Duration, Instant};
 
 use mio::Poll;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::mesh::Mesh;
-use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Reservation};
+use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Place, Reservation};
+use crate::net::address::Address;
 use crate::net::fd_table;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Handle, Options, Reactor};
-use crate::shard::Shard;
+use crate::shard::farewell::GOING_AWAY;
+use crate::shard::{Shard, ShardLimits};
 use crate::time::Clock;
 
 /// What the server is told about its threads and sockets.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to listen, at least one address; a port 0 is replaced by one that the kernel picks.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Reactor threads, at least one.
     pub reactors: u16,
     /// Each reactor has a descriptor table of its own.
@@ -56,6 +61,37 @@ pub struct Settings {
     pub listen: ListenOptions,
     /// Options of every reactor.
     pub reactor: Options,
+    /// What SIGTERM begins.
+    pub drain: Drain,
+}
+
+/// The end by SIGTERM.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Time in which everything goes on.
+    pub grace: Duration,
+    /// Milliseconds over which each reactor's goodbyes are spread.
+    pub spread_ms: u32,
+    /// Close code of the goodbyes.
+    pub code: u16,
+}
+
+/// What the supervisor tells its caller, in the thread that called [`run`].
+pub trait Lifecycle {
+    /// Every reactor listens, on these addresses, in which port 0 is replaced.
+    fn ready(&mut self, addresses: &[Address]);
+
+    /// The end has been ordered, and nothing has been ended yet.
+    fn stopping(&mut self);
+
+    /// Reads the configuration anew; bounds for the shards if they have others.
+    fn reload(&mut self) -> Option<Arc<ShardLimits>>;
+
+    /// How often to hear that the server is alive, if at all.
+    fn alive_every(&self) -> Option<Duration>;
+
+    /// Every reactor has turned since the last time.
+    fn alive(&mut self);
 }
 
 /// Why the server ended, other than by being told to.
@@ -143,8 +179,7 @@ enum Notice {
 
 /// Serves until a signal, and returns when all reactors have ended.
 ///
-/// `shard` makes the state of reactor `id`, in its thread, and is given the mailboxes of all. `ready` is called
-/// once, when every reactor listens, with the addresses in which port 0 is replaced.
+/// `shard` makes the state of reactor `id`, in its thread, and is given the mailboxes of all.
 ///
 /// # Errors
 /// When the server cannot start, or when a reactor ends by itself.
@@ -152,7 +187,7 @@ pub fn run(
     settings: &Settings,
     clock: Clock,
     shard: impl Fn(u16, &Arc<Mesh>) -> Shard + Send + Sync + 'static,
-    ready: impl FnOnce(&[SocketAddr]),
+    lifecycle: &mut dyn Lifecycle,
 ) -> Result<(), ServeError> {
     let (notify, notices) = mpsc::channel();
     // First of all, so that no signal is missed and the handlers' pipe is in every table.
@@ -160,10 +195,11 @@ pub fn run(
     let reservations: Vec<Reservation> = settings
         .addresses
         .iter()
-        .map(|&address| Reservation::make(address))
+        .map(|address| Reservation::make(address, settings.listen.backlog))
         .collect::<Result<_, _>>()
         .map_err(ServeError::Address)?;
-    let addresses: Vec<SocketAddr> = reservations.iter().map(|reservation| reservation.address).collect();
+    let addresses: Vec<Address> = reservations.iter().map(Reservation::address).collect();
+    let places: Vec<Place> = reservations.iter().map(Reservation::place).collect();
     let (polls, handles): (Vec<Poll>, Vec<Arc<Handle>>) = (0..settings.reactors)
         .map(|_| Handle::new())
         .collect::<io::Result<_>>()
@@ -180,6 +216,10 @@ pub fn run(
         handles: handles.clone(),
         threads: Vec::new(),
         shutdown_timeout: Duration::from_millis(u64::from(settings.reactor.shutdown_timeout_ms)),
+        reservations,
+        drain: settings.drain,
+        grace_until: None,
+        beat_at: None,
         patience: None,
         ends: Ends::default(),
         result: Ok(()),
@@ -188,7 +228,7 @@ pub fn run(
         let seed = Seed {
             poll,
             handle,
-            addresses: addresses.clone(),
+            places: places.clone(),
             listen: settings.listen.clone(),
             private_table: settings.private_tables,
             clock,
@@ -207,7 +247,7 @@ pub fn run(
             }
         }
     }
-    supervisor.supervise(|| ready(&addresses))
+    supervisor.supervise(&addresses, lifecycle)
 }
 
 /// A supervisor that is gone has returned already, and the process with it: nobody is left to tell.
@@ -233,7 +273,7 @@ fn guarded(life: impl FnOnce() -> Result<Ends, ReactorError>) -> Result<Ends, Re
 struct Seed {
     poll: Poll,
     handle: Arc<Handle>,
-    addresses: Vec<SocketAddr>,
+    places: Vec<Place>,
     listen: ListenOptions,
     private_table: bool,
     clock: Clock,
@@ -247,7 +287,7 @@ impl Seed {
         if self.private_table {
             fd_table::unshare().map_err(ReactorError::Io)?;
         }
-        let acceptor = Acceptor::listen(&self.addresses, &self.listen).map_err(ReactorError::Listen)?;
+        let acceptor = Acceptor::listen(&self.places, &self.listen).map_err(ReactorError::Listen)?;
         let mut reactor = Reactor::new(self.poll, self.handle, acceptor, shard(), self.clock, self.options)
             .map_err(ReactorError::Io)?;
         listening();
@@ -255,8 +295,8 @@ impl Seed {
     }
 }
 
-/// SIGTERM and SIGINT: the first one is passed on to the supervisor, the second ends the process. Watched
-/// until this is dropped.
+/// SIGTERM and SIGINT: the first one is passed on to the supervisor, the second ends the process. SIGHUP is passed on.
+/// Watched until this is dropped.
 struct SignalWatch {
     actions: Vec<SigId>,
     forwarding: signal_hook::iterator::Handle,
@@ -264,11 +304,11 @@ struct SignalWatch {
 
 impl SignalWatch {
     fn begin(notify: &Sender<Notice>) -> Result<SignalWatch, ServeError> {
-        const SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
-        let mut signals = Signals::new(SIGNALS).map_err(start("watch for signals"))?;
+        const ENDS: [i32; 2] = [SIGTERM, SIGINT];
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(start("watch for signals"))?;
         let mut watch = SignalWatch { actions: Vec::new(), forwarding: signals.handle() };
         let stopping = Arc::new(AtomicBool::new(false));
-        for signal in SIGNALS {
+        for signal in ENDS {
             // In this order: the first signal finds the flag unset, and sets it for the second.
             let exit = signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping));
             watch.actions.push(exit.map_err(start("watch for signals"))?);
@@ -301,6 +341,13 @@ struct Supervisor {
     handles: Vec<Arc<Handle>>,
     threads: Vec<JoinHandle<()>>,
     shutdown_timeout: Duration,
+    /// Held until the last reactor has ended.
+    reservations: Vec<Reservation>,
+    drain: Drain,
+    /// When the grace of SIGTERM is over.
+    grace_until: Option<Instant>,
+    /// When the reactors' signs of life are looked at.
+    beat_at: Option<Instant>,
     /// How long the reactors' end is waited for; set by the order to stop.
     patience: Option<Patience>,
     /// How the connections have ended of the reactors that have.
@@ -309,12 +356,28 @@ struct Supervisor {
     result: Result<(), ServeError>,
 }
 
+/// What the supervisor has to do next.
+enum Next {
+    Heed(Notice),
+    /// The grace of SIGTERM is over.
+    EndGrace,
+    /// Signs of life are due.
+    Beat,
+    /// Patience is at an end.
+    GiveUp,
+}
+
 impl Supervisor {
     /// Tells the reactors to stop, if they have not been told yet.
-    fn stop(&mut self) {
+    fn stop(&mut self, code: u16, spread_ms: u32) {
+        self.grace_until = None;
         if self.patience.is_none() {
-            self.patience = Some(Patience::new(Instant::now(), self.shutdown_timeout));
-            self.handles.iter().for_each(|handle| handle.stop());
+            let spread = Duration::from_millis(u64::from(spread_ms));
+            self.patience = Some(Patience::new(Instant::now(), spread + self.shutdown_timeout));
+            self.handles.iter().for_each(|handle| handle.stop(code, spread_ms));
+            if spread_ms == 0 {
+                self.reservations.iter().for_each(Reservation::refuse);
+            }
         }
     }
 
@@ -324,30 +387,43 @@ impl Supervisor {
         if self.result.is_ok() {
             self.result = Err(error);
         }
-        self.stop();
+        self.stop(GOING_AWAY, 0);
     }
 
-    /// Waits until the reactors have ended. `ready` is called when all of them listen.
-    fn supervise(mut self, ready: impl FnOnce()) -> Result<(), ServeError> {
+    /// Waits until the reactors have ended.
+    fn supervise(mut self, addresses: &[Address], lifecycle: &mut dyn Lifecycle) -> Result<(), ServeError> {
         let mut running = self.threads.len();
         let mut silent = running;
-        let mut ready = Some(ready);
+        let every = lifecycle.alive_every();
         while running > 0 {
             match self.next() {
-                Some(Notice::Listening) => {
+                Next::Heed(Notice::Listening) => {
                     silent -= 1;
-                    if silent == 0
-                        && self.patience.is_none()
-                        && let Some(ready) = ready.take()
-                    {
-                        ready();
+                    if silent == 0 && self.patience.is_none() {
+                        lifecycle.ready(addresses);
+                        self.beat_at = every.map(|every| Instant::now() + every);
                     }
                 }
-                Some(Notice::Signal(signal)) => {
-                    tracing::info!(signal, "stopping");
-                    self.stop();
+                Next::Heed(Notice::Signal(SIGHUP)) => {
+                    if let Some(limits) = lifecycle.reload() {
+                        self.handles.iter().for_each(|handle| handle.set_limits(Arc::clone(&limits)));
+                    }
                 }
-                Some(Notice::Ended(id, outcome)) => {
+                Next::Heed(Notice::Signal(signal)) => {
+                    let grace = if signal == SIGTERM { self.drain.grace } else { Duration::ZERO };
+                    tracing::info!(signal, grace_ms = grace.as_millis() as u64, "stopping");
+                    lifecycle.stopping();
+                    self.grace_until = Some(Instant::now() + grace);
+                    if signal != SIGTERM {
+                        self.stop(GOING_AWAY, 0);
+                    }
+                }
+                Next::EndGrace => self.stop(self.drain.code, self.drain.spread_ms),
+                Next::Beat => {
+                    self.beat(lifecycle);
+                    self.beat_at = every.map(|every| Instant::now() + every);
+                }
+                Next::Heed(Notice::Ended(id, outcome)) => {
                     running -= 1;
                     match outcome {
                         Ok(ends) => {
@@ -356,14 +432,15 @@ impl Supervisor {
                         }
                         Err(cause) => self.fail(ServeError::Reactor { id, cause }),
                     }
-                    self.stop();
+                    self.stop(GOING_AWAY, 0);
                 }
-                None => {
+                Next::GiveUp => {
                     self.fail(ServeError::Stuck { reactors: running });
                     return self.result;
                 }
             }
         }
+        self.reservations.iter().for_each(Reservation::refuse);
         for thread in self.threads {
             // Its panic was caught and reported in its last notice; what remains of it is a return.
             drop(thread.join());
@@ -373,18 +450,54 @@ impl Supervisor {
         self.result
     }
 
-    /// The next notice; None when patience is at an end.
-    fn next(&mut self) -> Option<Notice> {
-        // The signal thread holds a sender as long as this runs, so "disconnected" cannot come.
+    /// Says that the server is alive if every reactor is, and asks them again.
+    fn beat(&self, lifecycle: &mut dyn Lifecycle) {
+        // While it ends, patience decides: a reactor that has ended gives no sign.
+        let stuck = match &self.patience {
+            Some(_) => None,
+            None => self.handles.iter().position(|handle| !handle.has_answered()),
+        };
+        match stuck {
+            Some(reactor) => tracing::error!(reactor, "a reactor does not turn"),
+            None => lifecycle.alive(),
+        }
+        self.handles.iter().for_each(|handle| handle.feel());
+    }
+
+    /// Waits for the next thing to do.
+    fn next(&mut self) -> Next {
         loop {
-            let Some(patience) = &mut self.patience else { return self.notices.recv().ok() };
-            // A reactor that has ended has got on, too: its last steps are not of a connection.
-            let running = self.threads.iter().filter(|thread| !thread.is_finished()).count();
-            let ended: u64 = self.handles.iter().map(|handle| handle.ended()).sum();
-            let done = ended + (self.threads.len() - running) as u64;
-            let wait = patience.look(Instant::now(), done)?;
-            if let Ok(notice) = self.notices.recv_timeout(wait) {
-                return Some(notice);
+            let now = Instant::now();
+            let mut waits = [None; 3];
+            if let Some(patience) = &mut self.patience {
+                // A reactor that has ended has got on, too: its last steps are not of a connection.
+                let running = self.threads.iter().filter(|thread| !thread.is_finished()).count();
+                let ended: u64 = self.handles.iter().map(|handle| handle.ended()).sum();
+                let done = ended + (self.threads.len() - running) as u64;
+                match patience.look(now, done) {
+                    Some(wait) => waits[0] = Some(wait),
+                    None => return Next::GiveUp,
+                }
+            }
+            if let Some(until) = self.grace_until {
+                waits[1] = Some(until.saturating_duration_since(now));
+                if now >= until {
+                    return Next::EndGrace;
+                }
+            }
+            if let Some(at) = self.beat_at {
+                waits[2] = Some(at.saturating_duration_since(now));
+                if now >= at {
+                    return Next::Beat;
+                }
+            }
+            // The signal thread holds a sender as long as this runs, so "disconnected" cannot come.
+            let notice = match waits.into_iter().flatten().min() {
+                Some(wait) => self.notices.recv_timeout(wait).ok(),
+                None => self.notices.recv().ok(),
+            };
+            if let Some(notice) = notice {
+                return Next::Heed(notice);
             }
         }
     }

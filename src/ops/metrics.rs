@@ -10,12 +10,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::log::Losses;
 use super::memory::{KernelTcp, Meter};
 use crate::metrics::{Kind, ShardCounters, ShardMetrics};
 use crate::tcb::{State, TcbTable};
@@ -23,8 +25,73 @@ use crate::tcb::{State, TcbTable};
 /// What every name starts with.
 pub const PREFIX: &str = "tcbchat_";
 
-/// The media type of a scrape.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How a scrape is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' older text format, 0.0.4.
+    Text,
+}
+
+impl Format {
+    /// The format that an `Accept` header field prefers (RFC 9110 section 12.5.1), given by its members; OpenMetrics if
+    /// it has no preference, or for neither.
+    pub fn of<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
+        // How specific the best range for each was, and its weight.
+        let mut open = (0, 0.0);
+        let mut text = (0, 0.0);
+        for range in accept {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+            let weight: f32 = weight.unwrap_or(0.0);
+            let (is_open, is_text, how_specific) = match name.as_str() {
+                "application/openmetrics-text" => (true, false, 3),
+                "text/plain" => (false, true, 3),
+                "application/*" => (true, false, 2),
+                "text/*" => (false, true, 2),
+                "*/*" => (true, true, 1),
+                _ => (false, false, 0),
+            };
+            for (is_it, best) in [(is_open, &mut open), (is_text, &mut text)] {
+                if is_it && how_specific > best.0 {
+                    *best = (how_specific, weight);
+                }
+            }
+        }
+        if text.1 > open.1 { Format::Text } else { Format::OpenMetrics }
+    }
+
+    /// The media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics as the older text format: counters are described under the name that their samples have, and there is no
+/// mark at the end.
+fn as_text(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    let counters: std::collections::HashSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    for line in page.lines().filter(|line| *line != "# EOF") {
+        let described = line.strip_prefix("# ").and_then(|line| line.split_once(' '));
+        match described {
+            Some((word, rest)) => {
+                let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                let suffix = if counters.contains(name) { "_total" } else { "" };
+                text.extend(["# ", word, " ", name, suffix, " ", rest]);
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
 
 /// Chain lengths of the TCB table's index that get a number of their own; longer ones share one.
 const CHAINS_SHOWN: usize = 8;
@@ -102,6 +169,19 @@ server_metrics! {
     KERNEL_SOCKETS = "kernel_tcp_sockets", Gauge by "state";
     /// Bytes of TCP socket buffers on the machine, those of other programs included.
     KERNEL_BUFFERS = "kernel_tcp_buffer_bytes", Gauge;
+    /// Lines of the log that did not reach standard error: `log.queue_bytes_max` waited already, or writing failed.
+    LOG_LINES_LOST = "log_lines_lost_total", Counter by "reason";
+}
+
+/// The bounds in force: key of the configuration and value. They may change.
+#[derive(Debug, Default)]
+pub struct Bounds(Mutex<Vec<(String, u64)>>);
+
+impl Bounds {
+    /// Replaces them.
+    pub fn set(&self, bounds: Vec<(String, u64)>) {
+        *self.0.lock() = bounds;
+    }
 }
 
 /// What a scrape is made of.
@@ -111,8 +191,10 @@ pub struct Sources {
     pub shards: Vec<Arc<ShardMetrics>>,
     /// The TCB table.
     pub tcbs: Arc<TcbTable>,
-    /// The bounds in force: key of the configuration and value.
-    pub limits: Vec<(String, u64)>,
+    /// The bounds in force.
+    pub limits: Arc<Bounds>,
+    /// What the log has lost.
+    pub log: Arc<Losses>,
 }
 
 /// Makes scrapes.
@@ -133,11 +215,14 @@ impl Metrics {
         Self { registries: [registry(false), registry(true)] }
     }
 
-    /// The numbers as they are, in the format of [`CONTENT_TYPE`]. `local`: for a caller on this machine.
-    pub fn scrape(&self, local: bool) -> String {
+    /// The numbers as they are. `local`: for a caller on this machine.
+    pub fn scrape(&self, local: bool, format: Format) -> String {
         let mut page = String::with_capacity(16 * 1024);
         text::encode(&mut page, &self.registries[usize::from(local)]).expect("a String takes every text");
-        page
+        match format {
+            Format::OpenMetrics => page,
+            Format::Text => as_text(&page),
+        }
     }
 }
 
@@ -163,7 +248,7 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        let Sources { shards, tcbs, limits } = &self.server.sources;
+        let Sources { shards, tcbs, limits, log } = &self.server.sources;
 
         let counters: Vec<ShardCounters> = shards.iter().map(|shard| shard.read()).collect();
         let mut sum = ShardCounters::default();
@@ -186,7 +271,7 @@ impl Collector for Scrape {
         out.one(&REACTORS, shards.len() as u64)?;
         let each = counters.iter().enumerate();
         out.by(&REACTOR_CONNECTIONS, each.map(|(id, counters)| (id.to_string(), counters.connections_open)))?;
-        out.by(&LIMIT, limits.iter().map(|(key, value)| (key, *value)))?;
+        out.by(&LIMIT, limits.0.lock().iter().map(|(key, value)| (key, *value)))?;
         encode_tcbs(&mut out, tcbs)?;
 
         let meter = &self.server.meter;
@@ -200,6 +285,7 @@ impl Collector for Scrape {
             out.by(&KERNEL_SOCKETS, states)?;
             out.one(&KERNEL_BUFFERS, kernel.buffer_bytes)?;
         }
+        out.by(&LOG_LINES_LOST, [("queue_full", log.queue_full()), ("write_failed", log.write_failed())])?;
         Ok(())
     }
 }
@@ -335,7 +421,9 @@ mod tests {
         let tuple =
             FourTuple::new(SocketAddr::from(([127, 0, 0, 1], 80)), SocketAddr::from(([127, 0, 0, 1], 9)));
         tcbs.admit(tuple, Tick(0)).unwrap();
-        Sources { shards, tcbs, limits: vec![("stomp.headers_max".into(), 64)] }
+        let limits = Arc::new(Bounds::default());
+        limits.set(vec![("stomp.headers_max".into(), 64)]);
+        Sources { shards, tcbs, limits, log: Arc::default() }
     }
 
     /// The samples of a scrape by name with labels.
@@ -349,7 +437,7 @@ mod tests {
 
     #[test]
     fn reactors_are_summed_and_shown_apart() {
-        let page = Metrics::new(sources()).scrape(true);
+        let page = Metrics::new(sources()).scrape(true, Format::OpenMetrics);
         let samples = samples(&page);
         assert_eq!(samples["tcbchat_upgrades_total"], 7);
         assert_eq!(samples["tcbchat_connections_open"], 7);
@@ -366,13 +454,29 @@ mod tests {
     }
 
     #[test]
+    fn the_older_format_describes_each_sample_by_its_own_name() {
+        // One scrape in both formats: the kernel's numbers move between two.
+        let open = Metrics::new(sources()).scrape(false, Format::OpenMetrics);
+        let page = as_text(&open);
+        assert!(page.contains("# TYPE tcbchat_upgrades_total counter\ntcbchat_upgrades_total 7\n"), "{page}");
+        assert!(page.contains("# TYPE tcbchat_reactors gauge\ntcbchat_reactors 2\n"), "{page}");
+        let described: Vec<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for sample in samples(&page).keys() {
+            assert!(described.contains(&sample.split('{').next().unwrap()), "{sample}");
+        }
+        assert!(!page.contains("EOF") && page.ends_with('\n'));
+        assert_eq!(samples(&page), samples(&open));
+    }
+
+    #[test]
     fn the_proportional_size_is_for_callers_on_this_machine() {
-        assert!(!Metrics::new(sources()).scrape(false).contains("proportional"));
+        assert!(!Metrics::new(sources()).scrape(false, Format::OpenMetrics).contains("proportional"));
     }
 
     #[test]
     fn a_scrape_and_the_catalogues_have_the_same_metrics() {
-        let page = Metrics::new(sources()).scrape(true);
+        let page = Metrics::new(sources()).scrape(true, Format::OpenMetrics);
         let samples: Vec<&str> = samples(&page).into_keys().collect();
         let shown: Vec<&str> = samples.iter().map(|name| name.split('{').next().unwrap()).collect();
         let shard =

@@ -1,4 +1,4 @@
-//! The pages: the chat page with its parts, `/healthz` and `/metrics`.
+//! The pages: the chat page with its parts, `/healthz`, `/readyz` and `/metrics`.
 //!
 //! Everything is embedded in the binary. Requests for other paths and with other methods are refused here;
 //! the WebSocket endpoints are not, they never get here.
@@ -7,8 +7,11 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::metrics::{self, Metrics};
+use super::metrics::{Format, Metrics};
+use crate::tcb::FourTuple;
 use crate::wire::http::{HttpError, Request, write_page};
 
 /// Header fields of every answer: only what this server serves runs on its pages, only its own WebSocket is
@@ -42,6 +45,34 @@ pub enum MetricsFor {
     Nobody,
 }
 
+/// Whether clients should be sent here, for `/readyz`.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicU8);
+
+impl Readiness {
+    const STARTING: u8 = 0;
+    const READY: u8 = 1;
+    const STOPPING: u8 = 2;
+
+    /// All reactors listen.
+    pub fn ready(&self) {
+        self.0.store(Self::READY, Ordering::Relaxed);
+    }
+
+    /// The end has been ordered.
+    pub fn stopping(&self) {
+        self.0.store(Self::STOPPING, Ordering::Relaxed);
+    }
+
+    fn ask(&self) -> Result<(), HttpError> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::STARTING => Err(HttpError::STARTING),
+            Self::READY => Ok(()),
+            _ => Err(HttpError::SHUTTING_DOWN),
+        }
+    }
+}
+
 /// A page that does not change while the server runs.
 #[derive(Debug)]
 struct Page {
@@ -73,11 +104,18 @@ pub struct Site {
     pages: Vec<Page>,
     metrics: Metrics,
     metrics_for: MetricsFor,
+    readiness: Arc<Readiness>,
+    retry_after_s: u32,
 }
 
 impl Site {
-    /// The site of a server.
-    pub fn new(metrics: Metrics, metrics_for: MetricsFor) -> Self {
+    /// The site of a server. `retry_after_s`: what those are told who are to come back later.
+    pub fn new(
+        metrics: Metrics,
+        metrics_for: MetricsFor,
+        readiness: Arc<Readiness>,
+        retry_after_s: u32,
+    ) -> Self {
         let script = "text/javascript; charset=utf-8";
         let pages = vec![
             Page::new("/", "text/html; charset=utf-8", include_bytes!("../web/index.html")),
@@ -87,14 +125,14 @@ impl Site {
             Page::new("/style.css", "text/css; charset=utf-8", include_bytes!("../web/style.css")),
             Page::new("/icon.svg", "image/svg+xml", include_bytes!("../web/icon.svg")),
         ];
-        Self { pages, metrics, metrics_for }
+        Self { pages, metrics, metrics_for, readiness, retry_after_s }
     }
 
     /// Appends the whole answer to a request from `peer`.
     pub fn answer(&self, request: &Request<'_>, peer: SocketAddr, out: &mut Vec<u8>) {
         let mut answer = Answer { head_only: request.method == "HEAD", out };
         if let Err(refusal) = self.try_answer(request, peer, &mut answer) {
-            answer.refuse(&refusal);
+            answer.refuse(&refusal, self.retry_after_s);
         }
     }
 
@@ -106,13 +144,19 @@ impl Site {
     ) -> Result<(), HttpError> {
         let page = self.pages.iter().find(|page| page.path == request.target);
         let is_metrics = request.target == "/metrics" && self.metrics_for != MetricsFor::Nobody;
-        if page.is_none() && !is_metrics && request.target != "/healthz" {
+        if page.is_none() && !is_metrics && !matches!(request.target, "/healthz" | "/readyz") {
             return Err(HttpError::NOT_FOUND);
         }
-        if !matches!(request.method, "GET" | "HEAD") {
+        if !matches!(request.method, "GET" | "HEAD" | "OPTIONS") {
             return Err(HttpError::PAGE_METHOD);
         }
         request.refuse_body()?;
+        if request.method == "OPTIONS" {
+            // RFC 9110 section 9.3.7. Old balancers check health so.
+            answer.head_only = true;
+            answer.write(204, TEXT, b"", &[("Allow", "GET, HEAD, OPTIONS")]);
+            return Ok(());
+        }
 
         if let Some(page) = page {
             // Kept by the browser, asked for each time: a new server's page is seen at once.
@@ -126,8 +170,13 @@ impl Site {
             if self.metrics_for == MetricsFor::Loopback && !local {
                 return Err(HttpError::METRICS_FORBIDDEN);
             }
-            let scrape = self.metrics.scrape(local);
-            answer.write(200, metrics::CONTENT_TYPE, scrape.as_bytes(), &[("Cache-Control", "no-store")]);
+            let format = Format::of(request.header_tokens("accept"));
+            let scrape = self.metrics.scrape(local, format);
+            let caching = [("Cache-Control", "no-store"), ("Vary", "Accept")];
+            answer.write(200, format.content_type(), scrape.as_bytes(), &caching);
+        } else if request.target == "/readyz" {
+            self.readiness.ask()?;
+            answer.write(200, TEXT, b"ready\n", &[("Cache-Control", "no-store")]);
         } else {
             // Whoever reads this was served by a reactor that turns; a reactor that panics ends the process.
             answer.write(200, TEXT, b"ok\n", &[("Cache-Control", "no-store")]);
@@ -144,7 +193,9 @@ impl crate::shard::Site for Site {
 
 /// Whether the caller is on this machine and, as far as the request shows, not a proxy.
 fn is_local(request: &Request<'_>, peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback() && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
+    let ip = peer.ip().to_canonical();
+    (ip.is_loopback() || FourTuple::is_unix(ip))
+        && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
 }
 
 /// One answer on its way out.
@@ -159,16 +210,19 @@ impl Answer<'_> {
         write_page(status, content_type, body, self.head_only, &headers, self.out);
     }
 
-    fn refuse(&mut self, refusal: &HttpError) {
+    fn refuse(&mut self, refusal: &HttpError, retry_after_s: u32) {
         let body = format!("{}\n", refusal.reason);
-        self.write(refusal.status, TEXT, body.as_bytes(), refusal.headers);
+        let seconds = retry_after_s.to_string();
+        let mut headers = refusal.headers.to_vec();
+        if refusal.status == 503 {
+            headers.push(("Retry-After", &seconds));
+        }
+        self.write(refusal.status, TEXT, body.as_bytes(), &headers);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::metrics::Sources;
     use super::*;
     use crate::limits;
@@ -177,7 +231,8 @@ mod tests {
 
     fn site(metrics_for: MetricsFor) -> Site {
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(10, 1)));
-        Site::new(Metrics::new(Sources { shards: Vec::new(), tcbs, limits: Vec::new() }), metrics_for)
+        let sources = Sources { shards: Vec::new(), tcbs, limits: Arc::default(), log: Arc::default() };
+        Site::new(Metrics::new(sources), metrics_for, Arc::default(), 7)
     }
 
     /// The head and the body of the answer to a request.
@@ -219,15 +274,18 @@ mod tests {
     #[test]
     fn every_file_of_the_page_is_served() {
         let site = site(MetricsFor::Loopback);
+        let mut files = 0;
         for page in &site.pages {
             let text = String::from_utf8_lossy(page.body);
-            let is_file = |text: &&str| {
-                text.starts_with('/') && text.contains('.') && !text.contains(char::is_whitespace)
-            };
+            let is_file = |text: &&str| text.starts_with("./") && !text.contains(char::is_whitespace);
             for quoted in text.split('"').filter(is_file) {
-                assert!(site.pages.iter().any(|page| page.path == quoted), "{} names {quoted}", page.path);
+                // Relative, so that a proxy may have the page below a path.
+                let path = &quoted[1..];
+                assert!(site.pages.iter().any(|page| page.path == path), "{} names {quoted}", page.path);
+                files += 1;
             }
         }
+        assert!(files >= 5, "{files}");
     }
 
     #[test]
@@ -249,7 +307,15 @@ mod tests {
     #[test]
     fn every_answer_is_closed_and_secured() {
         let site = site(MetricsFor::Loopback);
-        for line in ["GET /", "GET /healthz", "GET /metrics", "GET /nothing", "POST /", "HEAD /healthz"] {
+        for line in [
+            "GET /",
+            "GET /healthz",
+            "GET /readyz",
+            "GET /metrics",
+            "GET /nothing",
+            "POST /",
+            "HEAD /healthz",
+        ] {
             let (head, _) = ask(&site, HERE, line, "");
             assert_eq!(field(&head, "Connection"), "close");
             for (name, value) in SECURITY {
@@ -275,7 +341,59 @@ mod tests {
             assert!(body.ends_with(b".\n"));
         }
         let (head, _) = ask(&site, HERE, "POST /", "");
-        assert_eq!(field(&head, "Allow"), "GET, HEAD");
+        assert_eq!(field(&head, "Allow"), "GET, HEAD, OPTIONS");
+    }
+
+    #[test]
+    fn probes_of_balancers() {
+        let site = site(MetricsFor::All);
+        for page in ["/", "/healthz", "/metrics", "/readyz"] {
+            let (head, body) = ask(&site, THERE, &format!("OPTIONS {page}"), "");
+            assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+            assert_eq!(field(&head, "Allow"), "GET, HEAD, OPTIONS");
+            assert!(!head.contains("Content-Length") && body.is_empty(), "RFC 9110 section 8.6: {head}");
+        }
+    }
+
+    #[test]
+    fn metrics_come_in_the_format_that_is_asked_for() {
+        let site = site(MetricsFor::All);
+        let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let text = "text/plain; version=0.0.4; charset=utf-8";
+        for (accept, expected) in [
+            ("", open),
+            ("*/*", open),
+            ("text/plain; version=0.0.4", text),
+            ("text/plain", text),
+            ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3", open),
+            ("application/openmetrics-text;q=0.2, text/*;q=0.7, */*;q=0.1", text),
+            ("application/openmetrics-text;q=0, */*", text),
+            ("application/json", open),
+        ] {
+            let field_line = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+            let (head, body) = ask(&site, THERE, "GET /metrics", &field_line);
+            assert_eq!(field(&head, "Content-Type"), expected, "{accept}");
+            assert_eq!(body.ends_with(b"# EOF\n"), expected == open, "{accept}");
+        }
+    }
+
+    #[test]
+    fn readiness_begins_and_ends() {
+        let site = site(MetricsFor::Loopback);
+        let status = |line| {
+            let (head, body) = ask(&site, THERE, line, "");
+            if head.starts_with("HTTP/1.1 503") {
+                assert_eq!(field(&head, "Retry-After"), "7");
+            }
+            (head.split(' ').nth(1).unwrap().to_owned(), String::from_utf8(body).unwrap())
+        };
+        assert_eq!(status("GET /readyz"), ("503".into(), "The server is starting.\n".into()));
+        site.readiness.ready();
+        assert_eq!(status("GET /readyz"), ("200".into(), "ready\n".into()));
+        assert_eq!(status("HEAD /readyz"), ("200".into(), String::new()));
+        site.readiness.stopping();
+        assert_eq!(status("GET /readyz"), ("503".into(), "The server is shutting down.\n".into()));
+        assert_eq!(status("GET /healthz").0, "200");
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Sessions {
         }
     }
 
+    /// Other bounds hold from here on.
+    pub fn set_limits(&mut self, limits: &limits::Stomp) {
+        self.transactions.set_max(limits.reactor_transaction_bytes_max);
+    }
+
     /// A connection has this index: it has an empty session.
     pub fn open(&mut self, index: u32) {
         let index = index as usize;

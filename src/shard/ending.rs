@@ -151,7 +151,9 @@ impl Shard {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
-            Fault::ConnectTimeout { .. } => self.counters.handshake_timeouts_total += 1,
+            Fault::ConnectTimeout { .. } | Fault::ConnectUnfinished { .. } => {
+                self.counters.handshake_timeouts_total += 1
+            }
             _ => {}
         }
         self.begin_close(index, fault.close_code(), fault.name(), now);

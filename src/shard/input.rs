@@ -14,10 +14,11 @@ use crate::conn::phase::Event;
 use crate::message::fault::Fault;
 use crate::message::origin::{ConnKey, Holder};
 use crate::shard::Shard;
+use crate::shard::proxied::Front;
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
 use crate::wire::http::{self, HttpError, Upgrade};
-use crate::wire::stomp::{self, StompFrame};
+use crate::wire::stomp::{self, StompError, StompFrame};
 use crate::wire::ws;
 
 impl Shard {
@@ -149,10 +150,22 @@ impl Shard {
 
     /// Reads a request head and answers it. Returns its length, or `None` while it is incomplete.
     fn http_head(&mut self, index: u32, bytes: &[u8], now: Tick) -> Option<usize> {
+        let (front, client) = match self.front(index, bytes, now) {
+            Front::Passed { bytes, client } => (bytes, client),
+            Front::Need => return None,
+            Front::Refused(error) => {
+                self.http_refuse(index, &error, None, false, now);
+                return Some(bytes.len());
+            }
+            Front::TooMany => {
+                self.close(index, true, now);
+                return Some(bytes.len());
+            }
+        };
         let mut scratch = http::Scratch::default();
         let limits = &self.env.limits.handshake;
-        let (request, head) = match http::parse(bytes, limits, &mut scratch) {
-            Ok(Some(parsed)) => parsed,
+        let (request, head) = match http::parse(&bytes[front..], limits, &mut scratch) {
+            Ok(Some((request, head))) => (request, front + head),
             Ok(None) => return None,
             Err(error) => {
                 self.http_refuse(index, &error, None, false, now);
@@ -164,7 +177,7 @@ impl Shard {
         match handshake::route(&request, self.env.is_echo_enabled) {
             Err(error) => self.http_refuse(index, &error, None, is_head, now),
             Ok(Route::Site) => {
-                let peer = self.peer(index);
+                let peer = client.or_else(|| self.peer(index));
                 let mut page = Vec::new();
                 match peer {
                     Some(peer) => self.env.site.answer(&request, peer, &mut page),
@@ -174,6 +187,10 @@ impl Shard {
                 self.push_vec(index, page);
                 self.connections[index].pass(Event::Answered);
                 self.arm_close(index, now);
+            }
+            Ok(_) if self.farewell.is_some() => {
+                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
+                self.http_refuse(index, &HttpError::SHUTTING_DOWN, retry_after_s, is_head, now);
             }
             Ok(_) if self.connections.phase(index) == Phase::Refused => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
@@ -263,6 +280,12 @@ impl Shard {
                 Some(ws::Event::Data { kind, payload, start, end }) => {
                     self.counters.ws_messages_received_total += u64::from(end);
                     match self.connections.phase(index) {
+                        // Clients put each frame into a message of its own.
+                        Phase::Stomp
+                            if start && assembly.stomp.awaits_nul() && stomp::begins_with_head(payload) =>
+                        {
+                            self.fault(index, StompError::NulForgotten.into(), None, now);
+                        }
                         Phase::Stomp => self.stomp_payload(index, assembly, payload, now),
                         Phase::Echo => {
                             if start {
@@ -383,6 +406,7 @@ impl Shard {
             Ok(()) => self.apply(index, now),
             Err(fault) => {
                 let receipt = stomp_frame.header("receipt");
+                let fault = fault.blame_blanks(|header| stomp_frame.header(header));
                 self.fault(index, fault, receipt.as_deref(), now);
             }
         }

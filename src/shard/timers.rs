@@ -142,7 +142,11 @@ impl Shard {
             }
             Deadline::Connect => {
                 let max = self.env.limits.handshake.connect_timeout_ms;
-                self.fault(index, Fault::ConnectTimeout { max }, None, now);
+                let inbound = self.connections[index].inbound.as_ref();
+                let is_begun = inbound.is_some_and(|inbound| inbound.assembly.payload.is_some());
+                let fault =
+                    if is_begun { Fault::ConnectUnfinished { max } } else { Fault::ConnectTimeout { max } };
+                self.fault(index, fault, None, now);
             }
             Deadline::Close => self.close(index, true, now),
         }

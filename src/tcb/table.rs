@@ -294,6 +294,11 @@ impl<S: BuildHasher> TcbTable<S> {
             self.free_places(1);
             return Some(state);
         }
+        if FourTuple::is_unix(tuple.remote().ip()) {
+            // TIME_WAIT is TCP's.
+            self.free_places(1);
+            return Some(State::Closed);
+        }
         let name = self.name(self.hash(&tuple), &tuple);
         let mut time_wait = self.time_wait.lock();
         let entry = time_wait.enter(name, now);

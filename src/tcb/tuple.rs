@@ -65,6 +65,24 @@ impl FourTuple {
         })
     }
 
+    /// The name of the `number`th connection over a Unix socket, which has no addresses: ends in 0.0.0.0/8, which no
+    /// packet comes from (RFC 1122 section 3.2.1.3). The numbers come again after 2^40.
+    #[must_use]
+    pub fn unix(number: u64) -> FourTuple {
+        FourTuple(Ends::V4 {
+            local: Ipv4Addr::UNSPECIFIED,
+            remote: Ipv4Addr::from_bits((number >> 16) as u32 & 0x00ff_ffff),
+            local_port: 0,
+            remote_port: number as u16,
+        })
+    }
+
+    /// Whether this is the peer's end of a connection over a Unix socket.
+    #[must_use]
+    pub fn is_unix(peer: IpAddr) -> bool {
+        matches!(peer, IpAddr::V4(ip) if ip.octets()[0] == 0)
+    }
+
     /// This side's address and port.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
@@ -140,6 +158,18 @@ mod tests {
 
     fn tuple(local: &str, remote: &str) -> FourTuple {
         FourTuple::new(local.parse().unwrap(), remote.parse().unwrap())
+    }
+
+    #[test]
+    fn connections_over_unix_sockets_have_names_of_their_own() {
+        let mut seen = std::collections::HashSet::new();
+        for number in [0, 1, 0xffff, 0x1_0000, 0xff_ffff_ffff] {
+            let tuple = FourTuple::unix(number);
+            assert!(FourTuple::is_unix(tuple.remote().ip()), "{tuple}");
+            assert!(seen.insert(tuple));
+        }
+        assert!(!FourTuple::is_unix("127.0.0.1".parse().unwrap()));
+        assert!(!FourTuple::is_unix("::1".parse().unwrap()));
     }
 
     #[test]

@@ -13,8 +13,8 @@
  * Invariant: a message that was typed is on the screen from then on, marked with what became of it.
  */
 
-import { MessageLog } from "/log.js";
-import { Client } from "/stomp.js";
+import { MessageLog } from "./log.js";
+import { Client } from "./stomp.js";
 
 /** Characters of a message that the page shows, whoever sent it. */
 const TEXT_MAX = 4_000;
@@ -281,7 +281,7 @@ async function copyLink() {
 }
 
 function endpoint() {
-  const url = new URL("/ws", location.href);
+  const url = new URL("ws", location.href);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   url.hash = "";
   return url.href;

@@ -17,7 +17,7 @@ mod passing;
 use std::fmt;
 
 pub use command::Command;
-pub use decode::{Decoder, Step};
+pub use decode::{Decoder, Step, begins_with_head};
 pub use encode::Encoder;
 pub use error::StompError;
 pub use header::{Headers, StompFrame};

@@ -13,13 +13,18 @@ on_one_and_three_reactors!(
     subprotocols,
 );
 
-const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+/// An opening handshake.
+pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`] and `capacity`.
-const ELSEWHERE: [&str; 2] = [
+/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`], `capacity`, `shutdown`, `proxy`, and
+/// the site's own tests.
+const ELSEWHERE: [&str; 5] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
+    "The server is shutting down.",
+    "The server is starting.",
+    "The PROXY protocol header is not well-formed.",
 ];
 
 /// Requests that are refused, with the status and the words that the body begins with.
@@ -37,6 +42,8 @@ fn refused() -> Vec<(String, u16, &'static str)> {
     let body = "Requests must not have a body.";
     let upgrade = "This path speaks WebSocket: send Upgrade: websocket and Connection: Upgrade.";
     let version = "This path speaks WebSocket version 13.";
+    let untrusted =
+        "The connection begins with a PROXY protocol header, and its sender is not in http.trusted_proxies.";
     let (key_line, version_line) =
         ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "Sec-WebSocket-Version: 13\r\n");
     vec![
@@ -63,6 +70,8 @@ fn refused() -> Vec<(String, u16, &'static str)> {
             400,
             "The Sec-WebSocket-Version header field must not be repeated.",
         ),
+        ("PROXY TCP4 192.0.2.7 192.0.2.1 40000 80\r\n".into(), 400, untrusted),
+        ("\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".into(), 400, untrusted),
         (
             "GET /metrics HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n".into(),
             403,
@@ -152,6 +161,32 @@ fn pages_are_answered(setup: Setup) {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
     let answer = server.exchange("GET /?x=1 HTTP/1.0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("<html"), "{answer}");
+    // HAProxy's own check, in all its modes; and who connects, says nothing, and goes.
+    for probe in ["OPTIONS / HTTP/1.0\r\n\r\n", "OPTIONS /healthz HTTP/1.1\r\nHost: test\r\n\r\n"] {
+        let answer = server.exchange(probe);
+        assert!(
+            answer.starts_with("HTTP/1.1 204 ") && answer.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"),
+            "{answer}"
+        );
+    }
+    for probe in ["HEAD / HTTP/1.0\r\n\r\n", "GET /readyz HTTP/1.0\r\n\r\n", "HEAD /healthz HTTP/1.0\r\n\r\n"]
+    {
+        assert!(server.exchange(probe).starts_with("HTTP/1.1 200 "), "{probe}");
+    }
+    drop(server.dial());
+    let reset = server.dial();
+    socket2::SockRef::from(&reset).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(reset);
+    server.await_metric("connections_open", |open| open == 1);
+    for counter in ["handshakes_failed_total", "handshake_timeouts_total", "accept_errors_total"] {
+        assert_eq!(server.metric(counter), 0, "{counter}");
+    }
+    let text =
+        server.exchange("GET /metrics HTTP/1.1\r\nHost: test\r\nAccept: text/plain; version=0.0.4\r\n\r\n");
+    assert!(
+        text.contains("\r\nContent-Type: text/plain; version=0.0.4;") && !text.contains("# EOF"),
+        "{text}"
+    );
     let answer = server.exchange("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
 }

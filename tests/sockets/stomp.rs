@@ -13,6 +13,8 @@ on_one_and_three_reactors!(
     every_refusal_has_its_name,
     bounds_are_named,
     subscriptions_to_one_destination_are_bounded,
+    bodies_that_look_like_frames,
+    heart_beats_of_any_length,
     no_connect_in_time,
 );
 
@@ -158,6 +160,21 @@ fn every_refusal_has_its_name(setup: Setup) {
         (vec![], "SEND\ndestination:/topic/a\ncontent-length:-1\n\n\0".into(), "content-length"),
         (vec![], "BEGIN\ntransaction:t\n\nbody\0".into(), "body-not-allowed"),
         (vec![], "SEND\ndestination:/topic/a\ncontent-length:1\n\nxx".into(), "nul-missing"),
+        // Seven characters and eleven bytes: a length that was counted in characters.
+        (vec![], "SEND\ndestination:/topic/a\ncontent-length:7\n\nüüüü...\0".into(), "nul-missing"),
+        // What a browser makes of a character that splitLargeFrames has cut.
+        (
+            vec![],
+            "SEND\ndestination:/topic/a\ncontent-length:5\n\n\u{fffd}\u{fffd}.\0".into(),
+            "character-cut",
+        ),
+        (
+            vec![],
+            "!CONNECT\naccept-version:1.2\n\nSUBSCRIBE\nid:s\ndestination:/topic/a\n\n".into(),
+            "body-not-allowed",
+        ),
+        (vec![], "SUBSCRIBE\nid:s\ndestination: /topic/a\n\n\0".into(), "blanks"),
+        (vec![], "SUBSCRIBE\nid:s\ndestination:/topic/a\nack:auto \n\n\0".into(), "blanks"),
         (vec![], format!("!{}", destination("/topic/a")), "not-connected"),
         (vec![], "CONNECT\naccept-version:1.2\n\n\0".into(), "already-connected"),
         (vec![], "MESSAGE\n\n\0".into(), "server-command"),
@@ -204,6 +221,13 @@ fn every_refusal_has_its_name(setup: Setup) {
     client.send_binary(b"SEND\na:\xff\n\n\0");
     assert_eq!(expect_refusal(&mut client, "head-not-utf8"), ("head is not UTF-8".into(), 1002));
     seen.insert("head-not-utf8");
+    // Clients that cut their text at the NUL: the second message shows that the first has none.
+    let mut client = Client::connect(&server);
+    client.send_text("SEND\ndestination:/topic/a\n\nfirst");
+    client.send_text("SEND\r\ndestination:/topic/a\r\n\r\nsecond");
+    let (message, code) = expect_refusal(&mut client, "nul-forgotten");
+    assert!(message.contains("NUL at its end") && code == 1002, "{message}");
+    seen.insert("nul-forgotten");
     for row in codec {
         assert!(seen.contains(row[0]), "{} has no case", row[0]);
     }
@@ -309,9 +333,46 @@ fn subscriptions_to_one_destination_are_bounded(setup: Setup) {
     server.await_metric("subscriptions", |count| count == 0);
 }
 
+/// Bodies that look like frames, or are cut where one seems to begin, are bodies.
+fn bodies_that_look_like_frames(setup: Setup) {
+    let server = setup.server();
+    let mut client = Client::connect(&server);
+    client.subscribe("s", "/topic/a");
+    let inner = "SEND\ndestination:/topic/a\n\nx";
+    client.send_text(&format!("SEND\ndestination:/topic/a\n\n{inner}\0"));
+    assert_eq!(client.expect_body(), inner);
+    let head = format!("SEND\ndestination:/topic/a\ncontent-length:{}\n\n", inner.len());
+    client.send_text(&head);
+    client.send_text(&format!("{inner}\0"));
+    assert_eq!(client.expect_body(), inner);
+    for begin in
+        ["SEND", "SEND\n", "SEND\ndestination:/topic/a\n", "SEND\n\nx", "MESSAGE\na:b\n\nx", "SEND\n:b\n\n"]
+    {
+        client.send_text("SEND\ndestination:/topic/a\n\n");
+        client.send_text(&format!("{begin}\0"));
+        assert_eq!(client.expect_body(), begin);
+    }
+    client.disconnect();
+}
+
+/// A number that is too large for anybody is a number.
+fn heart_beats_of_any_length(setup: Setup) {
+    let server = setup.server();
+    let mut client = Client::open(&server);
+    let connect =
+        Frame::new("CONNECT").header("accept-version", "1.2").header("heart-beat", "0,99999999999999999999");
+    client.send(&connect);
+    assert_eq!(client.expect("CONNECTED").get("heart-beat"), Some("1000,1000"));
+    client.disconnect();
+}
+
 fn no_connect_in_time(setup: Setup) {
     let server = setup.server_with("[handshake]\nconnect_timeout_ms = 200", &[]);
     let mut client = Client::open(&server);
     let (message, code) = expect_refusal(&mut client, "connect-timeout");
     assert_eq!((&*message, code), ("no CONNECT within handshake.connect_timeout_ms = 200", 1008));
+    let mut client = Client::open(&server);
+    client.send_text("CONNECT\naccept-version:1.2\nhost:a\n\n");
+    let (message, code) = expect_refusal(&mut client, "connect-unfinished");
+    assert!(message.ends_with("there is no NUL at its end") && code == 1008, "{message}");
 }

@@ -11,6 +11,7 @@
 pub mod client;
 pub mod peer;
 pub mod server;
+pub mod skipped;
 
 pub use client::{Client, Frame};
 pub use server::Server;

@@ -1,6 +1,6 @@
 //! Programs of others that the server is tested with: Node, Python, Chromium and their packages.
 //!
-//! `.ci/setup` installs them. Where one is missing its test says `skipped: reason` and passes, unless `CI`
+//! `.ci/setup` installs them. Where one is missing its test is noted as skipped and passes, unless `CI`
 //! is `true`: there, nothing may be left out.
 //!
 //! Invariant: no peer runs longer than it was given; past that it is killed, by its id.
@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::skipped;
 
 /// Where Debian's package puts the browser; `CHROMIUM` names another one.
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -57,6 +59,15 @@ pub fn chromium() -> Option<PathBuf> {
     if program.is_file() { Some(program) } else { missing(format_args!("there is no {}", program.display())) }
 }
 
+/// A program of the system, if it is there.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    match folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file()) {
+        Some(path) => Some(path),
+        None => missing(format_args!("there is no {name}")),
+    }
+}
+
 /// Says that a test is left out, and why.
 ///
 /// # Panics
@@ -64,7 +75,7 @@ pub fn chromium() -> Option<PathBuf> {
 fn missing<T>(reason: impl Display) -> Option<T> {
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!in_ci, "CI may not skip: {reason}; .ci/setup installs it");
-    println!("skipped: {reason}; .ci/setup installs it");
+    skipped::note(format_args!("{reason}; .ci/setup installs it"));
     None
 }
 

@@ -85,20 +85,50 @@ impl Server {
         output
     }
 
-    fn start_by(mut command: Command, listen: SocketAddr, arguments: &[&str]) -> Server {
+    /// The same with variables added to the environment.
+    ///
+    /// # Panics
+    /// When it does not start in time.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Server {
+        let mut command = Command::new(BINARY);
+        command.envs(environment.iter().copied());
+        Server::start_by(command, SocketAddr::from(([127, 0, 0, 1], 0)), arguments)
+    }
+
+    /// Runs another command of the program to its end.
+    pub fn run(arguments: &[&str]) -> Output {
+        Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+    }
+
+    /// The same with standard error on this sink, which the test looks after.
+    ///
+    /// # Panics
+    /// When it does not start in time.
+    pub fn start_logging_to(sink: impl Into<Stdio>, arguments: &[&str]) -> Server {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Server::start_with(Command::new(BINARY), listen, arguments, sink.into())
+    }
+
+    fn start_by(command: Command, listen: SocketAddr, arguments: &[&str]) -> Server {
+        Server::start_with(command, listen, arguments, Stdio::piped())
+    }
+
+    fn start_with(mut command: Command, listen: SocketAddr, arguments: &[&str], stderr: Stdio) -> Server {
         let mut child = command
             .arg("serve")
             .args(["--listen", &listen.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the server's binary starts");
         let output = Arc::new(Mutex::new(String::new()));
         let (readiness_found, readiness) = channel();
         collect(child.stdout.take().expect("a pipe"), &output, Some(readiness_found));
-        collect(child.stderr.take().expect("a pipe"), &output, None);
+        if let Some(stderr) = child.stderr.take() {
+            collect(stderr, &output, None);
+        }
         match await_readiness(&mut child, &readiness) {
             Some((address, readiness)) => Server { child, address, readiness, output },
             None => {

@@ -27,7 +27,7 @@ const UPGRADE_VERSION: &[(&str, &str)] =
 
 /// RFC 9110 section 15.5.6: a 405 MUST name the methods.
 const ALLOW_GET: &[(&str, &str)] = &[("Allow", "GET")];
-const ALLOW_GET_HEAD: &[(&str, &str)] = &[("Allow", "GET, HEAD")];
+const ALLOW_READ: &[(&str, &str)] = &[("Allow", "GET, HEAD, OPTIONS")];
 
 /// Declares the answers once: name, status, reason, header fields.
 macro_rules! errors {
@@ -55,6 +55,10 @@ errors! {
     KEY = 400, "The request must have one Sec-WebSocket-Key header field: 16 bytes in base64.", &[];
     /// RFC 6455 section 11.3.5: more than one version in the request.
     VERSION_REPEATED = 400, "The Sec-WebSocket-Version header field must not be repeated.", &[];
+    /// A PROXY protocol header, from an address that is not to be believed.
+    PROXY_UNTRUSTED = 400, "The connection begins with a PROXY protocol header, and its sender is not in http.trusted_proxies.", &[];
+    /// A PROXY protocol header, broken.
+    PROXY_MALFORMED = 400, "The PROXY protocol header is not well-formed.", &[];
     /// `/metrics`, asked for from elsewhere.
     METRICS_FORBIDDEN = 403, "Metrics are for callers on this machine: see ops.metrics.", &[];
     /// No such path.
@@ -62,7 +66,7 @@ errors! {
     /// RFC 6455 section 4.1: the opening handshake is a GET.
     UPGRADE_METHOD = 405, "A WebSocket handshake must use GET.", ALLOW_GET;
     /// Pages are only read.
-    PAGE_METHOD = 405, "This path can only be read.", ALLOW_GET_HEAD;
+    PAGE_METHOD = 405, "This path can only be read.", ALLOW_READ;
     /// The request head did not come in time.
     REQUEST_TIMEOUT = 408, "The request head did not arrive within handshake.timeout_ms.", &[];
     /// A request body, of any length.
@@ -79,6 +83,10 @@ errors! {
     HEADERS = 431, "The request has more header fields than handshake.headers_max.", &[];
     /// The TCB table is full.
     TABLE_FULL = 503, "The server is at its capacity of connections.", &[];
+    /// All who are connected are told to go; so is who comes.
+    SHUTTING_DOWN = 503, "The server is shutting down.", &[];
+    /// Not every reactor listens yet.
+    STARTING = 503, "The server is starting.", &[];
     /// Not HTTP/1.0 nor HTTP/1.1.
     HTTP_VERSION = 505, "The server speaks HTTP/1.1.", &[];
 }

@@ -2,7 +2,8 @@
 //!
 //! Does not know what the pages say.
 //!
-//! Invariant: every answer has a `Content-Length` and `Connection: close`, and a body unless it answers HEAD.
+//! Invariant: every answer has `Connection: close`, and but for a 204 a `Content-Length` and, unless it answers HEAD, a
+//! body.
 
 use super::HttpError;
 
@@ -32,8 +33,11 @@ pub fn write_page(
     let mut digits = itoa::Buffer::new();
     let mut write = |parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     write(&["HTTP/1.1 ", digits.format(status), " ", phrase(status), "\r\n"]);
-    write(&["Content-Type: ", content_type, "\r\n"]);
-    write(&["Content-Length: ", digits.format(body.len()), "\r\n"]);
+    // RFC 9110 section 8.6: no length in a 204, which has no content.
+    if status != 204 {
+        write(&["Content-Type: ", content_type, "\r\n"]);
+        write(&["Content-Length: ", digits.format(body.len()), "\r\n"]);
+    }
     let mut options = String::new();
     for (name, value) in extra_headers {
         if name.eq_ignore_ascii_case("connection") {

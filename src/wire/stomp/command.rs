@@ -72,6 +72,11 @@ commands! {
 }
 
 impl Command {
+    /// Whether clients send it.
+    pub(super) const fn is_of_clients(self) -> bool {
+        !matches!(self, Command::Connected | Command::Message | Command::Receipt | Command::Error)
+    }
+
     /// Bytes of the longest command, `UNSUBSCRIBE`.
     pub(super) const BYTES_MAX: usize = 11;
 

@@ -112,6 +112,12 @@ impl Decoder {
         Some(self.body as usize + content_length as usize + 1)
     }
 
+    /// Whether the frame under way ends with the first NUL that comes, which may be the next frame's if its own is
+    /// missing.
+    pub fn awaits_nul(&self) -> bool {
+        self.body > 0 && self.content_length.is_none()
+    }
+
     /// Panics if the decoder is in a state that it cannot get into after `buf` was not enough. For tests.
     pub fn check(&self, buf: &[u8]) {
         let (line, scanned, body) = (self.line as usize, self.scanned as usize, self.body as usize);
@@ -219,7 +225,10 @@ impl Decoder {
             return match buf.get(end) {
                 None => Ok(None),
                 Some(0) => Ok(Some(end)),
-                Some(_) => Err(StompError::NulMissing),
+                Some(_) => {
+                    let is_cut = memchr::memmem::find(&buf[body..end], "\u{fffd}".as_bytes()).is_some();
+                    Err(if is_cut { StompError::CharacterCut } else { StompError::NulMissing })
+                }
             };
         }
         let (body_max, too_long) = if command.may_have_body() {
@@ -264,6 +273,27 @@ impl Decoder {
             Some(end) => Ok(Line::Whole { content, consumed: end + 1 }),
         }
     }
+}
+
+/// Whether bytes begin with a whole head: a command of clients, at least one header, and the blank line.
+pub fn begins_with_head(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').map_while(|line| {
+        let line = line.strip_suffix(b"\n")?;
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    });
+    let is_command = lines.next().and_then(Command::from_bytes).is_some_and(Command::is_of_clients);
+    let mut headers = 0;
+    is_command
+        && lines
+            .find_map(|line| match memchr::memchr(b':', line) {
+                _ if line.is_empty() => Some(headers > 0),
+                None | Some(0) => Some(false),
+                Some(_) => {
+                    headers += 1;
+                    None
+                }
+            })
+            .unwrap_or(false)
 }
 
 /// Bytes of whole EOLs at the front of `buf`.

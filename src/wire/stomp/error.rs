@@ -52,6 +52,11 @@ pub enum StompError {
     BodyNotAllowed,
     /// No NUL after the `content-length` bytes of the body.
     NulMissing,
+    /// The same, and a replacement character in the body: stompjs' `splitLargeFrames` has cut a character in two, and the
+    /// browser has replaced both halves.
+    CharacterCut,
+    /// A WebSocket message begins with a whole head, while the frame before it has not had its NUL.
+    NulForgotten,
 }
 
 impl StompError {
@@ -71,6 +76,8 @@ impl StompError {
             StompError::ContentLength,
             StompError::BodyNotAllowed,
             StompError::NulMissing,
+            StompError::CharacterCut,
+            StompError::NulForgotten,
         ]
     }
 
@@ -90,6 +97,8 @@ impl StompError {
             StompError::ContentLength => "content-length",
             StompError::BodyNotAllowed => "body-not-allowed",
             StompError::NulMissing => "nul-missing",
+            StompError::CharacterCut => "character-cut",
+            StompError::NulForgotten => "nul-forgotten",
         }
     }
 
@@ -143,8 +152,19 @@ impl fmt::Display for StompError {
             StompError::UndefinedEscape => f.write_str("undefined escape in a header line"),
             StompError::HeadNotUtf8 => f.write_str("head is not UTF-8"),
             StompError::ContentLength => f.write_str("content-length is not a number"),
-            StompError::BodyNotAllowed => f.write_str("body on a frame that must have none"),
-            StompError::NulMissing => f.write_str("no NUL after content-length bytes of body"),
+            StompError::BodyNotAllowed => {
+                f.write_str("body on a frame that must have none; or there is no NUL at its end")
+            }
+            StompError::NulMissing => f.write_str(
+                "no NUL after the content-length bytes of the body; content-length counts bytes, not characters",
+            ),
+            StompError::CharacterCut => f.write_str(
+                "no NUL after the content-length bytes of the body, and U+FFFD in it: a character was cut in two; with \
+                 splitLargeFrames, stompjs needs forceBinaryWSFrames",
+            ),
+            StompError::NulForgotten => {
+                f.write_str("a frame begins inside the body of another, which has no NUL at its end")
+            }
         }
     }
 }

@@ -146,7 +146,7 @@ pub fn hash_table(stage: &Stage) -> Result<Outcome, Trouble> {
         moved_by: vec!["tcb.hash_buckets = 65536 (0 sizes it from the capacity)".into()],
         notes: vec![
             "Nothing is refused at this wall: it is paid in CPU, at every connect and every close. \
-             cargo bench -p bench --bench tcb has the lookup alone."
+             cargo bench -p tcbchat-bench --bench tcb has the lookup alone."
                 .into(),
         ],
         ..Outcome::default()

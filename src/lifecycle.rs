@@ -1,0 +1,170 @@
+//! What happens around the serving: readiness is told, the configuration is read anew, the service manager is kept
+//! informed.
+//!
+//! It runs in the main thread, and no reactor waits for it.
+//!
+//! Invariant: a configuration that is refused, or keys that cannot change, leave the server as it was, and the log says
+//! so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tcbchat::config::keys::Value;
+use tcbchat::config::plan::Plan;
+use tcbchat::config::settings::{Setting, Settings};
+use tcbchat::config::{self, Config};
+use tcbchat::net::address::Address;
+use tcbchat::net::server::Lifecycle;
+use tcbchat::ops::metrics::Bounds;
+use tcbchat::ops::notify::Notify;
+use tcbchat::ops::site::Readiness;
+use tcbchat::shard::ShardLimits;
+use tcbchat::shard::reload::RELOADED;
+
+use crate::cli::Options;
+use crate::output::{self, Level};
+use crate::shard_limits;
+
+/// See the module.
+pub struct Life<'a> {
+    options: &'a Options,
+    config: &'a Config,
+    plan: &'a Plan,
+    /// In force.
+    settings: Settings,
+    level: Level,
+    readiness: Arc<Readiness>,
+    bounds: Arc<Bounds>,
+    notify: Notify,
+}
+
+impl<'a> Life<'a> {
+    /// The life of a server that starts.
+    pub fn new(
+        options: &'a Options,
+        config: &'a Config,
+        settings: Settings,
+        plan: &'a Plan,
+        level: Level,
+    ) -> Self {
+        let bounds = Arc::new(Bounds::default());
+        bounds.set(numbers(&settings));
+        let notify = Notify::from_environment();
+        Life { options, config, plan, settings, level, readiness: Arc::default(), bounds, notify }
+    }
+
+    /// For the page.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
+    /// For the metrics.
+    pub fn bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&self.bounds)
+    }
+}
+
+impl Lifecycle for Life<'_> {
+    fn ready(&mut self, addresses: &[Address]) {
+        self.readiness.ready();
+        output::announce(self.config, addresses, self.plan);
+        self.notify.ready();
+    }
+
+    fn stopping(&mut self) {
+        self.readiness.stopping();
+        self.notify.stopping();
+    }
+
+    fn reload(&mut self) -> Option<Arc<ShardLimits>> {
+        self.notify.reloading();
+        let limits = self.read_anew();
+        self.notify.ready();
+        limits
+    }
+
+    fn alive_every(&self) -> Option<Duration> {
+        // Three times in the manager's time: a reactor that was asked has a third of it to answer.
+        self.notify.watchdog().map(|most| most / 3)
+    }
+
+    fn alive(&mut self) {
+        self.notify.alive();
+    }
+}
+
+impl Life<'_> {
+    fn read_anew(&mut self) -> Option<Arc<ShardLimits>> {
+        let settings = match config::load(&self.options.sources()) {
+            Ok((_, settings)) => settings,
+            Err(error) => {
+                for problem in &error.problems {
+                    tracing::error!(%problem, "the configuration is not reloaded");
+                }
+                return None;
+            }
+        };
+        let mut has_limits = false;
+        let mut in_force = self.settings.clone();
+        for (old, new) in self.settings.iter().zip(settings.iter()) {
+            if old.value == new.value {
+                continue;
+            }
+            let (key, from, to) = (new.key.path(), shown(old), shown(new));
+            match Change::of(new) {
+                Change::Level | Change::Limit => {
+                    tracing::info!(key, from, to, "reloaded");
+                    has_limits |= Change::of(new) == Change::Limit;
+                    in_force.replace(new);
+                }
+                Change::Restart => tracing::warn!(key, from, to, "not reloaded: it needs a restart"),
+            }
+        }
+        // What is in force now may be a mixture of both configurations; it must fit, too.
+        let config = match config::of(&in_force) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "nothing is reloaded: it does not fit what needs a restart");
+                return None;
+            }
+        };
+        tracing::info!("the configuration was read");
+        self.level.set(config.log.level);
+        self.bounds.set(numbers(&in_force));
+        self.settings = in_force;
+        has_limits.then(|| Arc::new(shard_limits(&config)))
+    }
+}
+
+/// What a changed key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Level,
+    Limit,
+    Restart,
+}
+
+impl Change {
+    fn of(setting: &Setting) -> Change {
+        let key = setting.key;
+        let is_number = matches!(setting.value, Some(Value::Number(_)));
+        match (key.section, key.name) {
+            ("log", "level") => Change::Level,
+            // All reactors' handshakes are counted in one table, which was made with it.
+            ("handshake", "pending_per_address_max") => Change::Restart,
+            (section, _) if is_number && RELOADED.contains(&section) => Change::Limit,
+            _ => Change::Restart,
+        }
+    }
+}
+
+fn shown(setting: &Setting) -> String {
+    setting.value.as_ref().map_or("unset".into(), ToString::to_string)
+}
+
+/// The bounds in force, for the metrics.
+fn numbers(settings: &Settings) -> Vec<(String, u64)> {
+    let number =
+        |value: &Option<Value>| if let Some(Value::Number(number)) = value { Some(*number) } else { None };
+    settings.iter().filter_map(|setting| Some((setting.key.path(), number(&setting.value)?))).collect()
+}

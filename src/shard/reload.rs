@@ -1,0 +1,24 @@
+//! Bounds that change while the shard lives.
+//!
+//! Only those that are read where they are enforced: what was built from a bound (the pool, the queues, the pace of
+//! pings) keeps it. Who swaps bounds in knows which those are ([`RELOADED`]).
+//!
+//! Invariant: a bound that was lowered ends nobody by itself; it holds for what comes.
+
+use std::sync::Arc;
+
+use crate::members::Terms;
+use crate::shard::{Shard, ShardLimits};
+
+/// Sections of the configuration whose numbers [`Shard::set_limits`] puts into force.
+pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "outbound", "echo"];
+
+impl Shard {
+    /// Takes other bounds from here on.
+    pub fn set_limits(&mut self, limits: Arc<ShardLimits>) {
+        self.env.terms = Terms::new(&limits.turn, &limits.rooms, &limits.outbound);
+        self.connections.set_limits(limits.handshake.clone());
+        self.sessions.set_limits(&limits.stomp);
+        self.env.limits = limits;
+    }
+}
