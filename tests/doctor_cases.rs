@@ -161,23 +161,23 @@ fn cases() -> Vec<Case> {
     );
     let pids = |pids| Place { pids: Some(pids), ..none() };
     for (limit, options) in [
+        (11, "--reactors 8 --capacity 1500"),
         (10, "--reactors 8 --capacity 1500"),
-        (9, "--reactors 8 --capacity 1500"),
+        (5, "--reactors 2 --capacity 1500"),
         (4, "--reactors 2 --capacity 1500"),
-        (3, "--reactors 2 --capacity 1500"),
-        (3, "--reactors 1 --capacity 1200"),
+        (4, "--reactors 1 --capacity 1200"),
     ] {
         cases.push(case(&format!("pids.max {limit}"), options, pids(limit)));
     }
     cases.push(
-        case("pids.max 20, a server of 8 reactors beside", "--reactors 8 --capacity 1000", pids(20))
+        case("pids.max 22, a server of 8 reactors beside", "--reactors 8 --capacity 1000", pids(22))
             .after(Before::Neighbour),
     );
     cases.push(
-        case("pids.max 19, a server of 8 reactors beside", "--reactors 8 --capacity 1000", pids(19))
+        case("pids.max 21, a server of 8 reactors beside", "--reactors 8 --capacity 1000", pids(21))
             .after(Before::Neighbour),
     );
-    for (limit, options) in [(4, "--reactors 2 --capacity 900"), (3, "--reactors 2 --capacity 900")] {
+    for (limit, options) in [(5, "--reactors 2 --capacity 900"), (4, "--reactors 2 --capacity 900")] {
         let place = Place { threads_of_user: Some(limit), ..none() };
         cases.push(case(&format!("nproc {limit}"), options, place));
     }
