@@ -152,7 +152,7 @@ struct Env {
 
 impl Env {
     /// The shard that owns a place.
-    fn owner_of(&self, key: &str) -> u16 {
+    fn owner_of(&self, key: &[u8]) -> u16 {
         if self.shards == 1 { 0 } else { owner_of(self.seed, key, self.shards) }
     }
 

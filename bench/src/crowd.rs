@@ -281,7 +281,8 @@ mod tests {
     #[test]
     fn who_subscribes_after_a_message_was_posted_does_not_get_it() {
         let mut crowd = Crowd::new(2, 10);
-        let room = (0..).map(|n| format!("/topic/{n}")).find(|room| owner_of(1, room, 2) == 0).unwrap();
+        let room =
+            (0..).map(|n| format!("/topic/{n}")).find(|room| owner_of(1, room.as_bytes(), 2) == 0).unwrap();
         crowd.gather(2, |_| ("s".into(), room.clone()));
         let late = crowd.connect(1);
         crowd.settle();

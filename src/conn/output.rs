@@ -179,6 +179,15 @@ impl Output {
         dropped
     }
 
+    /// Takes out all debts.
+    pub fn take_debts(&mut self) -> SmallVec<[Debt; 2]> {
+        let Some(queue) = &mut self.0 else { return SmallVec::new() };
+        (queue.lag, queue.turn) = (0, 0);
+        let debts = std::mem::take(&mut queue.debts);
+        self.tidy();
+        debts
+    }
+
     /// Drops all answers, for a socket that is closed. Returns the bytes dropped.
     pub fn clear_answers(&mut self) -> u64 {
         let dropped = self.0.as_mut().map_or(0, |queue| std::mem::take(&mut queue.answers).bytes());

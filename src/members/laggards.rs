@@ -90,14 +90,19 @@ impl Members {
     ) -> io::Result<Written> {
         let Some(queue) = connection.output.queue() else { return Ok(Written::default()) };
         self.encoder.make_room();
-        let pieces = self.plan(queue, may_serve);
+        let (pieces, is_all) = self.plan(queue, may_serve);
         let mut slices = Slices::new();
-        let (mut offered, mut encoded) = (0, 0);
+        // What is planned may be more than fits the slices of one write.
+        let (mut offered, mut planned, mut encoded) = (0, 0, 0);
         for piece in &pieces {
             match *piece {
-                Piece::Answers(_) => offered += queue.answers.slices(SEGMENTS_MAX, &mut slices),
+                Piece::Answers(bytes) => {
+                    offered += queue.answers.slices(SEGMENTS_MAX, &mut slices);
+                    planned += bytes;
+                }
                 Piece::Run { run, skip, bytes, .. } => {
                     offered += self.encoder.slices(run, skip, SEGMENTS_MAX, &mut slices);
+                    planned += bytes;
                     encoded += bytes;
                 }
             }
@@ -115,18 +120,26 @@ impl Members {
         queue.window = window.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         connection.sent = now;
         connection.is_writable = sent == offered;
-        let done = self.take_off(&mut connection.output, &pieces, sent);
+        let done = if is_all && sent == planned {
+            self.take_all(&mut connection.output)
+        } else {
+            self.take_off(&mut connection.output, &pieces, sent)
+        };
         Ok(Written { sent, encoded, done })
     }
 
-    fn plan(&mut self, queue: &Queue, may_serve: bool) -> SmallVec<[Piece; 4]> {
+    /// What one write is made of, and whether that is all that is unsent.
+    fn plan(&mut self, queue: &Queue, may_serve: bool) -> (SmallVec<[Piece; 4]>, bool) {
         let Members { rooms, pending, encoder, classes, .. } = self;
         let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
         let mut left = u64::from(queue.window);
+        let mut served = 0;
         let mut piece = |debt: usize, from: u64, max: u32, left: &mut u64| {
             let owed = &queue.debts[debt];
             let log = log_of(rooms, pending, owed.room);
-            let count = log.count_within(from, max, *left);
+            let whole = log.weight(from, from + u64::from(max));
+            let count = if whole <= *left { max } else { log.count_within(from, max, *left) };
+            served += u64::from(count);
             *left = left.saturating_sub(log.weight(from, from + u64::from(count)));
             let run = encoder.run(owed.class, log.messages(from, count), classes);
             let skip = if from == owed.next { owed.offset as usize } else { 0 };
@@ -140,7 +153,7 @@ impl Members {
             pieces.push(Piece::Answers(queue.answers.bytes() as usize));
         }
         if !may_serve {
-            return pieces;
+            return (pieces, false);
         }
         let debts = queue.debts.len();
         for n in 0..debts {
@@ -157,7 +170,25 @@ impl Members {
                 pieces.push(piece(at, debt.next + u64::from(skipped), debt.count - skipped, &mut left));
             }
         }
-        pieces
+        let owed: u64 = queue.debts.iter().map(|debt| u64::from(debt.count)).sum();
+        (pieces, served == owed)
+    }
+
+    /// Takes off all that was unsent, as it is sent.
+    fn take_all(&mut self, output: &mut Output) -> SmallVec<[NonZeroU32; 1]> {
+        let mut done = SmallVec::new();
+        for debt in output.take_debts() {
+            let may_trim = log_of(&self.rooms, &mut self.pending, debt.room).remove_reader(debt.next);
+            if debt.is_left {
+                self.classes.release(debt.class);
+                done.extend(debt.request);
+            }
+            if may_trim {
+                self.settle(debt.room);
+            }
+        }
+        output.clear_answers();
+        done
     }
 
     /// Takes off what was sent, and ends the debts that are paid.
@@ -249,10 +280,7 @@ impl Members {
             kept = self.encoder.slices(run, debt.offset as usize, SEGMENTS_MAX, &mut slices) as u64;
             queue.answers.push_cut(slices.iter().flat_map(|slice| slice.iter().copied()).collect());
         }
-        let debts = std::mem::take(&mut queue.debts);
-        (queue.lag, queue.turn) = (0, 0);
-        output.tidy();
-        for debt in debts {
+        for debt in output.take_debts() {
             log_of(&self.rooms, &mut self.pending, debt.room).remove_reader(debt.next);
             if debt.is_left {
                 self.classes.release(debt.class);

@@ -20,6 +20,9 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+/// The thread only copies lines. The default of 2 MiB would count in full against a limit on data (RLIMIT_DATA).
+const STACK_BYTES: usize = 128 * 1024;
+
 /// Bytes for which a batch keeps its memory after it was written.
 const BATCH_BYTES_KEPT: usize = 64 * 1024;
 
@@ -92,7 +95,10 @@ impl Log {
             losses: Arc::default(),
         }));
         let shared = Arc::clone(&log.0);
-        thread::Builder::new().name("log".into()).spawn(move || write_for_ever(&shared, sink.as_fd()))?;
+        thread::Builder::new()
+            .name("log".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || write_for_ever(&shared, sink.as_fd()))?;
         Ok(log)
     }
 

@@ -48,7 +48,9 @@ impl Shard {
             stomp::Command::Send if stomp_frame.header("transaction").is_none() => {
                 let destination = stomp_frame.header("destination");
                 let owner = destination.as_deref().and_then(|text| {
-                    Destination::parse_send(text).ok().map(|destination| self.env.owner_of(destination.key()))
+                    Destination::parse_send(text)
+                        .ok()
+                        .map(|destination| self.env.owner_of(destination.key().as_bytes()))
                 });
                 session.awaits_other_than(owner)
             }
@@ -173,7 +175,7 @@ impl Shard {
         self.sessions.count_subscription();
         self.sessions[index].subscribing(Subscription { class, place, position: serial, ack, kind, state });
         self.count_sources(index);
-        let owner = self.env.owner_of(&key);
+        let owner = self.env.owner_of(key.as_bytes());
         let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
         let consumer = self.consumer(index, class, serial);
         if owner == self.env.id {
@@ -218,7 +220,7 @@ impl Shard {
     fn unsubscribe(&mut self, index: u32, class: Symbol, covered: &mut Covered, now: Tick) {
         let Some(&gone) = self.sessions[index].subscription(class) else { return };
         let key = self.key_of(&gone);
-        let owner = self.env.owner_of(&key);
+        let owner = self.env.owner_of(key.as_bytes());
         if owner == self.env.id {
             self.sessions[index].unsubscribed(class);
             let (origin, consumer) = (self.origin(index, None), self.consumer(index, class, gone.position));
@@ -257,7 +259,7 @@ impl Shard {
     ) -> Result<(), Fault> {
         self.counters.messages_published_total += 1;
         self.rest.published_bytes += message.weight();
-        let owner = self.env.owner_of(message.key());
+        let owner = self.env.owner_of(message.key_bytes());
         let mut origin = self.origin(index, covered.serial);
         if message.kind() == Kind::Queue {
             // A room keeps nothing on anybody's account, and the address takes a look at the table of all connections.

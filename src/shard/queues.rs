@@ -98,7 +98,7 @@ impl Shard {
         let DeadLetter { key, id, holder, message } = dead_letter;
         let serial = self.sessions.serial();
         self.dead_letters.under_way.insert(serial, (key, id));
-        let owner = self.env.owner_of(message.key());
+        let owner = self.env.owner_of(message.key_bytes());
         let (shard, connection) = (self.env.id, ConnKey::NOBODY);
         let origin = Origin { shard, connection, serial: Some(serial), holder };
         if owner == shard {
@@ -137,7 +137,7 @@ impl Shard {
         let Some(&subscription) = self.sessions[index].subscription(unsettled.class) else { return };
         let key = self.sessions.names().value(Symbol(subscription.place)).clone();
         let consumer = self.consumer(index, subscription.class, subscription.position);
-        let (owner, sequence) = (self.env.owner_of(&key), unsettled.id.sequence);
+        let (owner, sequence) = (self.env.owner_of(key.as_bytes()), unsettled.id.sequence);
         if owner == self.env.id {
             self.queue_settle(key, consumer, sequence, settlement, now);
         } else {

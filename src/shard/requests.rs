@@ -247,7 +247,7 @@ impl Shard {
     }
 
     fn tell_owner(&mut self, key: Box<str>, is_full: bool) {
-        let (owner, shard) = (self.env.owner_of(&key), self.env.id);
+        let (owner, shard) = (self.env.owner_of(key.as_bytes()), self.env.id);
         if owner == shard {
             self.topics.set_full(&key, shard, is_full);
         } else {
@@ -325,7 +325,7 @@ impl Shard {
         let origin = Origin { shard, connection, serial: None, holder: Holder::Session(shard, connection) };
         let consumer = Consumer { shard, connection, class: Symbol(u32::MAX), serial: 0 };
         let mail = Mail::Unsubscribe { key: key.into(), kind, origin, consumer };
-        self.port.write(self.env.owner_of(key), mail);
+        self.port.write(self.env.owner_of(key.as_bytes()), mail);
     }
 
     /// A request of a session is done: receipts leave that waited for it.
@@ -396,7 +396,7 @@ impl Shard {
             // One that is joining is ended when its owner has answered; one that is leaving has asked.
             if is_queue || gone.state == State::Joined {
                 let key = key.as_deref().unwrap_or_else(|| self.members.key(gone.place));
-                let owner = self.env.owner_of(key);
+                let owner = self.env.owner_of(key.as_bytes());
                 let (origin, consumer) =
                     (self.origin(index, None), self.consumer(index, gone.class, self.serial_of(&gone)));
                 let kind = gone.kind;

@@ -20,7 +20,7 @@ pub const USER_BYTES_EACH: u64 = 512;
 pub const USER_BYTES_IDLE: u64 = 208;
 /// Memory that a server without connections is charged in its control group: its own pages, page tables, stacks of
 /// threads. Measured with two reactors, and what each further one adds.
-pub const GROUP_BYTES_OF_PROCESS: u64 = 1_400 * 1024;
+pub const GROUP_BYTES_OF_PROCESS: u64 = 2_100 * 1024;
 /// See [`GROUP_BYTES_OF_PROCESS`].
 pub const GROUP_BYTES_OF_REACTOR: u64 = 100 * 1024;
 
