@@ -16,40 +16,48 @@
 //! | | [`footprint`] | what a structure uses and reserves |
 //! | | [`share`] | sums that cannot wrap; who holds how much of a shared bound |
 //! | structures | [`tcb`] | the ledger of all connections: admission, states, lookup by 4-tuple, TIME_WAIT |
-//! | | [`buf`] | leases for incomplete input, queues of unsent output |
+//! | | [`buf`] | leases for incomplete input, segments of unsent output |
 //! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
-//! | machines | [`conn`] | one connection without its socket: phase, incomplete input, unsent output |
-//! | | [`chat`] | sessions, rooms, queues, fan-out; it knows no connections |
-//! | one reactor's state | [`shard`] | joins `conn` and `chat`; mailboxes to the other shards; no socket, no clock |
+//! | vocabulary | [`message`] | a message in one allocation; destinations, encoding classes, faults, replies, origins |
+//! | components | [`conn`] | connections without sockets: phase, holds, incomplete input, answers and debts |
+//! | | [`session`] | STOMP sessions: frames in, commands out |
+//! | | [`broker`] | what an owner does: the order of rooms, who gets a queue's message |
+//! | members | [`members`] | what a shard does for its members: room logs, walks, laggards, encoding |
+//! | mail | [`mesh`] | requests to owners, completions, mailboxes, credit |
+//! | one reactor's state | [`shard`] | the composition of all these: no socket, no clock |
 //! | I/O | [`net`] | listeners, sockets, the event loop, descriptor tables; the only module that names mio |
-//! | around it | [`config`] | file, environment and flags to a checked configuration and a plan for this machine |
-//! | | [`ops`] | the pages, `/healthz`, `/metrics` |
-//! | | [`walls`] | every limit of this machine and of the configuration, judged for a number of connections |
+//! | around it | [`ops`] | the pages, `/healthz`, `/metrics` |
+//! | | [`config`] | file, environment and flags to a checked configuration and a plan for this machine |
+//! | the doctor | [`walls`] | every limit of this machine and of the configuration, judged for a number of connections |
 //!
 //! # The way of a byte
 //! ```text
 //! in   net::acceptor > net::reactor > net::socket > shard::Shard::receive
-//!                    > wire::http (once) > wire::ws > wire::stomp > chat::session
-//! on   chat::session::Command > the outbox of the room's owner > shard::mesh > chat::room or chat::queue
-//!                    > the outbox of each shard with members > shard::mesh > chat::room
-//! out  chat::fanout (encoded once) > shard::Shard::flush > buf::Outbound, or straight > net::socket
+//!                    > wire::http (once) > wire::ws > wire::stomp > session
+//! on   session::Command > mesh::port > the owner's mesh::mailbox > broker::topic or broker::queue
+//!                    > mesh::port > the mailbox of each shard with members > members::log
+//! out  shard::Shard::flush > members (walk, encoded once) > net::socket
+//!                    > what a socket does not take: a debt in conn::output, paid by members when it does
+//! back the owner's completion > session > an answer in conn::output > net::socket
 //! ```
-//! Everything complete is parsed where it was read. Only what is incomplete is copied, into a lease of
-//! [`buf::Pool`]; only what a socket does not take at once is kept, as a shared segment in [`buf::Outbound`].
+//! An owner on the same shard does its part in place, without mail. Everything complete is parsed where it was read. Only
+//! what is incomplete is copied, into a lease of [`buf::Pool`]. Messages are kept once, in the room's log
+//! ([`members::log`]); who lags has a [debt](conn::output::Debt), which copies nothing.
 //!
 //! # Threads
 //! The main thread starts the reactors and waits ([`net::server`]); a thread named `signals` passes SIGTERM and
 //! SIGINT on to it; each reactor thread owns a poll, listeners, sockets and a [`shard::Shard`]. On the way of a
-//! message reactors share nothing but mailboxes ([`shard::mesh`]); when connections open, change their state or
-//! close they share the TCB table ([`tcb::TcbTable`]); once per turn each stores its counters for scrapes
-//! ([`metrics::ShardMetrics`]).
+//! message reactors share nothing but mailboxes ([`mesh::mailbox`]); when connections open, change their state or
+//! close they share the TCB table ([`tcb::TcbTable`]) and the handshakes by source ([`conn::pending`]); once per turn
+//! each stores its counters for scrapes ([`metrics::ShardMetrics`]).
 //!
 //! When one descriptor table is too small for the capacity, each reactor has a table of its own:
 //! [`net::fd_table`] has the rule that makes that safe, [`config::plan`] decides it.
 //!
 //! # Where to begin
-//! [`net::reactor`] is the loop, [`shard`] what it drives, [`chat::session`] what a frame does, and
-//! [`shard::mesh`] how shards talk. [`tcb`] stands alone and can be used without the rest.
+//! [`net::reactor`] is the loop, [`shard`] what it drives, [`session`] what a frame asks for, [`members`] how a message
+//! reaches its subscribers, and [`mesh`] how shards talk. [`conn::hold`] says why a connection is not read.
+//! [`tcb`] stands alone and can be used without the rest.
 
 pub mod broker;
 pub mod buf;

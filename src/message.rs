@@ -34,7 +34,7 @@ pub struct Message {
     is_utf8: bool,
 }
 
-// It is moved through outboxes, mailboxes and backlogs.
+// It is moved through outboxes, mailboxes and logs.
 const _: () = assert!(size_of::<Message>() <= 48);
 
 impl Message {

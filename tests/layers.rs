@@ -4,6 +4,8 @@
 //! that starts at the crate's root (`crate::`, `super::` as far up, `tcbchat::` in the binary) must lead to a
 //! layer below. The same is asked of `mio`, which belongs to `net` alone.
 //!
+//! The layers that the documentation shows are compared with the table here.
+//!
 //! It does not know what a re-export leads to: whoever re-exports upwards has named the upper layer himself.
 
 use std::path::{Path, PathBuf};
@@ -89,6 +91,36 @@ fn check(file: &str, text: &str) -> Vec<String> {
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// The layers as `docs/ARCHITECTURE.md` shows them: a block of names, with `<` between the layers.
+#[test]
+fn the_picture_of_the_layers_is_this_table() {
+    let text = include_str!("../docs/ARCHITECTURE.md");
+    let block = text.split("```").find(|block| block.trim_start().starts_with(LAYERS[0][0]));
+    let block = block.expect("docs/ARCHITECTURE.md has a picture of the layers");
+    let shown: Vec<Vec<&str>> = block.split('<').map(|layer| layer.split_whitespace().collect()).collect();
+    let (binary, below) = shown.split_last().expect("the picture has layers");
+    assert_eq!(binary, BINARY);
+    assert_eq!(below, &LAYERS[..LAYERS.len() - 1]);
+}
+
+/// The same of the map in the crate's documentation, where the binary is not a row.
+#[test]
+fn the_map_of_the_crate_is_this_table() {
+    let text = include_str!("../src/lib.rs");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let mut shown: Vec<Vec<&str>> = Vec::new();
+    for row in rows.skip(1) {
+        let mut cells = row.split('|').map(str::trim);
+        let (layer, module) = (cells.next().unwrap_or(""), cells.next().unwrap_or(""));
+        let module = module.trim_matches(|quote| "[]`".contains(quote));
+        match shown.last_mut() {
+            Some(modules) if layer.is_empty() => modules.push(module),
+            _ => shown.push(vec![module]),
+        }
+    }
+    assert_eq!(shown, &LAYERS[..LAYERS.len() - 1]);
 }
 
 /// A walk over the tokens of one file.
