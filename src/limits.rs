@@ -275,6 +275,9 @@ section! {
         /// Bytes of messages of one room that wait to be handed to its members on one reactor. Past it the room is full: what is
         /// published to it waits, and so do its publishers, until half of it is handed out. Other rooms are not concerned.
         pending_bytes_max: u64 = MIB, KIB..=1 << 30;
+        /// Bytes of publications that wait for full rooms of one owner. Past three quarters of it, a SEND to a full room is
+        /// refused if its session has more parked than is still free.
+        parked_bytes_max: u64 = 64 * MIB, KIB..=1 << 40;
         /// Messages that one queue keeps, those delivered and not acknowledged included. Past three quarters of this, and
         /// of the two bounds below, whoever sends may have as much as is still free.
         queue_messages_max: u32 = 1_000, 1..=1_000_000;

@@ -392,7 +392,13 @@ impl Members {
 
     /// Keys of rooms that were full and have room again.
     pub fn take_ready(&mut self) -> Vec<Box<str>> {
-        std::mem::take(&mut self.ready)
+        let mut ready = std::mem::take(&mut self.ready);
+        // One may be full again, which its owner has been told already.
+        ready.retain(|key| {
+            let room = self.find(key).and_then(|at| self.rooms[at as usize].pending);
+            room.is_none_or(|place| !self.pending[place.place()].is_full)
+        });
+        ready
     }
 
     /// Whether [`Members::take_ready`] would give any.

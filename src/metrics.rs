@@ -228,6 +228,8 @@ metrics! {
         rooms_full_total: Counter refuses ["rooms.pending_bytes_max"];
         /// Publications that waited for a full room that this reactor owns.
         publications_parked_total: Counter;
+        /// Publications to full rooms that were refused because too much waits for such rooms.
+        publications_refused_total: Counter refuses ["rooms.parked_bytes_max"];
         /// Bytes of publications that wait for full rooms.
         publications_parked_bytes: Gauge;
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.

@@ -574,6 +574,25 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| !extra.awaiting.is_empty())
     }
 
+    /// Requests and receipts that are waited for.
+    pub fn awaited(&self) -> usize {
+        self.extra.as_ref().map_or(0, |extra| extra.awaiting.len())
+    }
+
+    /// A publication is parked because its room is full.
+    pub fn parked(&mut self) {
+        self.extra_mut().parked += 1;
+    }
+
+    /// One that was parked has its place. Returns whether none is parked any more.
+    pub fn unparked(&mut self) -> bool {
+        let Some(extra) = &mut self.extra else { return true };
+        extra.parked = extra.parked.saturating_sub(1);
+        let is_none = extra.parked == 0;
+        self.tidy();
+        is_none
+    }
+
     /// Whether another owner than this one has not answered a SUBSCRIBE or UNSUBSCRIBE; with `None`, whether any has not.
     pub fn awaits_other_than(&self, owner: Option<u16>) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))

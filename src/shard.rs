@@ -206,7 +206,7 @@ impl Shard {
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
             sessions: Sessions::new(setup.seed, &limits.stomp),
-            topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max),
+            topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
             dead_letters: queues::DeadLetters::default(),
             members: Members::new(setup.seed, delayed),

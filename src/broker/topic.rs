@@ -68,6 +68,11 @@ pub enum Published<'a> {
     Sequenced(MessageId, Message, &'a [Residency]),
     /// The room is full: it waits, and so must its publisher.
     Parked,
+    /// The room is full, and all that waits for full rooms is too much, of which its publisher has its share.
+    Refused {
+        /// The bound, in bytes.
+        max: u64,
+    },
 }
 
 /// The rooms that one shard owns.
@@ -79,22 +84,22 @@ pub struct Topics {
     epochs: Epochs,
     /// Rooms by who made them.
     makers: Holdings<Holder>,
-    /// Bytes of what is parked.
-    parked_bytes: u64,
+    /// Bytes of what is parked, by publisher.
+    parked: Holdings<Holder>,
     /// Keys of rooms that have something parked and are not full any more.
     ready: Vec<Box<str>>,
 }
 
 impl Topics {
-    /// No rooms, and at most `max`. `seed` must not be guessable by peers.
-    pub fn new(seed: u64, epochs: Epochs, max: u32) -> Topics {
+    /// No rooms, and at most `max`, with at most `parked_max` bytes parked. `seed` must not be guessable by peers.
+    pub fn new(seed: u64, epochs: Epochs, max: u32, parked_max: u64) -> Topics {
         Topics {
             topics: Slab::new(),
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             epochs,
             makers: Holdings::new(u64::from(max)),
-            parked_bytes: 0,
+            parked: Holdings::new(parked_max),
             ready: Vec::new(),
         }
     }
@@ -116,7 +121,7 @@ impl Topics {
 
     /// Bytes of what is parked in all rooms.
     pub fn parked_bytes(&self) -> u64 {
-        self.parked_bytes
+        self.parked.total()
     }
 
     fn find(&self, key: &str) -> Option<u32> {
@@ -232,7 +237,11 @@ impl Topics {
         let Some(at) = self.find_hashed(message.key_bytes(), hash) else { return Published::Nobody(message) };
         let topic = &mut self.topics[at as usize];
         if topic.parked.is_some() || topic.is_full() {
-            self.parked_bytes += message.weight();
+            let weight = message.weight();
+            if !self.parked.admits(origin.holder, weight) {
+                return Published::Refused { max: self.parked.max() };
+            }
+            self.parked.charge(origin.holder, weight);
             topic.parked.get_or_insert_default().push_back((origin, message));
             return Published::Parked;
         }
@@ -266,8 +275,8 @@ impl Topics {
         if parked.is_empty() {
             topic.parked = None;
         }
-        if let Some((_, message)) = &first {
-            self.parked_bytes -= message.weight();
+        if let Some((origin, message)) = &first {
+            self.parked.release(origin.holder, message.weight());
         }
         first
     }
@@ -323,7 +332,8 @@ impl Topics {
                 parked += list.iter().map(|(_, message)| message.weight()).sum::<u64>();
             }
         }
-        assert_eq!(parked, self.parked_bytes);
+        self.parked.check();
+        assert_eq!(parked, self.parked.total());
         self.makers.check();
         assert_eq!(self.makers.total(), self.topics.len() as u64);
     }
@@ -341,7 +351,7 @@ mod tests {
         Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
 
     fn topics() -> Topics {
-        Topics::new(3, Epochs::new(1, 0, 2), 100)
+        Topics::new(3, Epochs::new(1, 0, 2), 100, 10_000)
     }
 
     fn subscribe(topics: &mut Topics, key: &str, shard: u16) -> MessageId {
@@ -376,6 +386,25 @@ mod tests {
         topics.unsubscribe("/topic/a", 0);
         assert!(topics.is_empty());
         assert_ne!(subscribe(&mut topics, "/topic/a", 0).epoch, first.epoch);
+        topics.check();
+    }
+
+    #[test]
+    fn who_has_most_parked_is_refused_and_others_are_not() {
+        let mut topics = topics();
+        subscribe(&mut topics, "/topic/a", 0);
+        topics.set_full("/topic/a", 0, true);
+        let mut park = |publisher: u32| {
+            let origin = Origin { holder: Holder::V4(publisher), ..ORIGIN };
+            let hash = FixedState::with_seed(3).hash_one(b"/topic/a".as_slice());
+            let parked = |topics: &mut Topics| {
+                matches!(topics.publish(origin, message("/topic/a", &[0; 100]), hash), Published::Parked)
+            };
+            (0..1000).take_while(|_| parked(&mut topics)).count()
+        };
+        let first = park(1);
+        assert!(first > 30, "{first}");
+        assert!(park(2) > 0, "somebody else finds room");
         topics.check();
     }
 

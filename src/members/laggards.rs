@@ -5,7 +5,7 @@
 //! share what was encoded.
 //!
 //! Invariant: what leaves for one connection is whole frames one behind the other, in the order of each room; a debt of a
-//! subscription that is gone is paid before a debt of the same class that is younger.
+//! subscription that is gone is paid before a younger one of the same subscription id.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -162,7 +162,10 @@ impl Members {
             }
             let at = (usize::from(queue.turn) + n) % debts;
             let debt = &queue.debts[at];
-            if queue.debts[..at].iter().any(|older| older.is_left && older.class == debt.class) {
+            // The client tells the two apart by nothing but their order: their classes may differ in the mode of
+            // acknowledgement.
+            let has_id = |older: &Debt| classes.value(older.class).id == classes.value(debt.class).id;
+            if queue.debts[..at].iter().any(|older| older.is_left && has_id(older)) {
                 continue;
             }
             let skipped = u32::from(cut == Some(at));
@@ -232,7 +235,7 @@ impl Members {
             output.tidy();
             return SmallVec::new();
         };
-        queue.turn = (last + 1) as u16;
+        queue.turn = u16::try_from(last + 1).unwrap_or(0);
         let done = self.end_paid(queue, may_trim);
         output.tidy();
         done
@@ -249,7 +252,7 @@ impl Members {
                 }
             }
         }
-        let (mut at, mut turn) = (0, queue.turn);
+        let (mut at, mut turn, before) = (0usize, usize::from(queue.turn), usize::from(queue.turn));
         let classes = &mut self.classes;
         queue.debts.retain(|debt| {
             if debt.count == 0 {
@@ -257,12 +260,12 @@ impl Members {
                     classes.release(debt.class);
                     done.extend(debt.request);
                 }
-                turn -= u16::from(at < queue.turn);
+                turn -= usize::from(at < before);
             }
             at += 1;
             debt.count > 0
         });
-        queue.turn = if usize::from(turn) < queue.debts.len() { turn } else { 0 };
+        queue.turn = if turn < queue.debts.len() { turn as u16 } else { 0 };
         done
     }
 

@@ -95,6 +95,11 @@ pub enum Fault {
         /// The bound.
         max: u64,
     },
+    /// `rooms.parked_bytes_max`: the room is full, and too much waits for such rooms.
+    RoomFull {
+        /// The bound, in bytes.
+        max: u64,
+    },
     /// `outbound.bytes_max`.
     SlowConsumer {
         /// The bound, in bytes.
@@ -172,6 +177,7 @@ impl Fault {
             Fault::TransactionTooLarge { .. } => "transaction-too-large",
             Fault::TooManyRooms { .. } => "too-many-rooms",
             Fault::QueueFull { .. } => "queue-full",
+            Fault::RoomFull { .. } => "room-full",
             Fault::SlowConsumer { .. } => "slow-consumer",
             Fault::OutboundExhausted { .. } => "outbound-exhausted",
             Fault::BuffersExhausted { .. } => "buffers-exhausted",
@@ -204,6 +210,7 @@ impl Fault {
             | Fault::ConnectUnfinished { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
+            | Fault::RoomFull { .. }
             | Fault::OutboundExhausted { .. }
             | Fault::BuffersExhausted { .. }
             | Fault::TransactionsExhausted { .. } => 1013,
@@ -286,6 +293,12 @@ impl fmt::Display for Fault {
             }
             Fault::TooManyRooms { max } => write!(f, "the server holds rooms.rooms_max = {max} destinations"),
             Fault::QueueFull { bound, max } => write!(f, "the queue is full: {bound} = {max}"),
+            Fault::RoomFull { max } => {
+                write!(
+                    f,
+                    "the room is full, and too much waits for full rooms: rooms.parked_bytes_max = {max}"
+                )
+            }
             Fault::SlowConsumer { max } => {
                 write!(f, "slow consumer: more than outbound.bytes_max = {max} unread")
             }
@@ -366,6 +379,7 @@ mod tests {
             Fault::TransactionTooLarge { max: stomp.transaction_bytes_max },
             Fault::TooManyRooms { max: rooms.rooms_max },
             Fault::QueueFull { bound: "rooms.queue_messages_max", max: rooms.queue_messages_max.into() },
+            Fault::RoomFull { max: rooms.parked_bytes_max },
             Fault::SlowConsumer { max: outbound.bytes_max },
             Fault::OutboundExhausted { max: outbound.reactor_bytes_max },
             Fault::BuffersExhausted { max: Buffers::default().reactor_bytes_max },

@@ -3,7 +3,7 @@
 //! A RECEIPT says that all before it was received (STOMP 1.2, RECEIPT). So receipts leave in the order of the frames: one that
 //! needs no answer waits behind one that does.
 //!
-//! Invariant: the first request that is kept is not done.
+//! Invariant: the first request that is kept is not done; `memberships` counts what it says.
 
 use std::collections::VecDeque;
 
@@ -27,54 +27,73 @@ pub struct Awaited {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Awaiting(VecDeque<Awaited>);
+pub(super) struct Awaiting {
+    list: VecDeque<Awaited>,
+    /// Of these, changes of membership that their owners have not answered.
+    memberships: u32,
+}
+
+impl Awaited {
+    fn is_membership(&self) -> bool {
+        self.left > 0 && self.owner.is_some()
+    }
+}
 
 impl Awaiting {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     pub(super) fn push(&mut self, awaited: Awaited) {
-        if self.0.is_empty() {
+        if self.list.is_empty() {
             // Few sessions have a second one under way.
-            self.0.reserve_exact(1);
+            self.list.reserve_exact(1);
         }
-        self.0.push_back(awaited);
+        self.memberships += u32::from(awaited.is_membership());
+        self.list.push_back(awaited);
     }
 
     /// Joins under way to the room whose key has this hash.
     pub(super) fn joining(&self, hash: u64) -> usize {
-        self.0.iter().filter(|awaited| awaited.left > 0 && awaited.joins == Some(hash)).count()
+        self.list.iter().filter(|awaited| awaited.left > 0 && awaited.joins == Some(hash)).count()
     }
 
     /// Whether a change of membership is under way to another owner than this one.
     pub(super) fn has_other_than(&self, owner: Option<u16>) -> bool {
-        self.0
-            .iter()
-            .any(|awaited| awaited.left > 0 && awaited.owner.is_some_and(|asked| Some(asked) != owner))
+        self.memberships > 0
+            && self.list.iter().any(|awaited| awaited.is_membership() && awaited.owner != owner)
     }
 
     /// One completion has come. Adds the receipts that may leave.
     pub(super) fn complete(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) {
-        if let Some(awaited) = self.0.iter_mut().find(|awaited| awaited.serial == serial) {
+        if let Some(awaited) = self.list.iter_mut().find(|awaited| awaited.serial == serial) {
+            let was_membership = awaited.is_membership();
             awaited.left = awaited.left.saturating_sub(1);
+            self.memberships -= u32::from(was_membership && !awaited.is_membership());
         }
-        while let Some(done) = self.0.pop_front_if(|awaited| awaited.left == 0) {
+        while let Some(done) = self.list.pop_front_if(|awaited| awaited.left == 0) {
             receipts.extend(done.receipt);
         }
     }
 
     /// The owner has answered; the receipt waits for something else.
     pub(super) fn answered(&mut self, serial: u32) {
-        if let Some(awaited) = self.0.iter_mut().find(|awaited| awaited.serial == serial) {
+        if let Some(awaited) = self.list.iter_mut().find(|awaited| awaited.serial == serial) {
+            self.memberships -= u32::from(awaited.is_membership());
             awaited.owner = None;
         }
     }
 
     /// The request was refused: its receipt.
     pub(super) fn refuse(&mut self, serial: u32) -> Option<CompactString> {
-        let at = self.0.iter().position(|awaited| awaited.serial == serial)?;
-        self.0.remove(at)?.receipt
+        let at = self.list.iter().position(|awaited| awaited.serial == serial)?;
+        let refused = self.list.remove(at)?;
+        self.memberships -= u32::from(refused.is_membership());
+        refused.receipt
     }
 }
 

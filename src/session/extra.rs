@@ -37,6 +37,8 @@ pub(super) struct Extra {
     /// The same under `ack:auto`, each with the end of its bytes in the stream of answers.
     pub(super) auto: VecDeque<(u64, Unsettled)>,
     pub(super) awaiting: Awaiting,
+    /// Publications that wait for full rooms.
+    pub(super) parked: u32,
     pub(super) is_finishing: bool,
 }
 
@@ -46,6 +48,7 @@ impl Extra {
             && self.unsettled.is_empty()
             && self.auto.is_empty()
             && self.awaiting.is_empty()
+            && self.parked == 0
             && !self.is_finishing
     }
 

@@ -22,6 +22,7 @@ use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::reply;
 use crate::session::{Awaited, Command, State, Subscription};
 use crate::shard::Shard;
+use crate::shard::requests::AWAITED_MAX;
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame};
 
@@ -202,7 +203,9 @@ impl Shard {
             _ => self.members.find(key),
         };
         let max = self.env.limits.rooms.rooms_max;
-        if kind != Kind::Queue && place.is_none() && self.members.len() >= max as usize {
+        // Owners keep the bound, each for who makes its rooms. All of them together may have members here.
+        let here_max = max as usize * usize::from(self.env.shards);
+        if kind != Kind::Queue && place.is_none() && self.members.len() >= here_max {
             return Err(Fault::TooManyRooms { max });
         }
         let max = self.env.limits.stomp.subscriptions_per_destination_max;
@@ -304,6 +307,9 @@ impl Shard {
             (receipt, Some(serial)) => {
                 let (owner, joins) = (covered.owner, covered.joins);
                 self.sessions[index].wait_for(Awaited { serial, left, receipt, owner, joins });
+                if self.sessions[index].awaited() > AWAITED_MAX {
+                    self.holds.hold(&mut self.connections[index], Reason::Answer);
+                }
             }
             // Nothing waits: what is waited for has a number.
             (_, None) => {}

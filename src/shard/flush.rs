@@ -26,6 +26,10 @@ const DEBT_BYTES_PER_TURN: usize = 16 * 1024 * 1024;
 /// Connections that are cut off in one turn because all unsent bytes of the reactor are too many.
 const CUTS_PER_TURN: usize = 64;
 
+/// Debts with which a connection is not read any further: more than a session has subscriptions, unless it ends them and does
+/// not read what it is owed.
+pub(super) const DEBTS_MAX: usize = 1024;
+
 /// What unsent bytes take is looked at anew, while it is too much, when this part of the bound has been added.
 const LOOK_PART: u64 = 64;
 
@@ -163,6 +167,10 @@ impl Shard {
             self.fail(self.connections.key_of(index), &error, silence, now);
         }
         for index in slow {
+            // It may have been late for several rooms.
+            if !self.connections.phase(index).is_open() {
+                continue;
+            }
             self.cut_off(index, Fault::SlowConsumer { max: self.env.limits.outbound.bytes_max }, now);
         }
         // What is queued from here on (a queue's next message, say) is for the next turn.
@@ -282,7 +290,8 @@ impl Shard {
             return;
         }
         let answers = connection.output.answer_bytes();
-        if answers <= limits.outbound.low_water_bytes {
+        let debts = connection.output.debts().len();
+        if answers <= limits.outbound.low_water_bytes && debts <= DEBTS_MAX / 2 {
             self.holds.release(key, connection, Reason::Output);
         } else if answers > limits.outbound.high_water_bytes {
             self.holds.hold(connection, Reason::Output);

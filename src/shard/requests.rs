@@ -25,7 +25,11 @@ use crate::message::origin::{ConnKey, Consumer, Holder, Origin};
 use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
+use crate::shard::flush::DEBTS_MAX;
 use crate::time::Tick;
+
+/// Requests and receipts that a session waits for with which it is not read any further.
+pub(super) const AWAITED_MAX: usize = 1024;
 
 impl Shard {
     // ---- the turn's share ----
@@ -87,7 +91,7 @@ impl Shard {
             Mail::Handled { owner, credit } => self.port.give_back(owner, credit),
             Mail::RoomFull { key, shard, is_full } => self.topics.set_full(&key, shard, is_full),
             Mail::Parked { connection, is_parked: true } => self.hold_for_room(connection),
-            Mail::Parked { connection, is_parked: false } => self.release(connection, Reason::Room),
+            Mail::Parked { connection, is_parked: false } => self.let_go_of_room(connection),
             Mail::Settle { key, consumer, sequence, settlement } => {
                 self.queue_settle(key, consumer, sequence, settlement, now);
             }
@@ -158,6 +162,10 @@ impl Shard {
                 }
                 Ok(false)
             }
+            Published::Refused { max } => {
+                self.counters.publications_refused_total += 1;
+                Err(Fault::RoomFull { max })
+            }
             Published::Parked => {
                 self.counters.publications_parked_total += 1;
                 if origin.shard == self.env.id {
@@ -182,7 +190,7 @@ impl Shard {
                     }
                 }
                 if origin.shard == self.env.id {
-                    self.release(origin.connection, Reason::Room);
+                    self.let_go_of_room(origin.connection);
                 } else {
                     let parked = Mail::Parked { connection: origin.connection, is_parked: false };
                     self.port.write(origin.shard, parked);
@@ -257,9 +265,20 @@ impl Shard {
 
     // ---- a session's side ----
 
-    /// A session's publication is parked: it says no more until the room has room.
+    /// A publication of a session has its place that was parked: if it was the last one, the session goes on.
+    fn let_go_of_room(&mut self, key: ConnKey) {
+        if self.is_current(key)
+            && self.connections.phase(key.index) == Phase::Stomp
+            && self.sessions[key.index].unparked()
+        {
+            self.release(key, Reason::Room);
+        }
+    }
+
+    /// A session's publication is parked: it says no more until all of them have their place.
     fn hold_for_room(&mut self, key: ConnKey) {
         if self.is_current(key) && self.connections.phase(key.index) == Phase::Stomp {
+            self.sessions[key.index].parked();
             self.holds.hold(&mut self.connections[key.index], Reason::Room);
         }
     }
@@ -344,7 +363,8 @@ impl Shard {
 
     /// Lets a session go on that was held for answers of owners, if all have come.
     fn let_go_on(&mut self, index: u32) {
-        if !self.sessions[index].awaits_other_than(None) {
+        let session = &self.sessions[index];
+        if !session.awaits_other_than(None) && session.awaited() <= AWAITED_MAX / 2 {
             self.release(self.connections.key_of(index), Reason::Answer);
         }
     }
@@ -377,6 +397,9 @@ impl Shard {
         let left = self.members.leave(gone.place, gone.position, &mut connection.output, request);
         if connection.is_writable && left.is_owed {
             self.flush.mark(index, connection);
+        }
+        if connection.output.debts().len() > DEBTS_MAX {
+            self.holds.hold(connection, Reason::Output);
         }
         self.tell_moves();
         left.is_owed

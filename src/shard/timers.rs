@@ -10,7 +10,6 @@
 //! Invariant: a connection that lives has a timer for the next moment at which something about it is due.
 
 use crate::conn::Phase;
-use crate::conn::hold::Reason;
 use crate::conn::keepalive::{self, Activity, Due, Mechanism, Rhythm, Suspicion};
 use crate::conn::suspects::{Deadline, Suspects, Verdict};
 use crate::conn::transport::Transport;
@@ -214,7 +213,7 @@ impl Shard {
         }
         if !connection.wants_read() {
             let arrived = Tick(now.0.saturating_sub(progress.arrived_ms_ago / Tick::MILLIS));
-            if progress.has_unread && !connection.holds.has(Reason::Output) {
+            if progress.has_unread && connection.output.is_empty() {
                 // Not its fault, and what it has said is there.
                 return self.connections.arm(index, look_again(Tick(now.0.saturating_add(patience))));
             }
