@@ -39,7 +39,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::conn::output::Output;
+use crate::conn::output::{Debt, Output};
 use crate::conn::table::Connections;
 use crate::footprint::Part;
 use crate::message::Sequenced;
@@ -87,7 +87,7 @@ pub struct Moved {
 /// What came of a subscription's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
-    /// It is owed something: the debt holds its class and will say that the request is done.
+    /// It is owed something, or one before it with its id is: the debt will say that the request is done.
     pub is_owed: bool,
 }
 
@@ -290,6 +290,14 @@ impl Members {
         }
         if !is_owed {
             self.classes.release(class);
+            // What one before it with its id is owed comes first: the client cannot tell the two apart. If somebody waits for
+            // that already, the receipts leave in their order.
+            let is_older = |debt: &&mut Debt| debt.is_left && debt.class == class && debt.request.is_none();
+            let debts = output.queue().map(|queue| &mut queue.debts);
+            if let Some(older) = debts.and_then(|debts| debts.iter_mut().rfind(is_older)) {
+                older.request = request;
+                is_owed = true;
+            }
         }
         self.settle(at);
         Left { is_owed }

@@ -601,6 +601,11 @@ impl Session {
         }
     }
 
+    /// Whether this request is waited for.
+    pub fn awaits_request(&self, serial: u32) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.awaiting.has(serial))
+    }
+
     /// A request was refused: the receipt that was asked for, for the ERROR.
     pub fn refused(&mut self, serial: u32) -> Option<CompactString> {
         self.extra.as_mut()?.awaiting.refuse(serial)

@@ -42,7 +42,7 @@ struct Topic {
     epoch: u64,
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
-    parked: Option<Box<VecDeque<(Origin, Message)>>>,
+    parked: Option<Box<VecDeque<(Origin, Parked)>>>,
     /// On whose account the room is: who made it.
     maker: Holder,
 }
@@ -56,6 +56,24 @@ impl Topic {
 
     fn residency(&mut self, shard: u16) -> Option<&mut Residency> {
         self.shards.iter_mut().find(|residency| residency.shard == shard)
+    }
+}
+
+/// What waits for room, in its order.
+#[derive(Debug)]
+pub enum Parked {
+    /// A publication.
+    Publication(Message),
+    /// The end of a subscription, which gets all that its session has published before.
+    End,
+}
+
+impl Parked {
+    fn weight(&self) -> u64 {
+        match self {
+            Parked::Publication(message) => message.weight(),
+            Parked::End => 0,
+        }
     }
 }
 
@@ -233,7 +251,7 @@ impl Topics {
         let topic = &mut self.topics[at as usize];
         if topic.parked.is_some() || topic.is_full() {
             self.parked_bytes += message.weight();
-            topic.parked.get_or_insert_default().push_back((origin, message));
+            topic.parked.get_or_insert_default().push_back((origin, Parked::Publication(message)));
             return Published::Parked;
         }
         topic.sequence += 1;
@@ -253,9 +271,17 @@ impl Topics {
         }
     }
 
-    /// Takes the publication out that was parked first, if the room is not full. It must be published again by
-    /// [`Topics::publish_parked`] at once.
-    pub fn unpark(&mut self, key: &str) -> Option<(Origin, Message)> {
+    /// Parks the end of a subscription behind the publications that are parked in its room. `false` if none is: it may end.
+    pub fn park_end(&mut self, key: &str, origin: Origin) -> bool {
+        let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
+        let Some(parked) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        parked.push_back((origin, Parked::End));
+        true
+    }
+
+    /// Takes out what was parked first, if the room is not full. A publication must be published again by
+    /// [`Topics::publish_parked`] at once, and a subscription ended by [`Topics::unsubscribe`].
+    pub fn unpark(&mut self, key: &str) -> Option<(Origin, Parked)> {
         let at = self.find(key)?;
         let topic = &mut self.topics[at as usize];
         if topic.is_full() {
@@ -266,8 +292,8 @@ impl Topics {
         if parked.is_empty() {
             topic.parked = None;
         }
-        if let Some((_, message)) = &first {
-            self.parked_bytes -= message.weight();
+        if let Some((_, parked)) = &first {
+            self.parked_bytes -= parked.weight();
         }
         first
     }
@@ -320,7 +346,7 @@ impl Topics {
                     topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
                     "nobody will unpark it"
                 );
-                parked += list.iter().map(|(_, message)| message.weight()).sum::<u64>();
+                parked += list.iter().map(|(_, parked)| parked.weight()).sum::<u64>();
             }
         }
         assert_eq!(parked, self.parked_bytes);
@@ -412,7 +438,7 @@ mod tests {
         // Behind what is parked, although there is room.
         assert!(matches!(publish_at(&mut topics, message("/topic/a", b"3")), Published::Parked));
         let mut bodies = Vec::new();
-        while let Some((_, message)) = topics.unpark("/topic/a") {
+        while let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") {
             let Published::Sequenced(id, message, shards) = topics.publish_parked(message) else { panic!() };
             assert_eq!(shards.len(), 1);
             bodies.push((id.sequence, message.body().to_vec()));
@@ -425,7 +451,7 @@ mod tests {
         topics.unsubscribe("/topic/a", 0);
         topics.check();
         assert_eq!(topics.take_ready().len(), 1);
-        let (_, message) = topics.unpark("/topic/a").unwrap();
+        let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") else { panic!() };
         assert!(matches!(topics.publish_parked(message), Published::Nobody(_)));
         assert!(topics.is_empty());
     }
