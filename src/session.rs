@@ -473,6 +473,14 @@ impl Session {
         Some(leaving)
     }
 
+    /// Whether a subscription with this id is leaving.
+    pub fn is_leaving(&self, id: &str, classes: &Interner<Class>) -> bool {
+        let is_it = |subscription: &Subscription| {
+            subscription.state == State::Leaving && &*classes.value(subscription.class).id == id
+        };
+        self.subscriptions.iter().any(is_it)
+    }
+
     /// The owner of this room has answered an UNSUBSCRIBE: takes out the subscription that it was for, which is the one that
     /// was [`leaving`](Session::leaving) first.
     pub fn left(&mut self, room: u32) -> Option<Subscription> {

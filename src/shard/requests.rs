@@ -197,7 +197,13 @@ impl Shard {
             while let Some((origin, parked)) = self.topics.unpark(&key) {
                 let Parked::Publication(message) = parked else {
                     self.topics.unsubscribe(&key, origin.shard);
-                    self.complete(origin, Completion::Unsubscribed { key: key.clone() });
+                    let Origin { shard, connection, serial, .. } = origin;
+                    let completion = Completion::Unsubscribed { key: key.clone() };
+                    if shard == self.env.id {
+                        self.take_completion(connection, serial, completion, now);
+                    } else {
+                        self.complete(origin, completion);
+                    }
                     continue;
                 };
                 if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message) {
