@@ -61,12 +61,12 @@ const WANTED: [(&str, &[&str]); 4] = [
     ),
     (
         "fault",
-        &["slow-consumer", "outbound-exhausted", "heart-beat-timeout", "pong-timeout", "queue-full"],
+        &["slow-consumer", "outbound-exhausted", "heart-beat-timeout", "pong-timeout", "connect-timeout"],
     ),
 ];
 
 /// Counters that no shard without sockets reaches, or that bounds of the world keep away.
-const EXCUSED: [&str; 15] = [
+const EXCUSED: [&str; 14] = [
     // The reactor counts, or tells of, these.
     "accept_errors_total",
     "bytes_received_total",
@@ -77,7 +77,6 @@ const EXCUSED: [&str; 15] = [
     // The bounds are far: component tests and `tests/sockets` hold them.
     "refused_pending_total",
     "refused_limit_total",
-    "handshakes_failed_total",
     "bounds_refused_total",
     "input_timeouts_total",
     "inbound_leases_exhausted_total",

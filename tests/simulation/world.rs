@@ -187,8 +187,13 @@ impl World {
 
     /// One random action, and some progress.
     pub fn step(&mut self) {
-        if self.seats.len() < CLIENTS && self.rng.random_bool(0.15) {
-            self.arrive();
+        if self.rng.random_bool(0.13) {
+            // Now and then more than may be in the handshake from one address.
+            for _ in 0..if self.rng.random_bool(0.1) { 6 } else { 1 } {
+                if self.seats.len() < CLIENTS {
+                    self.arrive();
+                }
+            }
         }
         if !self.seats.is_empty() {
             let at = self.rng.random_range(0..self.seats.len());
@@ -228,7 +233,7 @@ impl World {
         self.named += 1;
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
         let host = 2 + (self.named % 2) as u8;
-        let remote = SocketAddr::from(([127, 0, 0, host], 10_000 + self.named as u16));
+        let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
         let shard = self.rng.random_range(0..self.shards.len());
         // A refusal without an answer: the socket is closed at once.
         let before = self.pending.count();
@@ -345,7 +350,7 @@ impl World {
             }
             (Stage::Ready, 42..75) => client.send(place, padding, model),
             (Stage::Ready, 75..80) => client.transact([place, other], model),
-            (Stage::Ready, 80..92) => client.settle(choice > 90),
+            (Stage::Ready, 80..92) => client.settle(choice > 85),
             (Stage::Ready, 92) => client.disconnect(model),
             (Stage::Ready, 94) => client.blunder(padding, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
