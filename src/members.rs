@@ -27,6 +27,8 @@ pub mod encode;
 mod laggards;
 pub mod log;
 mod record;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::VecDeque;
@@ -374,7 +376,7 @@ impl Members {
     /// Appends a message that the owner has sequenced to what members are owed. Returns whether the room is full with it, and
     /// was not before: the owner must be told, and [`Members::take_ready`] will name the room when it has room again.
     pub fn deliver(&mut self, at: u32, sequenced: Sequenced, bytes_max: u64) -> bool {
-        let Members { rooms, pending, held, dirty, spare, .. } = self;
+        let Members { rooms, pending, held, dirty, spare, ready, .. } = self;
         let room = &mut rooms[at as usize];
         if room.members.is_empty() {
             return false;
@@ -390,7 +392,12 @@ impl Members {
             dirty.push(at);
         }
         let is_full = pending.log.unwalked_bytes() > bytes_max;
-        is_full && !std::mem::replace(&mut pending.is_full, true)
+        let is_new = is_full && !std::mem::replace(&mut pending.is_full, true);
+        if is_new {
+            // It had room for a moment, which nobody has been told, and must not be told behind this.
+            ready.retain(|key| **key != *room.key);
+        }
+        is_new
     }
 
     /// Messages that were handed to members, or are owed to them and to those who have left, since this was last asked.

@@ -456,6 +456,23 @@ mod tests {
         assert!(topics.is_empty());
     }
 
+    #[test]
+    fn an_unsubscribe_waits_behind_what_is_parked() {
+        let mut topics = topics();
+        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: Some(1), holder: Holder::V4(1) };
+        topics.subscribe("/topic/a", &origin).unwrap();
+        assert!(!topics.park_end("/topic/a", origin) && !topics.park_end("/topic/b", origin));
+        topics.set_full("/topic/a", 0, true);
+        publish_at(&mut topics, message("/topic/a", b"1"));
+        assert!(topics.park_end("/topic/a", origin));
+        topics.check();
+        topics.set_full("/topic/a", 0, false);
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Publication(_)))));
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::End))));
+        topics.unsubscribe("/topic/a", 0);
+        assert!(topics.is_empty() && topics.parked_bytes() == 0);
+    }
+
     proptest! {
         /// The model counts members by room and shard.
         #[test]
