@@ -180,9 +180,8 @@ impl Shard {
         let index = connection.index;
         let session = &self.sessions[index];
         // A room's place among members is no number of a consumer, though it may have the same value.
-        let is_it = |subscription: &Subscription| {
-            subscription.kind == Kind::Queue && subscription.position == serial
-        };
+        let is_it =
+            |subscription: &Subscription| subscription.kind == Kind::Queue && subscription.position == serial;
         if !session.subscription(class).is_some_and(is_it) {
             return;
         }

@@ -131,14 +131,7 @@ impl Shard {
     }
 
     /// As the owner: a subscription of another shard's session ends, behind what is parked in its room.
-    fn unsubscribe_for(
-        &mut self,
-        key: Box<str>,
-        kind: Kind,
-        origin: Origin,
-        consumer: Consumer,
-        now: Tick,
-    ) {
+    fn unsubscribe_for(&mut self, key: Box<str>, kind: Kind, origin: Origin, consumer: Consumer, now: Tick) {
         let is_awaited = origin.serial.is_some();
         if is_awaited && kind != Kind::Queue && self.topics.park_end(&key, origin) {
             return;

@@ -128,7 +128,10 @@ impl Model {
         if let Some((last_life, last)) = &subscription.last
             && (life, sequence) != (last_life.as_str(), last + 1)
         {
-            assert!(subscription.gaps > 0, "{message_id} {body} after {last_life}-{last}: a gap, or out of order");
+            assert!(
+                subscription.gaps > 0,
+                "{message_id} {body} after {last_life}-{last}: a gap, or out of order"
+            );
             subscription.gaps -= 1;
         }
         subscription.last = Some((life.into(), sequence));
@@ -175,7 +178,8 @@ impl Model {
             let is_confirmed = sent.confirmed_at.is_some_and(|at| at < end);
             let is_own = sent.by == subscription.by && subscription.asked_at < sent.at;
             let is_after_receipt = is_confirmed && subscription.confirmed_at.is_some_and(|at| at < sent.at);
-            let is_reaction = is_confirmed && subscription.known.get(&sent.by).is_some_and(|at| *at < sent.at);
+            let is_reaction =
+                is_confirmed && subscription.known.get(&sent.by).is_some_and(|at| *at < sent.at);
             assert!(
                 !is_own && !is_after_receipt && !is_reaction,
                 "{body} to {} was lost for {}: published at {}, asked at {}, subscribed at {:?}, ended at {end}, last seen \

@@ -72,7 +72,8 @@ impl Post {
                 0..4 if is_of_session => self.coverage.note("service", "never completes"),
                 4..8 if is_of_session => {
                     self.coverage.note("service", "refuses");
-                    self.held.push((origin, Completion::Refused(Fault::QueueFull { bound: "a service", max: 0 })));
+                    self.held
+                        .push((origin, Completion::Refused(Fault::QueueFull { bound: "a service", max: 0 })));
                 }
                 8..60 => {
                     self.coverage.note("service", "completes late");
@@ -131,7 +132,8 @@ impl Post {
             (_, Some((shard, key))) => ((shard as u16, key), false),
             (None, None) => return,
         };
-        self.coverage.note("service", if is_ended { "stray of an ended session" } else { "stray of a live one" });
+        self.coverage
+            .note("service", if is_ended { "stray of an ended session" } else { "stray of a live one" });
         // The serials of a world begin at zero: an ended session had one of the first ones.
         let serial = Some(if is_ended { self.rng.random_range(0..40) } else { NO_SERIAL });
         let origin = Origin { shard, connection, serial, holder: Holder::Session(shard, connection) };
@@ -154,7 +156,9 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Subscribe { kind: Kind::Queue, .. } => "Subscribe to a queue",
         Mail::Subscribe { .. } => "Subscribe to a room",
         Mail::Unsubscribe { kind: Kind::Queue, .. } => "Unsubscribe from a queue",
-        Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. } => "Unsubscribe from a room, awaited",
+        Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. } => {
+            "Unsubscribe from a room, awaited"
+        }
         Mail::Unsubscribe { .. } => "Unsubscribe from a room",
         Mail::Publish { origin: Origin { connection: ConnKey::NOBODY, .. }, .. } => "Publish a dead letter",
         Mail::Publish { .. } => "Publish",
@@ -166,7 +170,9 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Completed { completion: Completion::Subscribed { kind: Kind::Queue, .. }, .. } => {
             "Completed: Subscribed to a queue"
         }
-        Mail::Completed { completion: Completion::Subscribed { .. }, .. } => "Completed: Subscribed to a room",
+        Mail::Completed { completion: Completion::Subscribed { .. }, .. } => {
+            "Completed: Subscribed to a room"
+        }
         Mail::Completed { completion: Completion::Unsubscribed { .. }, .. } => "Completed: Unsubscribed",
         Mail::Completed { completion: Completion::Published, .. } => "Completed: Published",
         Mail::Completed { completion: Completion::Refused(_), .. } => "Completed: Refused",
