@@ -27,6 +27,8 @@ pub mod encode;
 mod laggards;
 pub mod log;
 mod record;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::VecDeque;
@@ -39,7 +41,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::conn::output::Output;
+use crate::conn::output::{Debt, Output};
 use crate::conn::table::Connections;
 use crate::footprint::Part;
 use crate::message::Sequenced;
@@ -87,7 +89,7 @@ pub struct Moved {
 /// What came of a subscription's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
-    /// It is owed something: the debt holds its class and will say that the request is done.
+    /// It is owed something, or one before it with its id is: the debt will say that the request is done.
     pub is_owed: bool,
 }
 
@@ -290,6 +292,14 @@ impl Members {
         }
         if !is_owed {
             self.classes.release(class);
+            // What one before it with its id is owed comes first: the client cannot tell the two apart. If somebody waits for
+            // that already, the receipts leave in their order.
+            let is_older = |debt: &&mut Debt| debt.is_left && debt.class == class && debt.request.is_none();
+            let debts = output.queue().map(|queue| &mut queue.debts);
+            if let Some(older) = debts.and_then(|debts| debts.iter_mut().rfind(is_older)) {
+                older.request = request;
+                is_owed = true;
+            }
         }
         self.settle(at);
         Left { is_owed }
@@ -366,7 +376,7 @@ impl Members {
     /// Appends a message that the owner has sequenced to what members are owed. Returns whether the room is full with it, and
     /// was not before: the owner must be told, and [`Members::take_ready`] will name the room when it has room again.
     pub fn deliver(&mut self, at: u32, sequenced: Sequenced, bytes_max: u64) -> bool {
-        let Members { rooms, pending, held, dirty, spare, .. } = self;
+        let Members { rooms, pending, held, dirty, spare, ready, .. } = self;
         let room = &mut rooms[at as usize];
         if room.members.is_empty() {
             return false;
@@ -382,7 +392,12 @@ impl Members {
             dirty.push(at);
         }
         let is_full = pending.log.unwalked_bytes() > bytes_max;
-        is_full && !std::mem::replace(&mut pending.is_full, true)
+        let is_new = is_full && !std::mem::replace(&mut pending.is_full, true);
+        if is_new {
+            // It had room for a moment, which nobody has been told, and must not be told behind this.
+            ready.retain(|key| **key != *room.key);
+        }
+        is_new
     }
 
     /// Messages that were handed to members, or are owed to them and to those who have left, since this was last asked.

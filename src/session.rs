@@ -467,13 +467,24 @@ impl Session {
     /// forgotten, and it leaves when its owner has answered.
     pub fn leaving(&mut self, class: Symbol) -> Option<Subscription> {
         self.forget(class);
-        let mut subscriptions = self.subscriptions.iter_mut();
-        let found = subscriptions.find(|other| other.class == class && other.state != State::Leaving)?;
-        found.state = State::Leaving;
-        Some(*found)
+        let is_it = |other: &Subscription| other.class == class && other.state != State::Leaving;
+        let at = self.subscriptions.iter().position(is_it)?;
+        // Behind those that left before it: their owner answers in this order.
+        let leaving = Subscription { state: State::Leaving, ..self.subscriptions.remove(at) };
+        self.subscriptions.push(leaving);
+        Some(leaving)
     }
 
-    /// The owner of this room has answered an UNSUBSCRIBE: takes out the subscription that it was for.
+    /// Whether a subscription with this id is leaving.
+    pub fn is_leaving(&self, id: &str, classes: &Interner<Class>) -> bool {
+        let is_it = |subscription: &Subscription| {
+            subscription.state == State::Leaving && &*classes.value(subscription.class).id == id
+        };
+        self.subscriptions.iter().any(is_it)
+    }
+
+    /// The owner of this room has answered an UNSUBSCRIBE: takes out the subscription that it was for, which is the one that
+    /// was [`leaving`](Session::leaving) first.
     pub fn left(&mut self, room: u32) -> Option<Subscription> {
         let is_it = |subscription: &Subscription| {
             subscription.kind != Kind::Queue
@@ -501,7 +512,8 @@ impl Session {
     }
 
     fn take_subscription(&mut self, at: usize) -> Subscription {
-        let gone = self.subscriptions.swap_remove(at);
+        // Those that are leaving keep their order.
+        let gone = self.subscriptions.remove(at);
         if self.subscriptions.len() <= 1 {
             self.subscriptions.shrink_to_fit();
         }
@@ -616,6 +628,11 @@ impl Session {
         if let Some(extra) = &mut self.extra {
             extra.awaiting.answered(serial);
         }
+    }
+
+    /// Whether this request is waited for.
+    pub fn awaits_request(&self, serial: u32) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.awaiting.has(serial))
     }
 
     /// A request was refused: the receipt that was asked for, for the ERROR.

@@ -38,7 +38,7 @@ use ipnet::IpNet;
 use crate::broker::owner_of;
 use crate::broker::queue::Queues;
 use crate::broker::topic::Topics;
-use crate::conn::hold::Holds;
+use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
 use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::pending::Pending;
@@ -330,6 +330,11 @@ impl Shard {
     /// Connections in the opening handshake.
     pub fn handshakes(&self) -> u32 {
         self.connections.handshakes()
+    }
+
+    /// How often a reason began to hold a connection, for the simulation.
+    pub fn holds_total(&self, reason: Reason) -> u64 {
+        self.holds.held_total(reason)
     }
 
     /// The shard's numbers, for its tests.

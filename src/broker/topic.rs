@@ -42,7 +42,7 @@ struct Topic {
     epoch: u64,
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
-    parked: Option<Box<VecDeque<(Origin, Message)>>>,
+    parked: Option<Box<VecDeque<(Origin, Parked)>>>,
     /// On whose account the room is: who made it.
     maker: Holder,
 }
@@ -56,6 +56,24 @@ impl Topic {
 
     fn residency(&mut self, shard: u16) -> Option<&mut Residency> {
         self.shards.iter_mut().find(|residency| residency.shard == shard)
+    }
+}
+
+/// What waits for room, in its order.
+#[derive(Debug)]
+pub enum Parked {
+    /// A publication.
+    Publication(Message),
+    /// The end of a subscription, which gets all that its session has published before.
+    End,
+}
+
+impl Parked {
+    fn weight(&self) -> u64 {
+        match self {
+            Parked::Publication(message) => message.weight(),
+            Parked::End => 0,
+        }
     }
 }
 
@@ -242,7 +260,7 @@ impl Topics {
                 return Published::Refused { max: self.parked.max() };
             }
             self.parked.charge(origin.holder, weight);
-            topic.parked.get_or_insert_default().push_back((origin, message));
+            topic.parked.get_or_insert_default().push_back((origin, Parked::Publication(message)));
             return Published::Parked;
         }
         topic.sequence += 1;
@@ -262,9 +280,17 @@ impl Topics {
         }
     }
 
-    /// Takes the publication out that was parked first, if the room is not full. It must be published again by
-    /// [`Topics::publish_parked`] at once.
-    pub fn unpark(&mut self, key: &str) -> Option<(Origin, Message)> {
+    /// Parks the end of a subscription behind the publications that are parked in its room. `false` if none is: it may end.
+    pub fn park_end(&mut self, key: &str, origin: Origin) -> bool {
+        let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
+        let Some(parked) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        parked.push_back((origin, Parked::End));
+        true
+    }
+
+    /// Takes out what was parked first, if the room is not full. A publication must be published again by
+    /// [`Topics::publish_parked`] at once, and a subscription ended by [`Topics::unsubscribe`].
+    pub fn unpark(&mut self, key: &str) -> Option<(Origin, Parked)> {
         let at = self.find(key)?;
         let topic = &mut self.topics[at as usize];
         if topic.is_full() {
@@ -275,8 +301,8 @@ impl Topics {
         if parked.is_empty() {
             topic.parked = None;
         }
-        if let Some((origin, message)) = &first {
-            self.parked.release(origin.holder, message.weight());
+        if let Some((origin, parked)) = &first {
+            self.parked.release(origin.holder, parked.weight());
         }
         first
     }
@@ -329,7 +355,7 @@ impl Topics {
                     topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
                     "nobody will unpark it"
                 );
-                parked += list.iter().map(|(_, message)| message.weight()).sum::<u64>();
+                parked += list.iter().map(|(_, parked)| parked.weight()).sum::<u64>();
             }
         }
         self.parked.check();
@@ -441,7 +467,7 @@ mod tests {
         // Behind what is parked, although there is room.
         assert!(matches!(publish_at(&mut topics, message("/topic/a", b"3")), Published::Parked));
         let mut bodies = Vec::new();
-        while let Some((_, message)) = topics.unpark("/topic/a") {
+        while let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") {
             let Published::Sequenced(id, message, shards) = topics.publish_parked(message) else { panic!() };
             assert_eq!(shards.len(), 1);
             bodies.push((id.sequence, message.body().to_vec()));
@@ -454,9 +480,26 @@ mod tests {
         topics.unsubscribe("/topic/a", 0);
         topics.check();
         assert_eq!(topics.take_ready().len(), 1);
-        let (_, message) = topics.unpark("/topic/a").unwrap();
+        let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") else { panic!() };
         assert!(matches!(topics.publish_parked(message), Published::Nobody(_)));
         assert!(topics.is_empty());
+    }
+
+    #[test]
+    fn an_unsubscribe_waits_behind_what_is_parked() {
+        let mut topics = topics();
+        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: Some(1), holder: Holder::V4(1) };
+        topics.subscribe("/topic/a", &origin).unwrap();
+        assert!(!topics.park_end("/topic/a", origin) && !topics.park_end("/topic/b", origin));
+        topics.set_full("/topic/a", 0, true);
+        publish_at(&mut topics, message("/topic/a", b"1"));
+        assert!(topics.park_end("/topic/a", origin));
+        topics.check();
+        topics.set_full("/topic/a", 0, false);
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Publication(_)))));
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::End))));
+        topics.unsubscribe("/topic/a", 0);
+        assert!(topics.is_empty() && topics.parked_bytes() == 0);
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use super::mail::Mail;
 use super::mailbox::Mesh;
 use crate::broker::topic::Residency;
 use crate::limits;
-use crate::message::origin::{ConnKey, Origin};
+use crate::message::origin::ConnKey;
 use crate::message::{Message, MessageId, Sequenced};
 
 /// Messages and bytes under way.
@@ -57,8 +57,8 @@ pub struct Port {
     under_way: Vec<Credit>,
     /// What this shard, as an owner, has handed on and not yet told the publishers' shards.
     handled: Vec<Credit>,
-    /// Publications held back because a member's shard is behind.
-    deferred: VecDeque<(Origin, Message)>,
+    /// Publications held back because a member's shard is behind, and what must not overtake them.
+    deferred: VecDeque<Mail>,
     /// Connections that wait for credit.
     held: Vec<ConnKey>,
     mail: Vec<Mail>,
@@ -202,9 +202,9 @@ impl Port {
 
     // ---- publications that wait for a mailbox ----
 
-    /// Holds a publication back, behind those that are.
-    pub fn defer(&mut self, origin: Origin, message: Message) {
-        self.deferred.push_back((origin, message));
+    /// Holds a publication back, or what must not overtake one, behind those that are.
+    pub fn defer(&mut self, mail: Mail) {
+        self.deferred.push_back(mail);
     }
 
     /// Whether any is held back.
@@ -212,13 +212,13 @@ impl Port {
         !self.deferred.is_empty()
     }
 
-    /// The key of the one that was held back first.
-    pub fn next_deferred(&self) -> Option<&Message> {
-        self.deferred.front().map(|(_, message)| message)
+    /// The one that was held back first.
+    pub fn next_deferred(&self) -> Option<&Mail> {
+        self.deferred.front()
     }
 
     /// Takes that one.
-    pub fn take_deferred(&mut self) -> Option<(Origin, Message)> {
+    pub fn take_deferred(&mut self) -> Option<Mail> {
         self.deferred.pop_front()
     }
 
@@ -257,7 +257,7 @@ impl Port {
 mod tests {
     use super::*;
     use crate::message::destination::Destination;
-    use crate::message::origin::Holder;
+    use crate::message::origin::{Holder, Origin};
 
     fn ports() -> [Port; 2] {
         let mesh = Arc::new(Mesh::new((0..2).map(|_| Box::new(|| {}) as _).collect()));

@@ -88,6 +88,11 @@ impl Awaiting {
         }
     }
 
+    /// Whether this request is waited for.
+    pub(super) fn has(&self, serial: u32) -> bool {
+        self.list.iter().any(|awaited| awaited.serial == serial && awaited.left > 0)
+    }
+
     /// The request was refused: its receipt.
     pub(super) fn refuse(&mut self, serial: u32) -> Option<CompactString> {
         let at = self.list.iter().position(|awaited| awaited.serial == serial)?;
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!((awaiting.joining(7), awaiting.joining(8)), (1, 0));
         awaiting.answered(1);
         assert!(!awaiting.has_other_than(None) && !awaiting.is_empty());
+        assert!(awaiting.has(1) && !awaiting.has(2));
         assert_eq!(awaiting.refuse(1), None);
         assert!(!awaiting.has_other_than(None));
     }

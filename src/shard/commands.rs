@@ -58,6 +58,11 @@ impl Shard {
             stomp::Command::Commit => true,
             // Its owner may refuse it yet.
             stomp::Command::Unsubscribe => session.is_joining(),
+            // Two with one id are not in one room at once.
+            stomp::Command::Subscribe => {
+                let id = stomp_frame.header("id").or_else(|| stomp_frame.header("destination"));
+                id.is_some_and(|id| session.is_leaving(&id, self.members.classes()))
+            }
             _ => false,
         }
     }
@@ -224,7 +229,14 @@ impl Shard {
         let Some(&gone) = self.sessions[index].subscription(class) else { return };
         let key = self.key_of(&gone);
         let owner = self.env.owner_of(key.as_bytes());
-        if owner == self.env.id {
+        let serial = match covered.serial {
+            Some(serial) => serial,
+            None => self.sessions.serial(),
+        };
+        let origin = self.origin(index, Some(serial));
+        let is_parked =
+            owner == self.env.id && gone.kind != Kind::Queue && self.topics.park_end(&key, origin);
+        if owner == self.env.id && !is_parked {
             self.sessions[index].unsubscribed(class);
             let (origin, consumer) = (self.origin(index, None), self.consumer(index, class, gone.position));
             self.end_subscription(&key, gone.kind, origin, consumer, now);
@@ -233,11 +245,6 @@ impl Shard {
             covered.left += u32::from(is_owed && request.is_some());
             return;
         }
-        let serial = match covered.serial {
-            Some(serial) => serial,
-            None => self.sessions.serial(),
-        };
-        let origin = self.origin(index, Some(serial));
         let consumer = self.consumer(index, class, gone.position);
         let kind = gone.kind;
         if kind == Kind::Queue {
@@ -247,7 +254,9 @@ impl Shard {
         } else {
             self.sessions[index].leaving(class);
         }
-        self.ask(index, owner, Mail::Unsubscribe { key, kind, origin, consumer });
+        if !is_parked {
+            self.ask(index, owner, Mail::Unsubscribe { key, kind, origin, consumer });
+        }
         (covered.serial, covered.owner) = (Some(serial), Some(owner));
         covered.left += 1;
     }

@@ -9,12 +9,13 @@ use foldhash::fast::FixedState;
 
 use crate::broker::queue::{DeadLetter, Effects, Full, Offer, Settlement};
 use crate::mesh::mail::Mail;
+use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{ConnKey, Consumer, Holder, Origin};
 use crate::message::reply;
 use crate::message::{Message, MessageId};
-use crate::session::Unsettled;
+use crate::session::{Subscription, Unsettled};
 use crate::shard::Shard;
 use crate::time::Tick;
 
@@ -178,7 +179,10 @@ impl Shard {
         }
         let index = connection.index;
         let session = &self.sessions[index];
-        if session.subscription(class).is_none_or(|subscription| subscription.position != serial) {
+        // A room's place among members is no number of a consumer, though it may have the same value.
+        let is_it =
+            |subscription: &Subscription| subscription.kind == Kind::Queue && subscription.position == serial;
+        if !session.subscription(class).is_some_and(is_it) {
             return;
         }
         let mut bytes = Vec::with_capacity(offer.message.body().len() + 256);

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
-use crate::broker::topic::{Published, Residency};
+use crate::broker::topic::{Parked, Published, Residency};
 use crate::conn::Phase;
 use crate::conn::hold::Reason;
 use crate::members::Member;
@@ -67,16 +67,17 @@ impl Shard {
                 };
                 self.complete(origin, completion);
             }
+            Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. } if self.port.has_deferred() => {
+                // It gets what its session has published before.
+                self.port.defer(mail);
+            }
             Mail::Unsubscribe { key, kind, origin, consumer } => {
-                self.end_subscription(&key, kind, origin, consumer, now);
-                if origin.serial.is_some() {
-                    self.complete(origin, Completion::Unsubscribed { key });
-                }
+                self.unsubscribe_for(key, kind, origin, consumer, now);
             }
             Mail::Publish { origin, message } => {
                 if self.port.has_deferred() || self.is_held_up(&message) {
                     // Behind what is held back already, so that nothing overtakes.
-                    self.port.defer(origin, message);
+                    self.port.defer(Mail::Publish { origin, message });
                 } else {
                     self.publish_for(origin, message, now);
                 }
@@ -133,6 +134,18 @@ impl Shard {
         }
     }
 
+    /// As the owner: a subscription of another shard's session ends, behind what is parked in its room.
+    fn unsubscribe_for(&mut self, key: Box<str>, kind: Kind, origin: Origin, consumer: Consumer, now: Tick) {
+        let is_awaited = origin.serial.is_some();
+        if is_awaited && kind != Kind::Queue && self.topics.park_end(&key, origin) {
+            return;
+        }
+        self.end_subscription(&key, kind, origin, consumer, now);
+        if is_awaited {
+            self.complete(origin, Completion::Unsubscribed { key });
+        }
+    }
+
     /// As the owner: a publication of another shard's session.
     fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
         self.port.handle(origin.shard, message.weight());
@@ -182,7 +195,18 @@ impl Shard {
     /// As the owner: gives what is parked in rooms that have room again its place.
     fn unpark(&mut self, now: Tick) {
         for key in self.topics.take_ready() {
-            while let Some((origin, message)) = self.topics.unpark(&key) {
+            while let Some((origin, parked)) = self.topics.unpark(&key) {
+                let Parked::Publication(message) = parked else {
+                    self.topics.unsubscribe(&key, origin.shard);
+                    let Origin { shard, connection, serial, .. } = origin;
+                    let completion = Completion::Unsubscribed { key: key.clone() };
+                    if shard == self.env.id {
+                        self.take_completion(connection, serial, completion, now);
+                    } else {
+                        self.complete(origin, completion);
+                    }
+                    continue;
+                };
                 if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message) {
                     if self.port.hand_on(id, &message, shards) {
                         let hash = self.env.hash_of(message.key_bytes());
@@ -219,11 +243,18 @@ impl Shard {
     /// Hands on what was held back, in order, until one is held up still.
     fn hand_on_deferred(&mut self, now: Tick) {
         while let Some(next) = self.port.next_deferred() {
-            if self.is_held_up(next) {
+            if let Mail::Publish { message, .. } = next
+                && self.is_held_up(message)
+            {
                 return;
             }
-            let Some((origin, message)) = self.port.take_deferred() else { return };
-            self.publish_for(origin, message, now);
+            match self.port.take_deferred() {
+                Some(Mail::Publish { origin, message }) => self.publish_for(origin, message, now),
+                Some(Mail::Unsubscribe { key, kind, origin, consumer }) => {
+                    self.unsubscribe_for(key, kind, origin, consumer, now);
+                }
+                _ => return,
+            }
             // So that the next one is judged by what this one has added.
             self.port.post();
         }
@@ -330,6 +361,9 @@ impl Shard {
                     self.completed(index, serial, now);
                 }
             }
+            // A service may say so of what it has completed before.
+            Completion::Refused(_)
+                if is_there && serial.is_some_and(|serial| !self.sessions[index].awaits_request(serial)) => {}
             Completion::Refused(fault) if is_there => {
                 let receipt = serial.and_then(|serial| self.sessions[index].refused(serial));
                 self.fault(index, fault, receipt.as_deref(), now);

@@ -1,6 +1,6 @@
 //! One simulated client: tungstenite over bytes in memory, and a STOMP of its own.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io::{self, Read, Write};
 
 use tungstenite::protocol::{Role, WebSocket};
@@ -38,6 +38,8 @@ impl Write for Memory {
 /// What a receipt will confirm.
 enum Awaited {
     Subscribed(SubscriptionId),
+    /// The id, the topic, and the subscription that ends.
+    Left(String, String, SubscriptionId),
     Sent(String),
     Acked(String),
     Nothing,
@@ -61,11 +63,17 @@ pub struct Client {
     is_upgraded: bool,
     http: Vec<u8>,
     ws: WebSocket<Memory>,
-    topics: BTreeMap<String, SubscriptionId>,
+    /// Subscriptions by their ids and topics; those that it has asked to end are here until their receipts come.
+    topics: BTreeMap<(String, String), SubscriptionId>,
+    leaving: BTreeSet<(String, String)>,
+    /// All that it ever had.
+    had: HashSet<(String, String)>,
+    /// Subscriptions whose end was confirmed.
+    left: BTreeSet<(String, String)>,
     /// Ids of queue subscriptions and whether they acknowledge.
-    queues: HashMap<String, bool>,
-    /// Queue messages to acknowledge: ack id and body.
-    pub unsettled: Vec<(String, String)>,
+    queues: BTreeMap<String, bool>,
+    /// Queue messages to acknowledge: ack id, body and subscription.
+    pub unsettled: Vec<(String, String, String)>,
     /// Queue messages that came after somebody else's acknowledgement of them had been confirmed: right only
     /// if the server has ended this session, which has the news still before it.
     late: Vec<String>,
@@ -73,6 +81,10 @@ pub struct Client {
     used: HashSet<String>,
     next: u32,
     name: String,
+    /// Messages of topics that it has not reacted to.
+    pub unanswered: usize,
+    /// Names of the ERRORs that it was sent.
+    pub faults: Vec<String>,
 }
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -87,13 +99,18 @@ impl Client {
             http: Vec::new(),
             ws: WebSocket::from_raw_socket(memory, Role::Client, None),
             topics: BTreeMap::new(),
-            queues: HashMap::new(),
+            leaving: BTreeSet::new(),
+            had: HashSet::new(),
+            left: BTreeSet::new(),
+            queues: BTreeMap::new(),
             unsettled: Vec::new(),
             late: Vec::new(),
             awaited: HashMap::new(),
             used: HashSet::new(),
             next: 0,
             name,
+            unanswered: 0,
+            faults: Vec::new(),
         }
     }
 
@@ -103,6 +120,7 @@ impl Client {
     }
 
     fn say(&mut self, text: String) {
+        self.trace("says", &text);
         let text = text.into_bytes();
         // A STOMP frame over two WebSocket messages now and then.
         let cut = if text.len().is_multiple_of(3) { text.len() / 2 } else { text.len() };
@@ -151,24 +169,77 @@ impl Client {
             let receipt = self.receipt(Awaited::Nothing);
             self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nack:{ack}\nreceipt:{receipt}\n\n\0"));
         } else {
-            let subscription = model.subscribe(place);
-            self.topics.insert(id.clone(), subscription);
+            let subscription = model.subscribe(&self.name, place);
+            self.had.insert((id.clone(), place.into()));
+            self.topics.insert((id.clone(), place.into()), subscription);
             let receipt = self.receipt(Awaited::Subscribed(subscription));
             self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nreceipt:{receipt}\n\n\0"));
         }
     }
 
-    pub fn unsubscribe(&mut self, model: &mut Model) {
-        let Some(id) = self.topics.keys().next().cloned() else { return };
-        model.over(self.topics[&id]);
-        self.topics.remove(&id);
-        self.say(format!("UNSUBSCRIBE\nid:{id}\n\n\0"));
+    /// A subscription to a topic that it has not asked to end; to this one, if there is any.
+    fn some_topic(&self, place: &str) -> Option<(String, String)> {
+        let mut there = self.topics.keys().filter(|key| !self.leaving.contains(*key));
+        let first = there.clone().next();
+        there.find(|(_, topic)| topic == place).or(first).cloned()
+    }
+
+    /// Ends a subscription to `place`, or to another topic.
+    pub fn unsubscribe(&mut self, place: &str, model: &mut Model) -> Option<(String, String)> {
+        let (id, topic) = self.some_topic(place)?;
+        let key = (id.clone(), topic.clone());
+        self.next += 1;
+        if self.next.is_multiple_of(3) {
+            model.over(self.topics.remove(&key)?);
+            self.say(format!("UNSUBSCRIBE\nid:{id}\n\n\0"));
+        } else {
+            let subscription = self.topics[&key];
+            model.leaving(subscription);
+            self.leaving.insert(key.clone());
+            let receipt = self.receipt(Awaited::Left(id.clone(), topic, subscription));
+            self.say(format!("UNSUBSCRIBE\nid:{id}\nreceipt:{receipt}\n\n\0"));
+        }
+        Some(key)
+    }
+
+    /// Ends a subscription to a queue.
+    pub fn unsubscribe_queue(&mut self) {
+        let Some(id) = self.queues.keys().next().cloned() else { return };
+        self.queues.remove(&id);
+        // What it has not settled goes to somebody else.
+        self.unsettled.retain(|(_, _, subscription)| *subscription != id);
+        let receipt = self.receipt(Awaited::Nothing);
+        self.say(format!("UNSUBSCRIBE\nid:{id}\nreceipt:{receipt}\n\n\0"));
+    }
+
+    /// Ends a subscription and uses its id at once, for `place`.
+    pub fn subscribe_again(&mut self, place: &str, model: &mut Model) -> bool {
+        let before = self.some_topic(place).and_then(|key| self.topics.get(&key).copied());
+        let Some(old) = self.unsubscribe(place, model) else { return false };
+        let key = (old.0.clone(), place.to_owned());
+        let subscription = if key == old {
+            self.leaving.remove(&key);
+            match self.topics.remove(&key).or(before) {
+                Some(before) => model.subscribe_again(before),
+                None => return false,
+            }
+        } else if self.had.contains(&key) {
+            // Two of one id and one topic would be taken for one another.
+            return true;
+        } else {
+            model.subscribe(&self.name, place)
+        };
+        self.had.insert(key.clone());
+        self.topics.insert(key, subscription);
+        let receipt = self.receipt(Awaited::Subscribed(subscription));
+        self.say(format!("SUBSCRIBE\nid:{}\ndestination:{place}\nreceipt:{receipt}\n\n\0", old.0));
+        true
     }
 
     pub fn send(&mut self, place: &str, padding: usize, model: &mut Model) {
         self.next += 1;
         let body = format!("{}-{}{}", self.name, self.next, ".".repeat(padding));
-        model.sent(place, &body);
+        model.sent(&self.name, place, &body);
         let receipt = self.receipt(Awaited::Sent(body.clone()));
         self.say(format!("SEND\ndestination:{place}\nreceipt:{receipt}\nx:y\n\n{body}\0"));
     }
@@ -180,7 +251,7 @@ impl Client {
         let bodies = [0, 1].map(|part| format!("{}-{tx}-{part}", self.name));
         let mut text = format!("BEGIN\ntransaction:{tx}\n\n\0");
         for (place, body) in places.iter().zip(&bodies) {
-            model.sent(place, body);
+            model.sent(&self.name, place, body);
             text += &format!("SEND\ndestination:{place}\ntransaction:{tx}\n\n{body}\0");
         }
         // Both are confirmed by the commit; the model learns it of the second, whose receipt it carries.
@@ -193,7 +264,7 @@ impl Client {
         if self.unsettled.is_empty() {
             return;
         }
-        let (ack, body) = self.unsettled.remove(0);
+        let (ack, body, _) = self.unsettled.remove(0);
         if is_nack {
             self.say(format!("NACK\nid:{ack}\n\n\0"));
         } else {
@@ -226,6 +297,7 @@ impl Client {
         self.stage = Stage::Leaving;
         self.topics.values().for_each(|subscription| model.over(*subscription));
         self.topics.clear();
+        self.leaving.clear();
         self.queues.clear();
         self.unsettled.clear();
         self.late.clear();
@@ -279,7 +351,16 @@ impl Client {
         }
     }
 
+    /// Prints a frame, if a person wants to see what happens.
+    fn trace(&self, how: &str, text: &str) {
+        if std::env::var_os("TCBCHAT_SIMULATION_TRACE").is_some() {
+            let start: String = text.chars().take(160).collect();
+            eprintln!("{} {how} {start:?}", self.name);
+        }
+    }
+
     fn stomp(&mut self, text: &str, model: &mut Model) {
+        self.trace("hears", text);
         if text == "\n" {
             return;
         }
@@ -289,6 +370,9 @@ impl Client {
         let command = lines.next().expect("a command");
         let headers: HashMap<&str, &str> = lines.filter_map(|line| line.split_once(':')).collect();
         if self.stage == Stage::Leaving {
+            if command == "ERROR" {
+                self.faults.push(body.trim_end().into());
+            }
             // Under `auto`, what was handed to the socket is delivered, whether or not anybody is left to see.
             if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {
                 model.handed_over(body);
@@ -302,25 +386,43 @@ impl Client {
             }
             "RECEIPT" => match self.awaited.remove(headers["receipt-id"]).expect("a receipt once") {
                 Awaited::Subscribed(subscription) => model.subscribed(subscription),
+                Awaited::Left(id, topic, subscription) => {
+                    let key = (id, topic);
+                    // Unless its id and its topic are in use again.
+                    if self.topics.get(&key) == Some(&subscription) {
+                        self.leaving.remove(&key);
+                        model.left(subscription);
+                        self.topics.remove(&key);
+                        self.left.insert(key);
+                    }
+                }
                 Awaited::Sent(body) => model.confirmed(&body),
                 Awaited::Acked(body) => model.settled(&body),
                 Awaited::Nothing => {}
             },
             "MESSAGE" => {
                 let id = headers["subscription"];
-                if let Some(subscription) = self.topics.get(id) {
+                let key = (id.to_owned(), headers["destination"].to_owned());
+                assert!(!self.left.contains(&key), "{key:?} got {body} after the RECEIPT of its end");
+                if let Some(subscription) = self.topics.get(&key) {
                     model.received(*subscription, headers["message-id"], body);
+                    self.unanswered += 1;
+                } else if headers["destination"].starts_with("/queue/") && !self.queues.contains_key(id) {
+                    model.handed_over(body);
                 } else if let Some(acks) = self.queues.get(id) {
                     if model.is_settled(body) {
                         self.late.push(body.into());
                     }
                     model.offered(body);
                     if *acks {
-                        self.unsettled.push((headers["ack"].into(), body.into()));
+                        self.unsettled.push((headers["ack"].into(), body.into(), id.into()));
                     }
                 }
             }
-            "ERROR" => self.leave(model),
+            "ERROR" => {
+                self.faults.push(body.trim_end().into());
+                self.leave(model);
+            }
             other => panic!("unexpected {other}"),
         }
     }

@@ -15,6 +15,8 @@ use tcbchat::shard::{Shard, Silence, Transport};
 use tcbchat::tcb::Closer;
 use tcbchat::time::{Micros, Tick};
 
+use crate::post::Post;
+
 /// The socket between one connection of a shard and its client.
 pub struct Wire {
     /// Bytes that the server has written and the client has not read.
@@ -119,7 +121,8 @@ impl Transport for Wires {
 /// A shard's wires, and what other reactors do while it writes to them.
 pub struct Meanwhile<'a> {
     pub wires: &'a mut Wires,
-    pub others: Vec<(&'a mut Shard, &'a mut Wires)>,
+    pub others: Vec<(usize, (&'a mut Shard, &'a mut Wires))>,
+    pub post: &'a mut Post,
     pub rng: &'a mut StdRng,
     pub now: Tick,
     pub at: Micros,
@@ -128,8 +131,9 @@ pub struct Meanwhile<'a> {
 impl Transport for Meanwhile<'_> {
     fn send(&mut self, index: u32, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if self.rng.random_bool(0.2)
-            && let Some((shard, wires)) = self.others.choose_mut(self.rng)
+            && let Some((at, (shard, wires))) = self.others.choose_mut(self.rng)
         {
+            self.post.look(*at);
             shard.take_mail(self.now);
             shard.flush(*wires, self.now, self.at);
         }

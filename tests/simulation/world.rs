@@ -1,5 +1,6 @@
 //! Shards, their wires, clients and the clock, under one random generator.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 use crate::client::{Client, Stage};
+use crate::coverage::Coverage;
 use crate::model::Model;
+use crate::post::Post;
 use crate::wires::{Meanwhile, Wire, Wired, Wires};
 
 /// Clients at most. More than the table holds, so that some are refused.
@@ -67,6 +70,9 @@ pub struct World {
     /// Set where a reactor would wake up: mail has come, or a socket is ready.
     awake: Arc<[AtomicBool]>,
     wires: Vec<Wires>,
+    post: Post,
+    /// Of all bytes that clients were sent.
+    trace: DefaultHasher,
     tcbs: Arc<TcbTable>,
     pending: Arc<Pending>,
     /// Refused because too many from one address were in the handshake.
@@ -123,6 +129,7 @@ impl World {
                 // In half of the worlds a message that was refused is soon a dead letter.
                 deliveries_max: if rng.random_bool(0.5) { rng.random_range(1..3) } else { 60_000 },
                 queue_idle_s: u32::MAX,
+                queue_messages_max: if rng.random_bool(0.2) { 8 } else { 1000 },
                 // So small that rooms are full.
                 pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
                 ack_timeout_s: u32::MAX,
@@ -161,6 +168,8 @@ impl World {
             shards,
             awake,
             wires: (0..count).map(|_| Wires::default()).collect(),
+            post: Post::new(seed, mesh),
+            trace: DefaultHasher::new(),
             tcbs,
             pending,
             refused: 0,
@@ -178,13 +187,21 @@ impl World {
 
     /// One random action, and some progress.
     pub fn step(&mut self) {
-        if self.seats.len() < CLIENTS && self.rng.random_bool(0.15) {
-            self.arrive();
+        if self.rng.random_bool(0.13) {
+            // Now and then more than may be in the handshake from one address.
+            for _ in 0..if self.rng.random_bool(0.1) { 6 } else { 1 } {
+                if self.seats.len() < CLIENTS {
+                    self.arrive();
+                }
+            }
         }
         if !self.seats.is_empty() {
             let at = self.rng.random_range(0..self.seats.len());
             self.act(at);
         }
+        let live = self.seats.first().map(|seat| (seat.shard, seat.key));
+        self.post.stray(live);
+        self.post.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
         }
@@ -216,7 +233,7 @@ impl World {
         self.named += 1;
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
         let host = 2 + (self.named % 2) as u8;
-        let remote = SocketAddr::from(([127, 0, 0, host], 10_000 + self.named as u16));
+        let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
         let shard = self.rng.random_range(0..self.shards.len());
         // A refusal without an answer: the socket is closed at once.
         let before = self.pending.count();
@@ -268,6 +285,7 @@ impl World {
 
     fn act(&mut self, at: usize) {
         let (place, other) = (self.place(), self.place());
+        let topic = TOPICS[self.rng.random_range(0..TOPICS.len())];
         let padding = match self.rng.random_range(0..100) {
             0..10 => self.rng.random_range(0..3000),
             // So much that the body is shared by members whose subscriptions have other ids. Several of them in a queue
@@ -302,11 +320,37 @@ impl World {
                 seat.has_heart_beat |= beats;
                 client.connect(beats.then_some(2000));
             }
-            (Stage::Ready, 2..25) => client.subscribe(place, model),
-            (Stage::Ready, 25..30) => client.unsubscribe(model),
-            (Stage::Ready, 30..75) => client.send(place, padding, model),
+            (Stage::Ready, 2..20) => client.subscribe(place, model),
+            (Stage::Ready, 20..24) => drop(client.unsubscribe(place, model)),
+            (Stage::Ready, 24) => client.unsubscribe_queue(),
+            (Stage::Ready, 25..29) => {
+                self.post.coverage.note("breath", "SEND, UNSUBSCRIBE");
+                client.send(topic, padding, model);
+                client.unsubscribe(topic, model);
+            }
+            (Stage::Ready, 29..33) => {
+                self.post.coverage.note("breath", "SUBSCRIBE, SEND");
+                client.subscribe(topic, model);
+                client.send(topic, padding, model);
+            }
+            (Stage::Ready, 33..38) => {
+                self.post.coverage.note("breath", "SUBSCRIBE, SEND elsewhere");
+                client.subscribe(topic, model);
+                client.send(other, padding, model);
+            }
+            (Stage::Ready, 38..42) => {
+                if client.subscribe_again(topic, model) {
+                    self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
+                }
+            }
+            (Stage::Ready, 42..55) if client.unanswered > 0 => {
+                self.post.coverage.note("breath", "an answer to a message");
+                client.unanswered = 0;
+                client.send(topic, padding, model);
+            }
+            (Stage::Ready, 42..75) => client.send(place, padding, model),
             (Stage::Ready, 75..80) => client.transact([place, other], model),
-            (Stage::Ready, 80..92) => client.settle(choice > 90),
+            (Stage::Ready, 80..92) => client.settle(choice > 85),
             (Stage::Ready, 92) => client.disconnect(model),
             (Stage::Ready, 94) => client.blunder(padding, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
@@ -423,6 +467,7 @@ impl World {
             self.awake[seat.shard].store(true, Ordering::Relaxed);
         }
         if !bytes.is_empty() {
+            (&seat.key.index, seat.shard, &bytes).hash(&mut self.trace);
             seat.client.receive(&bytes, &mut self.model);
         }
         if is_end && !seat.has_ended {
@@ -448,12 +493,20 @@ impl World {
     fn turn(&mut self, at: usize) {
         self.at = self.at.after(100);
         (0..self.seats.len()).for_each(|at| self.arrive_at_kernel(at));
-        let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).collect();
-        let (shard, wires) = all.swap_remove(at);
+        let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).enumerate().collect();
+        let (_, (shard, wires)) = all.swap_remove(at);
         shard.continue_farewell(self.now);
+        self.post.look(at);
         shard.take_mail(self.now);
         shard.expire(&Wired(wires, self.now), self.now);
-        let mut meanwhile = Meanwhile { wires, others: all, rng: &mut self.rng, now: self.now, at: self.at };
+        let mut meanwhile = Meanwhile {
+            wires,
+            others: all,
+            post: &mut self.post,
+            rng: &mut self.rng,
+            now: self.now,
+            at: self.at,
+        };
         shard.flush(&mut meanwhile, self.now, self.at);
         if self.tcbs.has_time_wait() {
             let look = shard.next_deadline().expect("records must go without traffic");
@@ -482,8 +535,13 @@ impl World {
                 // A reset can overtake what was written: nothing is owed to this client.
                 seat.client.leave(&mut self.model);
             }
+            (&closed.index, closed.reset, &wire.to_client).hash(&mut self.trace);
             seat.client.receive(&wire.to_client, &mut self.model);
             seat.client.leave(&mut self.model);
+            self.post.ended(at, seat.key);
+            for fault in seat.client.faults {
+                self.post.coverage.note("fault", &fault);
+            }
         }
     }
 
@@ -492,7 +550,7 @@ impl World {
     fn settle(&mut self) {
         let mut has_moved = true;
         while has_moved {
-            has_moved = false;
+            has_moved = self.post.complete_all();
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 self.seats[at].is_unreported = false;
@@ -516,9 +574,16 @@ impl World {
     }
 
     /// Reads all queues empty, checks the model, and sends everybody home.
-    pub fn finish(mut self) {
+    pub fn finish(mut self) -> (Coverage, u64) {
         self.settle();
         self.find_the_hung();
+        // Who has said DISCONNECT, and waits behind a request that is never completed, hangs up: that is what ends it.
+        for at in 0..self.seats.len() {
+            if self.seats[at].client.stage == Stage::Leaving && !self.seats[at].has_ended {
+                self.end(at);
+            }
+        }
+        self.settle();
         for _ in 0..40 {
             for at in 0..self.seats.len() {
                 let seat = &mut self.seats[at];
@@ -562,17 +627,36 @@ impl World {
         self.tcbs.check();
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);
+        self.post.check_empty();
+        let mut coverage = std::mem::take(&mut self.post.coverage);
+        self.shards.iter().for_each(|shard| coverage.note_shard(shard));
+        for shard in &self.shards {
+            shard.counters().iter().for_each(|(_, value)| value.hash(&mut self.trace));
+        }
+        (coverage, self.trace.finish())
     }
 
     /// Those who promised beats and neither beat nor read are found, each within the silence that makes it suspect, as
-    /// much time to take what was under way, and the time of a closing handshake; and nobody else is.
+    /// much time to take what was under way, and the time of a closing handshake; and nobody else is. Twice that: what was
+    /// held back for a moment, its settlements for a full mailbox, say, counts as heard when that ends.
     fn find_the_hung(&mut self) {
-        const TICKS: u32 = 51 + 51 + 51;
+        const TICKS: u32 = 2 * (51 + 51 + 51);
         for _ in 0..TICKS.div_ceil(5) + 2 {
             self.let_pass(5);
             self.settle();
         }
-        assert!(!self.seats.iter().any(|seat| seat.is_hung), "somebody who hangs is not found");
+        for seat in self.seats.iter().filter(|seat| seat.is_hung) {
+            let shard = &self.shards[seat.shard];
+            panic!(
+                "somebody who hangs is not found: {:?} with {} bytes unread, read from {}, end {}, at {:?}: {:?}",
+                seat.client.stage,
+                seat.to_server.len(),
+                shard.wants_read(seat.key),
+                seat.has_ended,
+                self.now,
+                shard.liveness(seat.key)
+            );
+        }
     }
 
     /// A last client takes what is left in the queues.
@@ -598,6 +682,8 @@ impl World {
         }
         for _ in 0..40 {
             self.settle();
+            // A dead letter that was refused is sent again in its own time.
+            self.let_pass(30);
             while !self.seats[at].client.unsettled.is_empty() {
                 self.seats[at].client.settle(false);
             }
