@@ -414,3 +414,6 @@ impl Connections {
         assert_eq!(self.wheel.len(), 0);
     }
 }
+
+#[cfg(test)]
+mod tests;
