@@ -338,11 +338,10 @@ impl World {
                 client.subscribe(topic, model);
                 client.send(other, padding, model);
             }
-            (Stage::Ready, 38..42) => {
-                if client.subscribe_again(topic, model) {
-                    self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
-                }
+            (Stage::Ready, 38..42) if client.subscribe_again(topic, model) => {
+                self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
             }
+            (Stage::Ready, 38..42) => {}
             (Stage::Ready, 42..55) if client.unanswered > 0 => {
                 self.post.coverage.note("breath", "an answer to a message");
                 client.unanswered = 0;
@@ -645,7 +644,7 @@ impl World {
             self.let_pass(5);
             self.settle();
         }
-        for seat in self.seats.iter().filter(|seat| seat.is_hung) {
+        if let Some(seat) = self.seats.iter().find(|seat| seat.is_hung) {
             let shard = &self.shards[seat.shard];
             panic!(
                 "somebody who hangs is not found: {:?} with {} bytes unread, read from {}, end {}, at {:?}: {:?}",
