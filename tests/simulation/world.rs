@@ -679,10 +679,14 @@ impl World {
         for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {
             self.seats[at].client.subscribe(place, &mut self.model);
         }
+        let last = (self.seats[at].shard, self.seats[at].key);
         for _ in 0..40 {
             self.settle();
             // A dead letter that was refused is sent again in its own time.
             self.let_pass(30);
+            // Others may have gone, as time passes.
+            let at = self.seats.iter().position(|seat| (seat.shard, seat.key) == last);
+            let at = at.expect("it stays until the queues are empty");
             while !self.seats[at].client.unsettled.is_empty() {
                 self.seats[at].client.settle(false);
             }
