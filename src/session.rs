@@ -666,3 +666,27 @@ impl Session {
         self.subscriptions.shrink_to_fit();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsubscribes_of_one_room_are_answered_in_their_order() {
+        let mut session = Session::default();
+        for class in 0..4 {
+            let state = State::Joined;
+            let ack = AckMode::Auto;
+            let (class, place, position, kind) = (Symbol(class), 7, class, Kind::Topic);
+            session.subscribing(Subscription { class, place, position, ack, kind, state });
+        }
+        for class in [2, 0, 1] {
+            assert!(session.leaving(Symbol(class)).is_some());
+            assert!(session.leaving(Symbol(class)).is_none(), "it is leaving");
+        }
+        // Another one that goes does not change that.
+        assert!(session.unsubscribed(Symbol(3)).is_some());
+        let left = [(); 4].map(|()| session.left(7).map(|gone| gone.class.0));
+        assert_eq!(left, [Some(2), Some(0), Some(1), None]);
+    }
+}

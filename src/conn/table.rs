@@ -449,3 +449,6 @@ impl Connections {
         assert_eq!(self.wheel.len(), 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,11 +207,11 @@ impl Shard {
                     }
                     continue;
                 };
-                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message) {
-                    if self.port.hand_on(id, &message, shards) {
-                        let hash = self.env.hash_of(message.key_bytes());
-                        self.deliver(Sequenced { id, message }, hash);
-                    }
+                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message)
+                    && self.port.hand_on(id, &message, shards)
+                {
+                    let hash = self.env.hash_of(message.key_bytes());
+                    self.deliver(Sequenced { id, message }, hash);
                 }
                 if origin.shard == self.env.id {
                     self.let_go_of_room(origin.connection);

@@ -131,6 +131,7 @@ impl World {
                 queue_idle_s: u32::MAX,
                 queue_messages_max: if rng.random_bool(0.2) { 8 } else { 1000 },
                 // So small that rooms are full.
+                parked_bytes_max: if rng.random_bool(0.3) { 3 * 1024 } else { 64 << 20 },
                 pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
                 ack_timeout_s: u32::MAX,
                 flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
@@ -338,11 +339,10 @@ impl World {
                 client.subscribe(topic, model);
                 client.send(other, padding, model);
             }
-            (Stage::Ready, 38..42) => {
-                if client.subscribe_again(topic, model) {
-                    self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
-                }
+            (Stage::Ready, 38..42) if client.subscribe_again(topic, model) => {
+                self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
             }
+            (Stage::Ready, 38..42) => {}
             (Stage::Ready, 42..55) if client.unanswered > 0 => {
                 self.post.coverage.note("breath", "an answer to a message");
                 client.unanswered = 0;
@@ -645,7 +645,7 @@ impl World {
             self.let_pass(5);
             self.settle();
         }
-        for seat in self.seats.iter().filter(|seat| seat.is_hung) {
+        if let Some(seat) = self.seats.iter().find(|seat| seat.is_hung) {
             let shard = &self.shards[seat.shard];
             panic!(
                 "somebody who hangs is not found: {:?} with {} bytes unread, read from {}, end {}, at {:?}: {:?}",
@@ -680,10 +680,14 @@ impl World {
         for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {
             self.seats[at].client.subscribe(place, &mut self.model);
         }
+        let last = (self.seats[at].shard, self.seats[at].key);
         for _ in 0..40 {
             self.settle();
             // A dead letter that was refused is sent again in its own time.
             self.let_pass(30);
+            // Others may have gone, as time passes.
+            let at = self.seats.iter().position(|seat| (seat.shard, seat.key) == last);
+            let at = at.expect("it stays until the queues are empty");
             while !self.seats[at].client.unsettled.is_empty() {
                 self.seats[at].client.settle(false);
             }

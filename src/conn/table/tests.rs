@@ -1,0 +1,123 @@
+//! The table against a list of connections.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::buf::Pool;
+use crate::tcb::TableConfig;
+
+const PENDING_MAX: u32 = 4;
+const REFUSALS_MAX: u32 = 2;
+const CAPACITY: u32 = 6;
+
+fn table() -> Connections {
+    Connections::new(Setup {
+        shard: 0,
+        connections_max: 5,
+        handshake: limits::Handshake {
+            pending_max: PENDING_MAX,
+            refusals_max: REFUSALS_MAX,
+            ..limits::Handshake::default()
+        },
+        pending: Arc::new(Pending::new(100)),
+        tcbs: Arc::new(TcbTable::new(TableConfig::sized(CAPACITY, 1))),
+        now: Tick(0),
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Open,
+    /// The handshake of the nth is over.
+    Greet(usize),
+    Close(usize, bool),
+    TakeClosed,
+    SetMemoryShort(bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => Just(Op::Open),
+        3 => (0usize..8).prop_map(Op::Greet),
+        3 => (0usize..8, any::<bool>()).prop_map(|(nth, reset)| Op::Close(nth, reset)),
+        2 => Just(Op::TakeClosed),
+        1 => any::<bool>().prop_map(Op::SetMemoryShort),
+    ]
+}
+
+proptest! {
+    /// The model keeps who is there, whether it was refused, and whether it is in the handshake.
+    #[test]
+    fn indices_come_back_only_when_they_were_given_out(ops in prop::collection::vec(op(), 0..200)) {
+        let (mut table, mut pool) = (table(), Pool::new(&limits::Buffers::default()));
+        let mut counters = ShardCounters::default();
+        let mut model: BTreeMap<u32, (ConnKey, bool, bool)> = BTreeMap::new();
+        let mut closed: Vec<Closed> = Vec::new();
+        let (mut port, mut is_short) = (1000, false);
+        for op in ops {
+            let nth = |nth: usize| model.keys().copied().nth(nth);
+            match op {
+                Op::Open => {
+                    port += 1;
+                    let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
+                    let opened = table.open(FourTuple::new(address(1), address(port)), &mut counters, Tick(0));
+                    let handshakes = model.values().filter(|(_, _, greets)| *greets).count();
+                    let refused = model.values().filter(|(_, is_refused, _)| *is_refused).count();
+                    let is_full = is_short || model.len() + closed.len() >= 5;
+                    match opened {
+                        Err(refusal) if handshakes as u32 >= PENDING_MAX => prop_assert_eq!(refusal, Refusal::Pending),
+                        Err(refusal) => {
+                            prop_assert_eq!(refusal, Refusal::TableFull);
+                            prop_assert!(is_full && refused as u32 >= REFUSALS_MAX);
+                        }
+                        Ok(key) => {
+                            let is_refused = table.phase(key.index) == Phase::Refused;
+                            prop_assert_eq!(is_refused, is_full);
+                            prop_assert!(closed.iter().all(|closed| closed.index != key.index), "an index in use");
+                            prop_assert!(model.insert(key.index, (key, is_refused, true)).is_none());
+                        }
+                    }
+                }
+                Op::Greet(at) => {
+                    let there = nth(at).filter(|index| model[index].2 && !model[index].1);
+                    if let Some(index) = there {
+                        table.leave_handshake(index);
+                        table[index].phase = Phase::Stomp;
+                        model.get_mut(&index).unwrap().2 = false;
+                    }
+                }
+                Op::Close(at, reset) => {
+                    if let Some(index) = nth(at) {
+                        let (key, ..) = model.remove(&index).unwrap();
+                        prop_assert!(table.is_current(key));
+                        prop_assert!(table.close(index, reset, &mut pool, Tick(0)).is_some());
+                        prop_assert!(table.close(index, reset, &mut pool, Tick(0)).is_none(), "closed twice");
+                        prop_assert!(!table.is_current(key));
+                        closed.push(Closed { index, reset });
+                    }
+                }
+                Op::TakeClosed => {
+                    let mut taken = Vec::new();
+                    table.take_closed(&mut taken, Tick(0));
+                    prop_assert_eq!(&taken, &closed);
+                    closed.clear();
+                }
+                Op::SetMemoryShort(now) => {
+                    is_short = now;
+                    table.set_memory_short(now);
+                }
+            }
+            prop_assert_eq!(table.len(), model.len());
+            prop_assert!(model.values().all(|(key, ..)| table.is_current(*key)));
+            table.check();
+        }
+        for index in model.into_keys() {
+            table.close(index, true, &mut pool, Tick(0));
+        }
+        table.take_closed(&mut Vec::new(), Tick(0));
+        table.check();
+        table.check_empty();
+    }
+}
