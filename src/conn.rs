@@ -177,6 +177,7 @@ impl Connection {
     /// Whether input is taken. What a closing connection sends is taken and thrown away: unread bytes would
     /// turn its close into a reset, and the reset can overtake the last answer.
     pub fn wants_read(&self) -> bool {
-        !self.has_ended && self.phase != Phase::Closed && !(self.phase.is_open() && !self.holds.is_empty())
+        let is_held = self.phase.is_open() && !self.holds.is_empty();
+        !self.has_ended && self.phase != Phase::Closed && !is_held
     }
 }

@@ -42,6 +42,10 @@ struct Topic {
     epoch: u64,
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
+    #[allow(
+        clippy::box_collection,
+        reason = "few rooms have it at any time, and a list would take 24 bytes more in each"
+    )]
     parked: Option<Box<VecDeque<(Origin, Parked)>>>,
     /// On whose account the room is: who made it.
     maker: Holder,

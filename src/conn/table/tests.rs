@@ -62,7 +62,7 @@ proptest! {
                 Op::Open => {
                     port += 1;
                     let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-                    let opened = table.open(FourTuple::new(address(1), address(port)), &mut counters, Tick(0));
+                    let opened = table.open(FourTuple::new(address(1), address(port)), Source::of(address(port).ip()), &mut counters, Tick(0));
                     let handshakes = model.values().filter(|(_, _, greets)| *greets).count();
                     let refused = model.values().filter(|(_, is_refused, _)| *is_refused).count();
                     let is_full = is_short || model.len() + closed.len() >= 5;
