@@ -2,8 +2,13 @@
 //! stays within what the reactor may have.
 
 use std::fs;
+use std::io::Write;
+use std::ops::Range;
+use std::thread;
 
 use tungstenite::Message;
+use tungstenite::protocol::frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::{Client, Frame, Server};
 use crate::{Setup, members, send};
@@ -15,7 +20,9 @@ on_one_and_three_reactors!(
     many_small_messages_stay_within_the_reactors_bound,
     who_reads_is_not_cut_off_for_a_burst,
     who_reads_is_not_cut_off_for_what_was_sent_before,
-    one_that_says_goodbye_gets_its_receipts_and_nothing_that_waited
+    one_that_says_goodbye_gets_its_receipts_and_nothing_that_waited,
+    one_that_never_reads_and_leaves_again_and_again_harms_nobody,
+    what_is_left_of_a_subscription_comes_before_its_successor
 );
 
 /// Bodies that are published at most: far more than the kernel's buffers hold for one connection.
@@ -284,4 +291,77 @@ fn one_that_says_goodbye_and_does_not_read_is_still_bounded() {
     client.socket().flush().unwrap();
     server.await_metric("subscriptions", |count| count == 0);
     server.await_metric("outbound_bytes", |bytes| bytes == 0);
+}
+
+/// Rounds of SUBSCRIBE, SEND and UNSUBSCRIBE by one that reads nothing.
+const ROUNDS: usize = 66_000;
+
+/// Each round leaves a piece of a log that is still to be sent, in a room that the session is no longer in.
+fn one_that_never_reads_and_leaves_again_and_again_harms_nobody(setup: Setup) {
+    let server = setup.server();
+    let stream = server.dial_with_little_room(4096);
+    let (mut leaver, _) = Client::try_open_on(stream, &server, "/ws", &["v12.stomp"]).unwrap();
+    leaver.start_session(Frame::new("CONNECT"));
+    leaver.subscribe("f", "/topic/fill");
+    for _ in 0..6 {
+        leaver.publish("/topic/fill", "x".repeat(100_000));
+    }
+    let join = Frame::new("SUBSCRIBE").header("destination", "/topic/a").header("id", "a").encode();
+    let leave = Frame::new("UNSUBSCRIBE").header("id", "a").encode();
+    let round = [join, send("/topic/a", "").encode(), leave].concat();
+    let rounds = masked(round.repeat(100)).repeat(ROUNDS / 100);
+    let mut stream = leaver.socket().get_ref().try_clone().unwrap();
+    // The server reads no more than it has room for, so the rest is sent while the answers are read.
+    let writer = thread::spawn(move || {
+        stream.write_all(&rounds).unwrap();
+        stream.write_all(&masked(send("/topic/fill", "last").encode())).unwrap();
+    });
+    let mut member = members(&server, 1, "/topic/other").remove(0);
+    for _ in 0..1000 {
+        member.publish("/topic/other", "meanwhile");
+        assert_eq!(member.expect_body(), "meanwhile");
+    }
+    while leaver.expect_body() != "last" {}
+    writer.join().unwrap();
+}
+
+/// A binary message as a client sends it.
+fn masked(payload: Vec<u8>) -> Vec<u8> {
+    let mut frame = frame::Frame::message(payload, OpCode::Data(Data::Binary), true);
+    frame.header_mut().mask = Some([0; 4]);
+    let mut bytes = Vec::new();
+    frame.format(&mut bytes).unwrap();
+    bytes
+}
+
+/// A session may subscribe to a room that it has just left, with another way to acknowledge: it gets what it had
+/// not got of the first subscription before what is the second's.
+fn what_is_left_of_a_subscription_comes_before_its_successor(setup: Setup) {
+    let server = setup.server();
+    let stream = server.dial_with_little_room(4096);
+    let (mut slow, _) = Client::try_open_on(stream, &server, "/ws", &["v12.stomp"]).unwrap();
+    slow.start_session(Frame::new("CONNECT"));
+    slow.subscribe("a", "/topic/a");
+    let mut publisher = Client::connect(&server);
+    let filling = "x".repeat(30_000);
+    let mut publish = |numbers: Range<u32>| {
+        for number in numbers {
+            publisher.publish_confirmed("/topic/a", format!("{number} {filling}"));
+        }
+    };
+    publish(0..40);
+    let frames = server.metric("stomp_frames_received_total");
+    slow.send(&Frame::new("UNSUBSCRIBE").header("id", "a"));
+    let again = Frame::new("SUBSCRIBE").header("destination", "/topic/a").header("id", "a");
+    slow.send(&again.header("ack", "client"));
+    server.await_metric("stomp_frames_received_total", |count| count == frames + 2);
+    publish(40..80);
+    let mut got: Vec<u32> = Vec::new();
+    while got.last() != Some(&79) {
+        let frame = slow.next();
+        if frame.command == "MESSAGE" {
+            got.push(frame.text().split(' ').next().unwrap().parse().unwrap());
+        }
+    }
+    assert!(got.is_sorted(), "{got:?}");
 }
