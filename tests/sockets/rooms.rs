@@ -17,6 +17,7 @@ on_one_and_three_reactors!(
     a_megabyte_in_pieces,
     many_who_talk_at_once_and_more_than_a_turn_reads,
     what_is_delayed_comes_whole_in_order_and_in_fewer_writes,
+    one_who_is_in_many_rooms_leaves_room_for_others,
 );
 
 /// Members that the kernel spreads over the reactors.
@@ -246,4 +247,25 @@ fn what_is_delayed_comes_whole_in_order_and_in_fewer_writes(setup: Setup) {
     publisher.publish("/topic/cool", "now");
     assert_eq!(publisher.expect_body(), "now");
     assert_eq!(server.metric("fanouts_delayed_total"), delayed);
+}
+
+/// Rooms of every reactor count for `rooms.rooms_max` where they are held, and not where somebody is in them.
+fn one_who_is_in_many_rooms_leaves_room_for_others(setup: Setup) {
+    const ROOMS_MAX: usize = 600;
+    let limits = format!("[rooms]\nrooms_max = {ROOMS_MAX}\n[stomp]\nsubscriptions_max = 4096\n");
+    let server = setup.server_with(&limits, &[]);
+    let mut greedy = Client::connect(&server);
+    // Three fifths of what all reactors hold. Names spread evenly enough that no reactor has more than three quarters.
+    let rooms = ROOMS_MAX * setup.reactors as usize * 3 / 5;
+    for room in 1..rooms {
+        let subscribe = Frame::new("SUBSCRIBE").header("destination", &format!("/topic/{room}"));
+        greedy.send(&subscribe.header("id", &room.to_string()));
+    }
+    greedy.subscribe("last", "/topic/last");
+    // They are wherever the kernel puts them, the reactor of the greedy one included.
+    for mut stranger in members(&server, MEMBERS, "/topic/strangers") {
+        for room in 0..10 {
+            stranger.subscribe(&room.to_string(), &format!("/topic/strangers.{room}"));
+        }
+    }
 }
