@@ -13,12 +13,12 @@
 mod awaiting;
 mod extra;
 mod head;
+mod subscriptions;
 pub mod table;
 
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::footprint::Part;
 use crate::limits;
 use crate::message::class::{AckMode, Class};
 use crate::message::destination::{Destination, Kind};
@@ -32,36 +32,7 @@ pub use awaiting::Awaited;
 use extra::Extra;
 pub use extra::Unsettled;
 use head::{Head, Value};
-
-/// How far a subscription is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Its owner has not answered: `position` is the request.
-    Joining,
-    /// It gets messages.
-    Joined,
-    /// It gets what its owner sequences before it reads the UNSUBSCRIBE. Its id is free.
-    Leaving,
-}
-
-/// One subscription of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subscription {
-    /// Its encoding class, which holds its id: unique in the session among those that are not leaving.
-    pub class: Symbol,
-    /// The room's index, or the symbol of the queue's key. Of a room, only once it has joined.
-    pub place: u32,
-    /// Where the room has it among its members; of a queue, and of one that is joining, the number of its request.
-    pub position: u32,
-    /// How its messages are acknowledged.
-    pub ack: AckMode,
-    /// What it is subscribed to.
-    pub kind: Kind,
-    /// How far it is.
-    pub state: State,
-}
-
-const _: () = assert!(size_of::<Subscription>() == 16);
+pub use subscriptions::{State, Subscription, Subscriptions};
 
 /// What a frame asks the shard to do.
 #[derive(Debug, Clone)]
@@ -96,6 +67,16 @@ pub enum Command {
     Disconnect,
 }
 
+impl Command {
+    /// Bytes that count against `stomp.transaction_bytes_max` while a transaction holds it.
+    fn weight(&self) -> u64 {
+        match self {
+            Command::Publish(message) => message.weight(),
+            _ => size_of::<Command>() as u64,
+        }
+    }
+}
+
 /// What the session needs of its shard.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -112,7 +93,7 @@ pub struct Context<'a> {
 /// A STOMP session.
 #[derive(Debug, Default)]
 pub struct Session {
-    subscriptions: SmallVec<[Subscription; 1]>,
+    subscriptions: Subscriptions,
     extra: Option<Box<Extra>>,
     login: Option<Login>,
     beat_out: Interval,
@@ -170,18 +151,13 @@ impl Session {
     }
 
     /// The subscriptions.
-    pub fn subscriptions(&self) -> &[Subscription] {
+    pub fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
     }
 
-    /// What the subscriptions take that are not kept in place: nothing while there is one.
-    pub fn more_subscriptions(&self) -> Part {
-        let subscriptions = &self.subscriptions;
-        if subscriptions.spilled() {
-            Part::array(subscriptions.len(), subscriptions.capacity(), size_of::<Subscription>())
-        } else {
-            Part::default()
-        }
+    /// The subscriptions, for what their rooms and owners say of them.
+    pub fn subscriptions_mut(&mut self) -> &mut Subscriptions {
+        &mut self.subscriptions
     }
 
     /// Bytes of the box that a busy session has; what is in its lists is not counted.
@@ -294,10 +270,7 @@ impl Session {
         stomp::user_header_lines(stomp_frame, &mut lines);
         let message = Message::new(&destination, &lines, stomp_frame.body);
         match head.transaction.bounded(context.limits)? {
-            Some(transaction) => {
-                let weight = message.weight();
-                self.in_transaction(transaction, Command::Publish(message), weight, context.limits)
-            }
+            Some(transaction) => self.in_transaction(transaction, Command::Publish(message), context.limits),
             None => {
                 context.commands.push(Command::Publish(message));
                 Ok(())
@@ -305,14 +278,8 @@ impl Session {
         }
     }
 
-    fn in_transaction(
-        &mut self,
-        id: &str,
-        command: Command,
-        weight: u64,
-        limits: &limits::Stomp,
-    ) -> Result<(), Fault> {
-        let held = self.extra_mut().hold(id, command, weight, limits);
+    fn in_transaction(&mut self, id: &str, command: Command, limits: &limits::Stomp) -> Result<(), Fault> {
+        let held = self.extra_mut().hold(id, command, limits);
         self.tidy();
         held
     }
@@ -323,7 +290,7 @@ impl Session {
         let destination = Destination::parse_subscribe(text, login)?;
         let (id, is_named) = self.subscription_id(head, context.limits)?;
         let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
-        if self.find(&id, context.classes).is_some() {
+        if self.subscriptions.find(&id, context.classes).is_some() {
             return Err(Fault::SubscriptionExists);
         }
         let max = context.limits.subscriptions_max;
@@ -339,7 +306,7 @@ impl Session {
 
     fn unsubscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let (id, _) = self.subscription_id(head, context.limits)?;
-        let found = self.find(&id, context.classes).ok_or(Fault::NoSuchSubscription)?;
+        let found = self.subscriptions.find(&id, context.classes).ok_or(Fault::NoSuchSubscription)?;
         context.commands.push(Command::Unsubscribe(found.class));
         Ok(())
     }
@@ -352,19 +319,6 @@ impl Session {
         Ok((head.required(&head.id, limits)?.into(), true))
     }
 
-    fn find(&self, id: &str, classes: &Interner<Class>) -> Option<&Subscription> {
-        let is_it = |subscription: &&Subscription| {
-            subscription.state != State::Leaving && &*classes.value(subscription.class).id == id
-        };
-        self.subscriptions.iter().find(is_it)
-    }
-
-    /// The subscription with this class, unless it is leaving.
-    pub fn subscription(&self, class: Symbol) -> Option<&Subscription> {
-        let mut subscriptions = self.subscriptions.iter();
-        subscriptions.find(|subscription| subscription.class == class && subscription.state != State::Leaving)
-    }
-
     /// ACK and NACK. 1.2 names the message by `id`, 1.1 and 1.0 by `message-id`: both are the message's id
     /// here.
     fn settle(&mut self, head: &Head<'_>, is_nack: bool, context: &mut Context<'_>) -> Result<(), Fault> {
@@ -375,8 +329,7 @@ impl Session {
             Some(transaction) => {
                 let unsettled = Unsettled { id, class: Symbol(u32::MAX) };
                 let command = Command::Settle { unsettled, is_nack };
-                let weight = size_of::<Command>() as u64;
-                self.in_transaction(transaction, command, weight, context.limits)
+                self.in_transaction(transaction, command, context.limits)
             }
             None => self.settle_id(id, is_nack, context.commands),
         }
@@ -384,11 +337,7 @@ impl Session {
 
     fn settle_id(&mut self, id: MessageId, is_nack: bool, commands: &mut Vec<Command>) -> Result<(), Fault> {
         let subscriptions = &self.subscriptions;
-        let mode = |class| {
-            let found =
-                subscriptions.iter().find(|other| other.class == class && other.state != State::Leaving);
-            found.map_or(AckMode::Auto, |subscription| subscription.ack)
-        };
+        let mode = |class| subscriptions.get(class).map_or(AckMode::Auto, |subscription| subscription.ack);
         let settled = match &mut self.extra {
             Some(extra) => extra.settle(id, mode),
             None => Vec::new(),
@@ -433,75 +382,18 @@ impl Session {
         }
     }
 
-    /// The shard carries out a `Subscribe`: the subscription is there, and may be joining.
-    pub fn subscribing(&mut self, subscription: Subscription) {
-        self.subscriptions.push(subscription);
-    }
-
-    /// The subscription whose request has this number, if its owner has not answered.
-    pub fn joining(&self, serial: u32) -> Option<&Subscription> {
-        let mut subscriptions = self.subscriptions.iter();
-        subscriptions
-            .find(|subscription| subscription.state == State::Joining && subscription.position == serial)
-    }
-
-    /// Whether the owner of any subscription has not answered.
-    pub fn is_joining(&self) -> bool {
-        self.subscriptions.iter().any(|subscription| subscription.state == State::Joining)
-    }
-
-    /// Its owner has answered: it has joined, in a room at this place and position.
-    pub fn joined(&mut self, serial: u32, room: Option<(u32, u32)>) {
-        let mut subscriptions = self.subscriptions.iter_mut();
-        let found = subscriptions
-            .find(|subscription| subscription.state == State::Joining && subscription.position == serial);
-        if let Some(subscription) = found {
-            subscription.state = State::Joined;
-            if let Some((place, position)) = room {
-                (subscription.place, subscription.position) = (place, position);
-            }
-        }
-    }
-
     /// The shard carries out an `Unsubscribe` of a destination of another shard: what the subscription has not settled is
     /// forgotten, and it leaves when its owner has answered.
-    pub fn leaving(&mut self, class: Symbol) -> Option<Subscription> {
+    pub fn leaving(&mut self, class: Symbol) {
         self.forget(class);
-        let is_it = |other: &Subscription| other.class == class && other.state != State::Leaving;
-        let at = self.subscriptions.iter().position(is_it)?;
-        // Behind those that left before it: their owner answers in this order.
-        let leaving = Subscription { state: State::Leaving, ..self.subscriptions.remove(at) };
-        self.subscriptions.push(leaving);
-        Some(leaving)
-    }
-
-    /// Whether a subscription with this id is leaving.
-    pub fn is_leaving(&self, id: &str, classes: &Interner<Class>) -> bool {
-        let is_it = |subscription: &Subscription| {
-            subscription.state == State::Leaving && &*classes.value(subscription.class).id == id
-        };
-        self.subscriptions.iter().any(is_it)
-    }
-
-    /// The owner of this room has answered an UNSUBSCRIBE: takes out the subscription that it was for, which is the one that
-    /// was [`leaving`](Session::leaving) first.
-    pub fn left(&mut self, room: u32) -> Option<Subscription> {
-        let is_it = |subscription: &Subscription| {
-            subscription.kind != Kind::Queue
-                && subscription.place == room
-                && subscription.state == State::Leaving
-        };
-        let at = self.subscriptions.iter().position(is_it)?;
-        Some(self.take_subscription(at))
+        self.subscriptions.leave(class);
     }
 
     /// The shard carries out an `Unsubscribe` of a destination of its own: takes the subscription and what it has not
     /// settled.
     pub fn unsubscribed(&mut self, class: Symbol) -> Option<Subscription> {
-        let is_it = |other: &Subscription| other.class == class && other.state != State::Leaving;
-        let at = self.subscriptions.iter().position(is_it)?;
         self.forget(class);
-        Some(self.take_subscription(at))
+        self.subscriptions.remove(class)
     }
 
     fn forget(&mut self, class: Symbol) {
@@ -511,24 +403,10 @@ impl Session {
         }
     }
 
-    fn take_subscription(&mut self, at: usize) -> Subscription {
-        // Those that are leaving keep their order.
-        let gone = self.subscriptions.remove(at);
-        if self.subscriptions.len() <= 1 {
-            self.subscriptions.shrink_to_fit();
-        }
-        gone
-    }
-
     /// Subscriptions to one destination: `place` is its room, or its queue's name, if that is known here; `hash` is that of its
     /// key, for those that are joining.
     pub fn subscriptions_to(&self, kind: Kind, place: Option<u32>, hash: u64) -> usize {
-        let is_here = |subscription: &&Subscription| {
-            Some(subscription.place) == place
-                && (subscription.kind == Kind::Queue) == (kind == Kind::Queue)
-                && (kind == Kind::Queue || subscription.state != State::Joining)
-        };
-        let here = self.subscriptions.iter().filter(is_here).count();
+        let here = self.subscriptions.count_of(kind, place);
         let joining = match &self.extra {
             Some(extra) if kind != Kind::Queue => extra.awaiting.joining(hash),
             _ => 0,
@@ -536,24 +414,11 @@ impl Session {
         here + joining
     }
 
-    /// The room has moved this session's member from the position `from` to `to`.
-    pub fn moved(&mut self, room: u32, from: u32, to: u32) {
-        let moved = self.subscriptions.iter_mut().find(|subscription| {
-            subscription.kind != Kind::Queue
-                && subscription.state != State::Joining
-                && subscription.place == room
-                && subscription.position == from
-        });
-        match moved {
-            Some(subscription) => subscription.position = to,
-            None => unreachable!("a room's member has a subscription"),
-        }
-    }
-
     /// A queue's message was handed to the session: it waits to be settled. Under `auto` it is settled when the answers up to
     /// `ends_at` are sent ([`Segments::taken`](crate::buf::Segments::taken)).
     pub fn delivered(&mut self, unsettled: Unsettled, ends_at: u64) {
-        let ack = self.subscription(unsettled.class).map_or(AckMode::Auto, |subscription| subscription.ack);
+        let ack =
+            self.subscriptions.get(unsettled.class).map_or(AckMode::Auto, |subscription| subscription.ack);
         let extra = self.extra_mut();
         match ack {
             AckMode::Auto => extra.auto.push_back((ends_at, unsettled)),
@@ -651,42 +516,12 @@ impl Session {
         }
     }
 
-    /// Takes a subscription out, whichever; for the end of the session, one at a time: while the shard takes
-    /// it out of its place, the others must still be there to be moved.
-    pub fn pop_subscription(&mut self) -> Option<Subscription> {
-        self.subscriptions.pop()
-    }
-
     /// The connection is gone: gives back what the session holds besides its subscriptions.
     pub fn end(&mut self, names: &mut Interner<Box<str>>) {
         if let Some(login) = self.login.take() {
             names.release(login.symbol());
         }
         self.extra = None;
-        self.subscriptions.shrink_to_fit();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unsubscribes_of_one_room_are_answered_in_their_order() {
-        let mut session = Session::default();
-        for class in 0..4 {
-            let state = State::Joined;
-            let ack = AckMode::Auto;
-            let (class, place, position, kind) = (Symbol(class), 7, class, Kind::Topic);
-            session.subscribing(Subscription { class, place, position, ack, kind, state });
-        }
-        for class in [2, 0, 1] {
-            assert!(session.leaving(Symbol(class)).is_some());
-            assert!(session.leaving(Symbol(class)).is_none(), "it is leaving");
-        }
-        // Another one that goes does not change that.
-        assert!(session.unsubscribed(Symbol(3)).is_some());
-        let left = [(); 4].map(|()| session.left(7).map(|gone| gone.class.0));
-        assert_eq!(left, [Some(2), Some(0), Some(1), None]);
+        self.subscriptions.shrink();
     }
 }

@@ -71,15 +71,9 @@ impl Extra {
     }
 
     /// Holds a command until the transaction is committed.
-    pub(super) fn hold(
-        &mut self,
-        id: &str,
-        command: Command,
-        weight: u64,
-        limits: &limits::Stomp,
-    ) -> Result<(), Fault> {
+    pub(super) fn hold(&mut self, id: &str, command: Command, limits: &limits::Stomp) -> Result<(), Fault> {
         let frames: usize = self.transactions.iter().map(|transaction| transaction.commands.len()).sum();
-        let bytes = self.transaction_bytes();
+        let (bytes, weight) = (self.transaction_bytes(), command.weight());
         let transaction = self
             .transactions
             .iter_mut()

@@ -27,7 +27,7 @@ impl Shard {
                 "a connection that is not open is in no room and waits for nothing"
             );
             assert!(connection.phase.is_open() || connection.holds.is_empty());
-            for subscription in session.subscriptions() {
+            for subscription in session.subscriptions().iter() {
                 if subscription.kind == Kind::Queue || subscription.state == State::Joining {
                     continue;
                 }

@@ -57,11 +57,11 @@ impl Shard {
             }
             stomp::Command::Commit => true,
             // Its owner may refuse it yet.
-            stomp::Command::Unsubscribe => session.is_joining(),
+            stomp::Command::Unsubscribe => session.subscriptions().is_joining(),
             // Two with one id are not in one room at once.
             stomp::Command::Subscribe => {
                 let id = stomp_frame.header("id").or_else(|| stomp_frame.header("destination"));
-                id.is_some_and(|id| session.is_leaving(&id, self.members.classes()))
+                id.is_some_and(|id| session.subscriptions().is_leaving(&id, self.members.classes()))
             }
             _ => false,
         }
@@ -179,7 +179,14 @@ impl Shard {
         };
         let state = State::Joining;
         self.sessions.count_subscription();
-        self.sessions[index].subscribing(Subscription { class, place, position: serial, ack, kind, state });
+        self.sessions[index].subscriptions_mut().add(Subscription {
+            class,
+            place,
+            position: serial,
+            ack,
+            kind,
+            state,
+        });
         self.count_sources(index);
         let owner = self.env.owner_of(key.as_bytes());
         let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
@@ -226,7 +233,7 @@ impl Shard {
     }
 
     fn unsubscribe(&mut self, index: u32, class: Symbol, covered: &mut Covered, now: Tick) {
-        let Some(&gone) = self.sessions[index].subscription(class) else { return };
+        let Some(&gone) = self.sessions[index].subscriptions().get(class) else { return };
         let key = self.key_of(&gone);
         let owner = self.env.owner_of(key.as_bytes());
         let serial = match covered.serial {

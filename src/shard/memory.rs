@@ -76,7 +76,7 @@ impl Shard {
             memory.buffers += Part::exact(connection.boxed_bytes());
         }
         for session in self.sessions.iter() {
-            memory.more_subscriptions += session.more_subscriptions();
+            memory.more_subscriptions += session.subscriptions().memory();
             memory.buffers += Part::exact(session.boxed_bytes());
         }
         memory

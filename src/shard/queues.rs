@@ -135,7 +135,7 @@ impl Shard {
 
     /// As a consumer: tells a queue what became of one of its messages.
     pub(super) fn settle(&mut self, index: u32, unsettled: Unsettled, settlement: Settlement, now: Tick) {
-        let Some(&subscription) = self.sessions[index].subscription(unsettled.class) else { return };
+        let Some(&subscription) = self.sessions[index].subscriptions().get(unsettled.class) else { return };
         let key = self.sessions.names().value(Symbol(subscription.place)).clone();
         let consumer = self.consumer(index, subscription.class, subscription.position);
         let (owner, sequence) = (self.env.owner_of(key.as_bytes()), unsettled.id.sequence);
@@ -182,7 +182,7 @@ impl Shard {
         // A room's place among members is no number of a consumer, though it may have the same value.
         let is_it =
             |subscription: &Subscription| subscription.kind == Kind::Queue && subscription.position == serial;
-        if !session.subscription(class).is_some_and(is_it) {
+        if !session.subscriptions().get(class).is_some_and(is_it) {
             return;
         }
         let mut bytes = Vec::with_capacity(offer.message.body().len() + 256);

@@ -329,8 +329,9 @@ impl Shard {
         let is_there = self.is_current(connection) && self.connections.phase(index) == Phase::Stomp;
         match completion {
             Completion::Subscribed { key, kind } => {
-                let serial =
-                    serial.filter(|serial| is_there && self.sessions[index].joining(*serial).is_some());
+                let serial = serial.filter(|serial| {
+                    is_there && self.sessions[index].subscriptions().joining(*serial).is_some()
+                });
                 match serial {
                     Some(serial) => {
                         self.join(index, serial, &key);
@@ -343,7 +344,7 @@ impl Shard {
             }
             Completion::Unsubscribed { key } if is_there => {
                 let room = self.members.find(&key);
-                let gone = room.and_then(|room| self.sessions[index].left(room));
+                let gone = room.and_then(|room| self.sessions[index].subscriptions_mut().left(room));
                 let request = serial.and_then(NonZeroU32::new);
                 let is_owed = gone.is_some_and(|gone| self.leave_place(index, gone, request));
                 match serial {
@@ -405,9 +406,12 @@ impl Shard {
 
     /// A subscription begins here: what its owner sequences from here on is for it.
     pub(super) fn join(&mut self, index: u32, serial: u32, key: &str) {
-        let Some(&Subscription { class, kind, .. }) = self.sessions[index].joining(serial) else { return };
+        let Some(&Subscription { class, kind, .. }) = self.sessions[index].subscriptions().joining(serial)
+        else {
+            return;
+        };
         let room = (kind != Kind::Queue).then(|| self.members.join(key, Member { connection: index, class }));
-        self.sessions[index].joined(serial, room);
+        self.sessions[index].subscriptions_mut().joined(serial, room);
     }
 
     /// A subscription ends here, and its session goes on: what it is owed stays a debt, with the request that waits for it.
@@ -445,7 +449,7 @@ impl Shard {
             return;
         }
         self.drop_debts(index, true);
-        while let Some(gone) = self.sessions[index].pop_subscription() {
+        while let Some(gone) = self.sessions[index].subscriptions_mut().pop() {
             self.sessions.uncount_subscription();
             let is_queue = gone.kind == Kind::Queue;
             let key =
@@ -500,7 +504,7 @@ impl Shard {
     pub(super) fn tell_moves(&mut self) {
         let moved = self.members.take_moved();
         for place in &moved {
-            self.sessions[place.connection].moved(place.room, place.from, place.to);
+            self.sessions[place.connection].subscriptions_mut().moved(place.room, place.from, place.to);
         }
         self.members.reuse_moved(moved);
     }
