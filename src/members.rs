@@ -55,7 +55,7 @@ pub use laggards::Written;
 use log::{Entries, Log};
 use record::Beside;
 pub use record::{Member, Room};
-pub use walk::{Outcome, Terms};
+pub use walk::{Context, Outcome, Terms};
 
 /// The log of a room, and how far its walk is.
 #[derive(Debug, Default)]

@@ -119,35 +119,21 @@ mod tests {
     #[test]
     fn the_table_of_transitions() {
         use Phase::*;
+        let upgraded = [
+            None,
+            None,
+            None,
+            Some(Closing),
+            Some(Finishing),
+            Some(Finishing),
+            Some(Lingering),
+            Some(Closed),
+        ];
         let table: [(Phase, [Option<Phase>; 8]); 8] = [
             (Http, [Some(Stomp), Some(Echo), Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
             (Refused, [None, None, Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
-            (
-                Stomp,
-                [
-                    None,
-                    None,
-                    None,
-                    Some(Closing),
-                    Some(Finishing),
-                    Some(Finishing),
-                    Some(Lingering),
-                    Some(Closed),
-                ],
-            ),
-            (
-                Echo,
-                [
-                    None,
-                    None,
-                    None,
-                    Some(Closing),
-                    Some(Finishing),
-                    Some(Finishing),
-                    Some(Lingering),
-                    Some(Closed),
-                ],
-            ),
+            (Stomp, upgraded),
+            (Echo, upgraded),
             (Closing, [None, None, None, None, Some(Finishing), None, Some(Lingering), Some(Closed)]),
             (Finishing, [None, None, None, None, None, None, None, Some(Closed)]),
             (Lingering, [None, None, None, None, None, None, None, Some(Closed)]),

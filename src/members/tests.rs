@@ -295,7 +295,8 @@ impl World {
     fn flush(&mut self, may_serve: bool) {
         self.at = self.at.after(200);
         let World { members, connections, dirty, sockets, counters, terms, .. } = self;
-        let outcome = members.walk_rooms(connections, dirty, sockets, counters, terms, Tick(1), self.at);
+        let mut context = Context { connections, dirty, transport: sockets, counters, terms, now: Tick(1) };
+        let outcome = members.walk_rooms(&mut context, self.at);
         self.tell_moves();
         outcome.failed.into_iter().for_each(|(index, _)| self.end(index, false));
         outcome.slow.into_iter().for_each(|index| self.end(index, true));

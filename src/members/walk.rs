@@ -53,6 +53,23 @@ impl Terms {
     }
 }
 
+/// What a walk uses of the shard, side by side.
+#[derive(Debug)]
+pub struct Context<'a, T> {
+    /// Where the members' connections are.
+    pub connections: &'a mut Connections,
+    /// Gets the connections that are to be written to beside.
+    pub dirty: &'a mut Vec<u32>,
+    /// Their sockets.
+    pub transport: &'a mut T,
+    /// The shard's counters.
+    pub counters: &'a mut ShardCounters,
+    /// Bounds of the turn.
+    pub terms: &'a Terms,
+    /// When it is.
+    pub now: Tick,
+}
+
 /// What walks ask of whoever called them.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -73,30 +90,18 @@ impl Members {
         self.delayed.front().map(|(_, due)| *due)
     }
 
-    /// Gives every room that begins, and then every room that goes on, its share of this turn. Connections that are to be
-    /// written to beside are added to `dirty`.
-    #[allow(clippy::too_many_arguments, reason = "what the walk borrows side by side")]
-    pub fn walk_rooms(
-        &mut self,
-        connections: &mut Connections,
-        dirty: &mut Vec<u32>,
-        transport: &mut impl Transport,
-        counters: &mut ShardCounters,
-        terms: &Terms,
-        now: Tick,
-        at: Micros,
-    ) -> Outcome {
+    /// Gives every room that begins, and then every room that goes on, its share of this turn. `at` is the time, as finely as
+    /// delays are counted.
+    pub fn walk_rooms(&mut self, context: &mut Context<'_, impl Transport>, at: Micros) -> Outcome {
         let mut outcome = Outcome::default();
-        let share = terms.room_members_max;
-        let mut left = terms.members_max;
+        let share = context.terms.room_members_max;
+        let mut left = context.terms.members_max;
         let waiting = self.waiting.len();
         let mut rooms = std::mem::take(&mut self.list);
         rooms.append(&mut self.dirty);
-        self.delay(&mut rooms, counters, terms, at);
+        self.delay(&mut rooms, context.counters, context.terms, at);
         for room in rooms.drain(..) {
-            let of = share.min(left);
-            let cost =
-                self.walk_share(room, of, connections, dirty, transport, counters, terms, now, &mut outcome);
+            let cost = self.walk_share(room, share.min(left), context, &mut outcome);
             left = left.saturating_sub(cost);
         }
         self.list = rooms;
@@ -107,18 +112,7 @@ impl Members {
                 break;
             }
             if let Some(room) = self.waiting.pop_front() {
-                let of = share.min(left);
-                let cost = self.walk_share(
-                    room,
-                    of,
-                    connections,
-                    dirty,
-                    transport,
-                    counters,
-                    terms,
-                    now,
-                    &mut outcome,
-                );
+                let cost = self.walk_share(room, share.min(left), context, &mut outcome);
                 left = left.saturating_sub(cost);
             }
         }
@@ -153,17 +147,11 @@ impl Members {
     }
 
     /// Serves a share of one room; returns what it has cost. A room with more to walk waits for the next turn.
-    #[allow(clippy::too_many_arguments, reason = "what the walk borrows side by side")]
     fn walk_share(
         &mut self,
         room: u32,
         share: u32,
-        connections: &mut Connections,
-        dirty: &mut Vec<u32>,
-        transport: &mut impl Transport,
-        counters: &mut ShardCounters,
-        terms: &Terms,
-        now: Tick,
+        context: &mut Context<'_, impl Transport>,
         outcome: &mut Outcome,
     ) -> u32 {
         let Some(place) = self.rooms.get(room as usize).and_then(|room| room.pending) else { return 0 };
@@ -171,9 +159,9 @@ impl Members {
         // A walk that begins with nobody would only shut out what comes until it goes on.
         if share > 0 {
             if !self.pending[place.place()].log.is_walking() {
-                self.begin_walk(room, connections, dirty);
+                self.begin_walk(room, context.connections, context.dirty);
             }
-            cost = self.walk(room, share, connections, dirty, transport, counters, terms, now, outcome);
+            cost = self.walk(room, share, context, outcome);
         }
         let pending = &mut self.pending[place.place()];
         let is_done = !pending.log.is_walking() || pending.left == 0;
@@ -181,9 +169,9 @@ impl Members {
             pending.is_listed = false;
         } else {
             self.waiting.push_back(room);
-            counters.fanouts_put_off_total += 1;
+            context.counters.fanouts_put_off_total += 1;
         }
-        self.settle_walk(room, terms);
+        self.settle_walk(room, context.terms);
         cost
     }
 
@@ -231,19 +219,15 @@ impl Members {
     }
 
     /// Walks on over a share of a room's members; returns what it has cost.
-    #[allow(clippy::too_many_arguments, reason = "what the walk borrows side by side")]
     fn walk(
         &mut self,
         room: u32,
         share: u32,
-        connections: &mut Connections,
-        dirty: &mut Vec<u32>,
-        transport: &mut impl Transport,
-        counters: &mut ShardCounters,
-        terms: &Terms,
-        now: Tick,
+        context: &mut Context<'_, impl Transport>,
         outcome: &mut Outcome,
     ) -> u32 {
+        let Context { connections, dirty, transport, counters, terms, now } = context;
+        let (connections, dirty, transport) = (&mut **connections, &mut **dirty, &mut **transport);
         let Members { rooms, pending, encoder, classes, .. } = self;
         let record = &rooms[room as usize];
         let Some(place) = record.pending else { return 0 };
@@ -284,7 +268,7 @@ impl Members {
                     debug_assert!(connection.output.is_empty());
                     match transport.send_one(index, bytes) {
                         Ok(count) => {
-                            connection.sent = now;
+                            connection.sent = *now;
                             if count == bytes.len() {
                                 continue;
                             }

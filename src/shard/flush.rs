@@ -13,7 +13,7 @@ use crate::conn::hold::Reason;
 use crate::conn::transport::Transport;
 use crate::conn::{Connection, Phase};
 use crate::footprint::Part;
-use crate::members::Outcome;
+use crate::members::{self, Outcome};
 use crate::message::fault::Fault;
 use crate::message::origin::Holder;
 use crate::shard::Shard;
@@ -159,8 +159,10 @@ impl Shard {
         self.timers.set_now(now);
         self.port.post();
         let Shard { members, connections, flush, counters, env, .. } = self;
-        let Outcome { failed, slow } =
-            members.walk_rooms(connections, &mut flush.dirty, transport, counters, &env.terms, now, at);
+        let dirty = &mut flush.dirty;
+        let mut context =
+            members::Context { connections, dirty, transport, counters, terms: &env.terms, now };
+        let Outcome { failed, slow } = members.walk_rooms(&mut context, at);
         self.tell_moves();
         for (index, error) in failed {
             let silence = transport.silence(index, &error);
