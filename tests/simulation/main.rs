@@ -10,10 +10,12 @@
 //! A failing seed is printed; `TCBCHAT_SIMULATION_SEED=<seed> cargo test --test simulation` plays it again.
 //! `TCBCHAT_SIMULATION_TRACE=1` beside it shows all frames. `TCBCHAT_SIMULATION_SEEDS=2000` plays so many.
 
+mod bounds;
 mod client;
 mod coverage;
 mod model;
 mod post;
+mod server;
 mod wires;
 mod world;
 

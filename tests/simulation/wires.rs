@@ -1,4 +1,4 @@
-//! What a shard writes to: one wire for each connection, which takes as much as fits, and breaks.
+//! Between a shard and its clients: one wire for each connection, which takes as much as fits, and breaks.
 //!
 //! Knows nothing of clients: the world carries bytes from here to them.
 //!
@@ -17,23 +17,109 @@ use tcbchat::time::{Micros, Tick};
 
 use crate::post::Post;
 
+/// What has come from a client.
+enum FromClient {
+    /// Bytes that the server has not read.
+    Bytes(Vec<u8>),
+    /// The end of the stream, and the server has not read it. What came before it is lost.
+    End,
+    /// The server has read the end.
+    Nothing,
+}
+
 /// The socket between one connection of a shard and its client.
 pub struct Wire {
+    from_client: FromClient,
     /// Bytes that the server has written and the client has not read.
     pub to_client: Vec<u8>,
     /// How many may be there.
-    pub room: usize,
-    pub is_blocked: bool,
+    room: usize,
+    is_blocked: bool,
     pub is_broken: bool,
-    pub is_shut: bool,
+    is_shut: bool,
     /// Whose stream ended first, read or not.
     pub ended_first: Option<Closer>,
     /// When bytes last came from the client, read or not.
-    pub arrived: Tick,
-    /// The server has something to read.
-    pub has_unread: bool,
+    arrived: Tick,
     /// Bytes that the client has read.
-    pub taken: u64,
+    taken: u64,
+}
+
+impl Wire {
+    pub fn new(room: usize, now: Tick) -> Wire {
+        Wire {
+            from_client: FromClient::Bytes(Vec::new()),
+            to_client: Vec::new(),
+            room,
+            is_blocked: false,
+            is_broken: false,
+            is_shut: false,
+            ended_first: None,
+            arrived: now,
+            taken: 0,
+        }
+    }
+
+    /// Bytes come from the client; behind the end of its stream they are lost.
+    pub fn arrive(&mut self, bytes: &[u8], now: Tick) {
+        if let FromClient::Bytes(unread) = &mut self.from_client
+            && !bytes.is_empty()
+        {
+            unread.extend(bytes);
+            self.arrived = now;
+        }
+    }
+
+    /// The client's stream ends.
+    pub fn end(&mut self) {
+        self.from_client = FromClient::End;
+        self.ended_first.get_or_insert(Closer::Remote);
+    }
+
+    /// The client's stream has ended, read or not.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.from_client, FromClient::Bytes(_))
+    }
+
+    /// The server has something to read.
+    fn has_unread(&self) -> bool {
+        matches!(self.from_client, FromClient::End) || self.unread() > 0
+    }
+
+    /// Bytes that the server has not read.
+    pub fn unread(&self) -> usize {
+        if let FromClient::Bytes(bytes) = &self.from_client { bytes.len() } else { 0 }
+    }
+
+    /// Up to `count` bytes for the server; none of them is the end, which is told once. `None` if nothing is there.
+    pub fn read(&mut self, count: usize) -> Option<Vec<u8>> {
+        match &mut self.from_client {
+            FromClient::Bytes(bytes) if bytes.is_empty() => None,
+            FromClient::Bytes(bytes) => Some(bytes.drain(..count.min(bytes.len())).collect()),
+            FromClient::End => {
+                self.from_client = FromClient::Nothing;
+                Some(Vec::new())
+            }
+            FromClient::Nothing => None,
+        }
+    }
+
+    /// Up to `count` bytes for the client.
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        let count = count.min(self.to_client.len());
+        self.taken += count as u64;
+        self.to_client.drain(..count).collect()
+    }
+
+    /// The client has read all, and the end behind it.
+    pub fn is_at_end(&self) -> bool {
+        self.is_shut && self.to_client.is_empty()
+    }
+
+    /// Whether the server waits to write; from now on it does not.
+    pub fn unblock(&mut self) -> bool {
+        std::mem::take(&mut self.is_blocked)
+    }
 }
 
 #[derive(Default)]
@@ -44,7 +130,7 @@ impl Wires {
     fn progress_at(&self, index: u32, now: Tick) -> Option<Progress> {
         let wire = self.0.get(&index)?;
         Some(Progress {
-            has_unread: wire.has_unread,
+            has_unread: wire.has_unread(),
             arrived_ms_ago: now.since(wire.arrived) * Tick::MILLIS,
             answered_ms_ago: 0,
             acknowledged: wire.taken,

@@ -1,56 +1,35 @@
-//! Shards, their wires, clients and the clock, under one random generator.
+//! One server, its clients and the clock, under one random generator.
+//!
+//! Owns the clients and when anything happens: who comes, what they do, which bytes move, which shard turns. It holds what
+//! they see against the model, and what the server counts against what was done to it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tcbchat::conn::keepalive::Mechanism;
-use tcbchat::conn::pending::Pending;
-use tcbchat::limits;
-use tcbchat::mesh::Mesh;
-use tcbchat::message::destination::Pattern;
-use tcbchat::metrics::{ShardCounters, ShardMetrics};
-use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
-use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
-use tcbchat::time::{Micros, Tick};
-use tcbchat::wire::http::Request;
+use tcbchat::shard::{Refusal, Shard};
+use tcbchat::tcb::Closer;
+use tcbchat::time::Tick;
 
 use crate::client::{Client, Stage};
 use crate::coverage::Coverage;
 use crate::model::Model;
-use crate::post::Post;
-use crate::wires::{Meanwhile, Wire, Wired, Wires};
+use crate::server::{CAPACITY, Connection, Server};
 
 /// Clients at most. More than the table holds, so that some are refused.
 const CLIENTS: usize = 14;
-
-/// Capacity of the table.
-const CAPACITY: u32 = 12;
-
-/// Handshakes of one address at once; there are two addresses.
-const PENDING_PER_ADDRESS: u32 = 2;
 
 const TOPICS: [&str; 4] = ["/topic/a", "/topic/b", "/topic/c", "/topic/d"];
 const QUEUES: [&str; 2] = ["/queue/x", "/queue/y"];
 const DEAD_LETTER_QUEUES: [&str; 2] = ["/queue/x.dlq", "/queue/y.dlq"];
 
-struct NoSite;
-
-impl Site for NoSite {
-    fn answer(&self, _: &Request<'_>, _: SocketAddr, _: &mut Vec<u8>) {}
-}
-
-/// A client and its place.
+/// A client and its connection.
 struct Seat {
     client: Client,
-    shard: usize,
-    key: ConnKey,
-    /// Bytes that the client has written and the server has not read.
-    to_server: Vec<u8>,
+    connection: Connection,
     has_heart_beat: bool,
     is_sluggish: bool,
     /// Reads nothing for a while, and beats.
@@ -59,29 +38,18 @@ struct Seat {
     is_unreported: bool,
     /// Its program hangs: it reads nothing and says nothing, and its kernel goes on.
     is_hung: bool,
-    has_ended: bool,
-    /// The client's end has arrived, and the server has not read it.
-    is_end_unread: bool,
 }
 
 pub struct World {
     rng: StdRng,
-    shards: Vec<Shard>,
-    /// Set where a reactor would wake up: mail has come, or a socket is ready.
-    awake: Arc<[AtomicBool]>,
-    wires: Vec<Wires>,
-    post: Post,
+    server: Server,
     /// Of all bytes that clients were sent.
     trace: DefaultHasher,
-    tcbs: Arc<TcbTable>,
-    pending: Arc<Pending>,
     /// Refused because too many from one address were in the handshake.
     refused: u64,
     seats: Vec<Seat>,
     model: Model,
     now: Tick,
-    /// Goes on with every turn, and does not leap as `now` does.
-    at: Micros,
     /// Time passes evenly and often, so that nothing is excused by an absence of the server.
     is_even: bool,
     named: u32,
@@ -95,89 +63,16 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
-        let count = rng.random_range(1..=3u16);
-        let awake: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
-        let wake = |shard: u16| {
-            let awake = Arc::clone(&awake);
-            Box::new(move || awake[usize::from(shard)].store(true, Ordering::Relaxed)) as _
-        };
-        let mesh = Arc::new(Mesh::new((0..count).map(wake).collect()));
-        let mut config = TableConfig::sized(CAPACITY, 1);
-        config.time_wait.counts_against_capacity = false;
-        let tcbs = Arc::new(TcbTable::new(config));
-        let limits = ShardLimits {
-            outbound: limits::Outbound {
-                bytes_max: 24 * 1024,
-                high_water_bytes: 8 * 1024,
-                low_water_bytes: 2 * 1024,
-                // So small that who reads slowly is cut off for what others have unsent, too.
-                reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
-                ..limits::Outbound::default()
-            },
-            // So short that those who read slowly are taken for dead now and then.
-            keepalive: limits::KeepAlive {
-                ws_ping_interval_s: if rng.random_bool(0.5) { 3 } else { 0 },
-                ws_pong_timeout_s: 2,
-                ..limits::KeepAlive::default()
-            },
-            // So small that publishers are held up.
-            mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
-            // So small that rooms wait for their turn.
-            turn: limits::Turn { room_members_max: 2, members_max: 3, ..limits::Turn::default() },
-            // Clocks jump by an hour: what queues hold is not to be forgotten for that.
-            rooms: limits::Rooms {
-                // In half of the worlds a message that was refused is soon a dead letter.
-                deliveries_max: if rng.random_bool(0.5) { rng.random_range(1..3) } else { 60_000 },
-                queue_idle_s: u32::MAX,
-                queue_messages_max: if rng.random_bool(0.2) { 8 } else { 1000 },
-                // So small that rooms are full.
-                parked_bytes_max: if rng.random_bool(0.3) { 3 * 1024 } else { 64 << 20 },
-                pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
-                ack_timeout_s: u32::MAX,
-                flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
-                ..limits::Rooms::default()
-            },
-            flush_delay_destinations: ["/topic/a", "/user/*"]
-                .iter()
-                .filter_map(|text| Pattern::parse(text))
-                .collect(),
-            ..ShardLimits::default()
-        };
-        let limits = Arc::new(limits);
-        let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
-        let shards = (0..count)
-            .map(|id| {
-                Shard::new(ShardSetup {
-                    id,
-                    limits: Arc::clone(&limits),
-                    connections_max: 1000,
-                    is_echo_enabled: false,
-                    mesh: Arc::clone(&mesh),
-                    pending: Arc::clone(&pending),
-                    tcbs: Arc::clone(&tcbs),
-                    metrics: Arc::new(ShardMetrics::default()),
-                    site: Arc::new(NoSite),
-                    seed,
-                    started_s: 1,
-                    now: Tick(0),
-                })
-            })
-            .collect();
+        let server = Server::draw(seed, &mut rng);
         let is_even = rng.random_bool(0.5);
         World {
             rng,
-            shards,
-            awake,
-            wires: (0..count).map(|_| Wires::default()).collect(),
-            post: Post::new(seed, mesh),
+            server,
             trace: DefaultHasher::new(),
-            tcbs,
-            pending,
             refused: 0,
             seats: Vec::new(),
             model: Model::default(),
             now: Tick(0),
-            at: Micros(0),
             is_even,
             named: 0,
             silenced: 0,
@@ -200,29 +95,28 @@ impl World {
             let at = self.rng.random_range(0..self.seats.len());
             self.act(at);
         }
-        let live = self.seats.first().map(|seat| (seat.shard, seat.key));
-        self.post.stray(live);
-        self.post.complete_some();
+        let live = self.seats.first().map(|seat| (seat.connection.shard, seat.connection.key));
+        self.server.post.stray(live);
+        self.server.post.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
         }
         self.progress();
         if self.rng.random_bool(0.1) {
-            self.shards.iter().for_each(Shard::check);
-            self.tcbs.check();
+            self.server.check();
             self.check_liveness();
-            assert_eq!(self.pending.count(), self.shards.iter().map(Shard::handshakes).sum::<u32>());
-            let dead = self.shards.iter().map(|shard| shard.counters().dead_peers_stomp_heart_beat_total);
-            assert!(dead.sum::<u64>() <= self.silenced, "somebody who beat was taken for dead");
+            let dead = self.server.sum(|counters| counters.dead_peers_stomp_heart_beat_total);
+            assert!(dead <= self.silenced, "somebody who beat was taken for dead");
         }
     }
 
     /// Who has a session is looked after by what was agreed.
-    fn check_liveness(&self) {
+    fn check_liveness(&mut self) {
         for seat in self.seats.iter().filter(|seat| seat.client.stage == Stage::Ready) {
-            let shard = &self.shards[seat.shard];
             // It may have been closed, and the client not know it yet.
-            let Some(liveness) = shard.liveness(seat.key) else { continue };
+            let Some(liveness) = self.server.shard(seat.connection).liveness(seat.connection.key) else {
+                continue;
+            };
             assert!(liveness.heard <= self.now);
             let is_armed = |mechanism| liveness.armed.contains(&mechanism);
             assert!(is_armed(Mechanism::TcpKeepAlive));
@@ -232,47 +126,23 @@ impl World {
 
     fn arrive(&mut self) {
         self.named += 1;
-        let local = SocketAddr::from(([127, 0, 0, 1], 8080));
         let host = 2 + (self.named % 2) as u8;
         let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
-        let shard = self.rng.random_range(0..self.shards.len());
-        // A refusal without an answer: the socket is closed at once.
-        let before = self.pending.count();
-        let key = match self.shards[shard].open(FourTuple::new(local, remote), self.now) {
-            Ok(key) => key,
+        let connection = match self.server.open(remote, self.now, &mut self.rng) {
+            Ok(connection) => connection,
             Err(refusal) => {
-                assert_eq!(self.pending.count(), before, "what is refused is not pending");
                 self.refused += u64::from(refusal == Refusal::PendingPerAddress);
                 return;
             }
         };
-        let room = self.rng.random_range(500..20_000);
-        let wire = Wire {
-            to_client: Vec::new(),
-            room,
-            is_blocked: false,
-            is_broken: false,
-            is_shut: false,
-            ended_first: None,
-            arrived: self.now,
-            has_unread: false,
-            taken: 0,
-        };
-        assert!(self.wires[shard].0.insert(key.index, wire).is_none(), "an index in use was given out");
-        let client = Client::new(format!("c{}", self.named));
-        let is_sluggish = self.rng.random_bool(0.15);
         self.seats.push(Seat {
-            client,
-            shard,
-            key,
-            to_server: Vec::new(),
+            client: Client::new(format!("c{}", self.named)),
+            connection,
             has_heart_beat: false,
-            is_sluggish,
+            is_sluggish: self.rng.random_bool(0.15),
             is_deaf: false,
             is_unreported: false,
             is_hung: false,
-            has_ended: false,
-            is_end_unread: false,
         });
     }
 
@@ -301,8 +171,9 @@ impl World {
         if seat.is_hung {
             return;
         }
+        let has_ended = self.server.wire(seat.connection).has_ended();
         match (client.stage, choice) {
-            (_, 0) if !seat.has_ended => {
+            (_, 0) if !has_ended => {
                 // The process is killed: its bytes so far may or may not arrive, then the end.
                 client.leave(model);
                 self.silenced += u64::from(seat.has_heart_beat);
@@ -310,11 +181,9 @@ impl World {
             }
             (_, 1) => {
                 client.leave(model);
-                if let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) {
-                    wire.is_broken = true;
-                }
+                self.server.wire(seat.connection).is_broken = true;
                 let error = io::ErrorKind::ConnectionReset.into();
-                self.shards[seat.shard].fail(seat.key, &error, None, self.now);
+                self.server.shard(seat.connection).fail(seat.connection.key, &error, None, self.now);
             }
             (Stage::Connecting, 2..40) => {
                 // A second CONNECT ends the session; until then the first one's promise is kept.
@@ -325,26 +194,26 @@ impl World {
             (Stage::Ready, 20..24) => drop(client.unsubscribe(place, model)),
             (Stage::Ready, 24) => client.unsubscribe_queue(),
             (Stage::Ready, 25..29) => {
-                self.post.coverage.note("breath", "SEND, UNSUBSCRIBE");
+                self.server.post.coverage.note("breath", "SEND, UNSUBSCRIBE");
                 client.send(topic, padding, model);
                 client.unsubscribe(topic, model);
             }
             (Stage::Ready, 29..33) => {
-                self.post.coverage.note("breath", "SUBSCRIBE, SEND");
+                self.server.post.coverage.note("breath", "SUBSCRIBE, SEND");
                 client.subscribe(topic, model);
                 client.send(topic, padding, model);
             }
             (Stage::Ready, 33..38) => {
-                self.post.coverage.note("breath", "SUBSCRIBE, SEND elsewhere");
+                self.server.post.coverage.note("breath", "SUBSCRIBE, SEND elsewhere");
                 client.subscribe(topic, model);
                 client.send(other, padding, model);
             }
             (Stage::Ready, 38..42) if client.subscribe_again(topic, model) => {
-                self.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
+                self.server.post.coverage.note("breath", "UNSUBSCRIBE, SUBSCRIBE with its id");
             }
             (Stage::Ready, 38..42) => {}
             (Stage::Ready, 42..55) if client.unanswered > 0 => {
-                self.post.coverage.note("breath", "an answer to a message");
+                self.server.post.coverage.note("breath", "an answer to a message");
                 client.unanswered = 0;
                 client.send(topic, padding, model);
             }
@@ -356,7 +225,7 @@ impl World {
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             (Stage::Ready, 95..98) => seat.is_unreported = true,
             (Stage::Ready, 99) => seat.is_deaf = true,
-            (Stage::Ready, 98) if seat.has_heart_beat && !seat.has_ended => {
+            (Stage::Ready, 98) if seat.has_heart_beat && !has_ended => {
                 seat.is_hung = true;
                 self.silenced += 1;
             }
@@ -386,7 +255,8 @@ impl World {
         self.now = Tick(self.now.0 + ticks);
         for at in 0..self.seats.len() {
             let seat = &mut self.seats[at];
-            if seat.has_heart_beat && !seat.is_hung && !seat.has_ended {
+            let has_ended = self.server.wire(seat.connection).has_ended();
+            if seat.has_heart_beat && !seat.is_hung && !has_ended {
                 seat.client.beat();
             }
             self.arrive_at_kernel(at);
@@ -396,13 +266,7 @@ impl World {
     /// What a client has said comes to the server's kernel.
     fn arrive_at_kernel(&mut self, at: usize) {
         let seat = &mut self.seats[at];
-        let said = seat.client.take_outgoing();
-        let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) else { return };
-        if !said.is_empty() && !seat.has_ended {
-            wire.arrived = self.now;
-        }
-        seat.to_server.extend(said);
-        wire.has_unread = seat.is_end_unread || (!seat.to_server.is_empty() && !seat.has_ended);
+        self.server.wire(seat.connection).arrive(&seat.client.take_outgoing(), self.now);
     }
 
     /// Some bytes move, and some shards turn.
@@ -421,7 +285,7 @@ impl World {
                 self.carry_down(at, count);
             }
         }
-        for shard in 0..self.shards.len() {
+        for shard in 0..self.server.count() {
             if self.rng.random_bool(0.7) {
                 self.turn(shard);
             }
@@ -431,99 +295,52 @@ impl World {
     /// Moves up to `count` bytes from a client to its server.
     fn carry_up(&mut self, at: usize, count: usize) -> bool {
         self.arrive_at_kernel(at);
-        let seat = &mut self.seats[at];
-        if !self.shards[seat.shard].wants_read(seat.key) {
-            return false;
-        }
-        if std::mem::take(&mut seat.is_end_unread) {
-            self.shards[seat.shard].receive_end(seat.key, self.now);
-            self.awake[seat.shard].store(true, Ordering::Relaxed);
-            return true;
-        }
-        let count = count.min(seat.to_server.len());
-        if count > 0 && !seat.has_ended {
-            let mut bytes: Vec<u8> = seat.to_server.drain(..count).collect();
-            self.shards[seat.shard].receive(seat.key, &mut bytes, self.now);
-            self.awake[seat.shard].store(true, Ordering::Relaxed);
-            return true;
-        }
-        false
+        self.server.read(self.seats[at].connection, count, self.now)
     }
 
     /// Moves up to `count` bytes from a server to its client.
     fn carry_down(&mut self, at: usize, count: usize) -> bool {
         let seat = &mut self.seats[at];
-        let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) else { return false };
-        if seat.is_hung || !self.shards[seat.shard].is_current(seat.key) {
+        let Connection { shard, key } = seat.connection;
+        if seat.is_hung || !self.server.shard(seat.connection).is_current(key) {
             return false;
         }
-        let count = count.min(wire.to_client.len());
-        let bytes: Vec<u8> = wire.to_client.drain(..count).collect();
-        wire.taken += count as u64;
-        let was_blocked = std::mem::take(&mut wire.is_blocked);
-        let is_end = wire.is_shut && wire.to_client.is_empty();
-        if was_blocked {
-            self.shards[seat.shard].writable(seat.key);
-            self.awake[seat.shard].store(true, Ordering::Relaxed);
-        }
+        let wire = self.server.wire(seat.connection);
+        let bytes = wire.take(count);
+        let is_end = wire.is_at_end() && !wire.has_ended();
+        let was_blocked = self.server.unblock(seat.connection);
         if !bytes.is_empty() {
-            (&seat.key.index, seat.shard, &bytes).hash(&mut self.trace);
+            (&key.index, shard, &bytes).hash(&mut self.trace);
             seat.client.receive(&bytes, &mut self.model);
         }
-        if is_end && !seat.has_ended {
+        if is_end {
             self.end(at);
         }
-        count > 0 || was_blocked
+        !bytes.is_empty() || was_blocked
     }
 
     /// A client's stream ends; the server reads that at once, or in its own time.
     fn end(&mut self, at: usize) {
-        let seat = &mut self.seats[at];
-        seat.has_ended = true;
-        if let Some(wire) = self.wires[seat.shard].0.get_mut(&seat.key.index) {
-            wire.ended_first.get_or_insert(Closer::Remote);
-        }
+        let connection = self.seats[at].connection;
+        self.server.wire(connection).end();
         if self.rng.random_bool(0.5) {
-            self.shards[seat.shard].receive_end(seat.key, self.now);
-        } else {
-            seat.is_end_unread = true;
+            self.server.read_end(connection, self.now);
         }
     }
 
     fn turn(&mut self, at: usize) {
-        self.at = self.at.after(100);
         (0..self.seats.len()).for_each(|at| self.arrive_at_kernel(at));
-        let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).enumerate().collect();
-        let (_, (shard, wires)) = all.swap_remove(at);
-        shard.continue_farewell(self.now);
-        self.post.look(at);
-        shard.take_mail(self.now);
-        shard.expire(&Wired(wires, self.now), self.now);
-        let mut meanwhile = Meanwhile {
-            wires,
-            others: all,
-            post: &mut self.post,
-            rng: &mut self.rng,
-            now: self.now,
-            at: self.at,
-        };
-        shard.flush(&mut meanwhile, self.now, self.at);
-        if self.tcbs.has_time_wait() {
-            let look = shard.next_deadline().expect("records must go without traffic");
-            assert!(look <= self.now.after_ms(1000), "they go late");
-        }
-        shard.take_resumed(&mut Vec::new());
+        self.server.turn(at, self.now, &mut self.rng);
         // Others may have had a turn meanwhile.
-        (0..self.shards.len()).for_each(|at| self.close(at));
+        (0..self.server.count()).for_each(|at| self.close(at));
     }
 
     /// Takes away those whose connections a shard has closed.
     fn close(&mut self, at: usize) {
-        let mut closed: Vec<Closed> = Vec::new();
-        self.shards[at].take_closed(&mut closed);
-        for closed in closed {
-            let wire = self.wires[at].0.remove(&closed.index).expect("a connection is closed once");
-            let place = self.seats.iter().position(|seat| seat.shard == at && seat.key.index == closed.index);
+        for (closed, wire) in self.server.take_closed(at) {
+            let is_its =
+                |seat: &Seat| seat.connection.shard == at && seat.connection.key.index == closed.index;
+            let place = self.seats.iter().position(is_its);
             let mut seat = self.seats.remove(place.expect("every connection has a client"));
             if !closed.reset {
                 match wire.ended_first {
@@ -538,9 +355,9 @@ impl World {
             (&closed.index, closed.reset, &wire.to_client).hash(&mut self.trace);
             seat.client.receive(&wire.to_client, &mut self.model);
             seat.client.leave(&mut self.model);
-            self.post.ended(at, seat.key);
+            self.server.post.ended(at, seat.connection.key);
             for fault in seat.client.faults {
-                self.post.coverage.note("fault", &fault);
+                self.server.post.coverage.note("fault", &fault);
             }
         }
     }
@@ -550,7 +367,7 @@ impl World {
     fn settle(&mut self) {
         let mut has_moved = true;
         while has_moved {
-            has_moved = self.post.complete_all();
+            has_moved = self.server.post.complete_all();
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 self.seats[at].is_unreported = false;
@@ -558,14 +375,8 @@ impl World {
                 has_moved |= self.carry_up(at, usize::MAX);
                 has_moved |= self.carry_down(at, usize::MAX);
             }
-            for at in 0..self.shards.len() {
-                let is_due = self.shards[at].next_deadline().is_some_and(|deadline| deadline <= self.now);
-                let is_delayed = self.shards[at].next_flush().is_some();
-                if self.awake[at].swap(false, Ordering::Relaxed)
-                    || is_due
-                    || is_delayed
-                    || self.shards[at].has_work()
-                {
+            for at in 0..self.server.count() {
+                if self.server.would_turn(at, self.now) {
                     self.turn(at);
                     has_moved = true;
                 }
@@ -579,7 +390,8 @@ impl World {
         self.find_the_hung();
         // Who has said DISCONNECT, and waits behind a request that is never completed, hangs up: that is what ends it.
         for at in 0..self.seats.len() {
-            if self.seats[at].client.stage == Stage::Leaving && !self.seats[at].has_ended {
+            let seat = &self.seats[at];
+            if seat.client.stage == Stage::Leaving && !self.server.wire(seat.connection).has_ended() {
                 self.end(at);
             }
         }
@@ -594,8 +406,7 @@ impl World {
             self.settle();
         }
         self.empty_queues();
-        let left = |shard: &Shard| shard.counters().queue_messages;
-        assert_eq!(self.shards.iter().map(left).sum::<u64>(), 0, "a message is left in a queue");
+        assert_eq!(self.server.sum(|counters| counters.queue_messages), 0, "a message is left in a queue");
         self.model.check_complete();
         self.seats.iter().for_each(|seat| seat.client.check_complete());
         assert!(self.model.confirmed_count() > 0 || self.named < 10, "nothing happened");
@@ -605,32 +416,23 @@ impl World {
             }
         }
         self.settle();
-        for shard in &mut self.shards {
-            shard.begin_shutdown();
-        }
+        self.server.shards.iter_mut().for_each(Shard::begin_shutdown);
         self.settle();
         // Whoever does not answer is reset when its time is up: the connection's, or the server's.
         if self.seats.len().is_multiple_of(2) {
             self.now = Tick(self.now.0 + 10_000);
         } else {
-            self.shards.iter_mut().for_each(Shard::begin_reset);
+            self.server.shards.iter_mut().for_each(Shard::begin_reset);
         }
         self.settle();
         assert!(self.seats.is_empty(), "somebody is left");
-        self.shards.iter().for_each(Shard::check_empty);
-        let sum =
-            |count: fn(&ShardCounters) -> u64| self.shards.iter().map(|s| count(s.counters())).sum::<u64>();
-        assert_eq!(self.pending.count(), 0);
-        assert_eq!(sum(|counters| counters.refused_pending_per_address_total), self.refused);
-        assert_eq!(sum(|counters| counters.closed_by_peer_total), self.ended_by_peer);
-        assert_eq!(sum(|counters| counters.closed_by_server_total), self.ended_by_server);
-        self.tcbs.check();
-        let stats = self.tcbs.stats();
-        assert_eq!(stats.half_open + stats.established + stats.closing, 0);
-        self.post.check_empty();
-        let mut coverage = std::mem::take(&mut self.post.coverage);
-        self.shards.iter().for_each(|shard| coverage.note_shard(shard));
-        for shard in &self.shards {
+        self.server.check_empty();
+        assert_eq!(self.server.sum(|counters| counters.refused_pending_per_address_total), self.refused);
+        assert_eq!(self.server.sum(|counters| counters.closed_by_peer_total), self.ended_by_peer);
+        assert_eq!(self.server.sum(|counters| counters.closed_by_server_total), self.ended_by_server);
+        let mut coverage = self.server.post.coverage;
+        for shard in &self.server.shards {
+            coverage.note_shard(shard);
             shard.counters().iter().for_each(|(_, value)| value.hash(&mut self.trace));
         }
         (coverage, self.trace.finish())
@@ -646,15 +448,16 @@ impl World {
             self.settle();
         }
         if let Some(seat) = self.seats.iter().find(|seat| seat.is_hung) {
-            let shard = &self.shards[seat.shard];
+            let wire = self.server.wire(seat.connection);
+            let (unread, has_ended) = (wire.unread(), wire.has_ended());
+            let shard = self.server.shard(seat.connection);
             panic!(
-                "somebody who hangs is not found: {:?} with {} bytes unread, read from {}, end {}, at {:?}: {:?}",
+                "somebody who hangs is not found: {:?} with {unread} bytes unread, read from {}, end {has_ended}, \
+                 at {:?}: {:?}",
                 seat.client.stage,
-                seat.to_server.len(),
-                shard.wants_read(seat.key),
-                seat.has_ended,
+                shard.wants_read(seat.connection.key),
                 self.now,
-                shard.liveness(seat.key)
+                shard.liveness(seat.connection.key)
             );
         }
     }
@@ -680,13 +483,13 @@ impl World {
         for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {
             self.seats[at].client.subscribe(place, &mut self.model);
         }
-        let last = (self.seats[at].shard, self.seats[at].key);
+        let last = self.seats[at].connection;
         for _ in 0..40 {
             self.settle();
             // A dead letter that was refused is sent again in its own time.
             self.let_pass(30);
             // Others may have gone, as time passes.
-            let at = self.seats.iter().position(|seat| (seat.shard, seat.key) == last);
+            let at = self.seats.iter().position(|seat| seat.connection == last);
             let at = at.expect("it stays until the queues are empty");
             while !self.seats[at].client.unsettled.is_empty() {
                 self.seats[at].client.settle(false);

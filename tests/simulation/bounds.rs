@@ -1,0 +1,51 @@
+//! The bounds of a world, drawn from its seed.
+//!
+//! Owns how small they are: a bound is to be met within a run, and not by every world.
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tcbchat::limits;
+use tcbchat::message::destination::Pattern;
+use tcbchat::shard::ShardLimits;
+
+/// Those of all shards of a world.
+pub fn draw(rng: &mut StdRng) -> ShardLimits {
+    ShardLimits {
+        outbound: limits::Outbound {
+            bytes_max: 24 * 1024,
+            high_water_bytes: 8 * 1024,
+            low_water_bytes: 2 * 1024,
+            // So small that who reads slowly is cut off for what others have unsent, too.
+            reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
+            ..limits::Outbound::default()
+        },
+        // So short that those who read slowly are taken for dead now and then.
+        keepalive: limits::KeepAlive {
+            ws_ping_interval_s: if rng.random_bool(0.5) { 3 } else { 0 },
+            ws_pong_timeout_s: 2,
+            ..limits::KeepAlive::default()
+        },
+        // So small that publishers are held up.
+        mesh: limits::Mesh { messages_max: 3, bytes_max: 4 * 1024 },
+        // So small that rooms wait for their turn.
+        turn: limits::Turn { room_members_max: 2, members_max: 3, ..limits::Turn::default() },
+        // Clocks jump by an hour: what queues hold is not to be forgotten for that.
+        rooms: limits::Rooms {
+            // In half of the worlds a message that was refused is soon a dead letter.
+            deliveries_max: if rng.random_bool(0.5) { rng.random_range(1..3) } else { 60_000 },
+            queue_idle_s: u32::MAX,
+            queue_messages_max: if rng.random_bool(0.2) { 8 } else { 1000 },
+            // So small that rooms are full.
+            parked_bytes_max: if rng.random_bool(0.3) { 3 * 1024 } else { 64 << 20 },
+            pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
+            ack_timeout_s: u32::MAX,
+            flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
+            ..limits::Rooms::default()
+        },
+        flush_delay_destinations: ["/topic/a", "/user/*"]
+            .iter()
+            .filter_map(|text| Pattern::parse(text))
+            .collect(),
+        ..ShardLimits::default()
+    }
+}
