@@ -7,6 +7,7 @@
 //! - `patience` is how long it waits for their end.
 //! - [`reactor`] is one thread's event loop.
 //! - [`address`] is where to listen.
+//! - [`reservation`] holds an address for this process alone, before anybody listens there.
 //! - [`acceptor`] takes connections from the listeners and survives running out of descriptors.
 //! - [`socket`] holds a reactor's sockets, parallel to its shard's connections.
 //! - [`fd_table`] gives a thread a descriptor table of its own.
@@ -23,5 +24,6 @@ pub mod group_memory;
 mod look;
 mod patience;
 pub mod reactor;
+pub mod reservation;
 pub mod server;
 pub mod socket;

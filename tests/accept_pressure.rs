@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tcbchat::net::acceptor::{Accepted, Acceptor, BACK_OFF_MS, ListenOptions, Reservation};
+use tcbchat::net::acceptor::{Accepted, Acceptor, BACK_OFF_MS, ListenOptions};
 use tcbchat::net::address::Address;
+use tcbchat::net::reservation::Reservation;
 use tcbchat::time::Tick;
 
 const CLIENTS: usize = 3;

@@ -13,9 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
-use tcbchat::net::acceptor::{self, ListenOptions, Reservation};
+use tcbchat::net::acceptor::{self, ListenOptions};
 use tcbchat::net::address::Address;
 use tcbchat::net::fd_table;
+use tcbchat::net::reservation::Reservation;
 
 /// More than anything here takes; a test that waits longer fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(10);

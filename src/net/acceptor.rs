@@ -1,6 +1,6 @@
 //! Listeners, and taking connections from them.
 //!
-//! The acceptor makes a reactor's listening sockets, takes one connection at a time from them in rotation,
+//! The acceptor listens at the [places](Place) that the server has reserved, takes one connection at a time in rotation,
 //! and decides what a failed `accept` means. It does not register or keep connections, and it does not
 //! bound a turn: the reactor asks for one connection after the other until its budget is spent.
 //!
@@ -10,35 +10,23 @@
 //! empty. Stopping earlier, for the turn's budget or after an error, leaves the bit set, so that no
 //! connection waits in the queue for an edge that already came.
 //!
-//! # Unix sockets
-//! They have no `SO_REUSEPORT`: one listener, made before the reactors split their descriptor tables, is watched by all.
-//! Each connection wakes them all, and one of them gets it. What is accepted is kept as a `TcpStream`, which stands for
-//! any stream socket here: nothing of it is TCP's own.
-//!
 //! Invariant: a listener whose queue may hold a connection has its `readable` bit set, or its edge is still
 //! to be reported by the kernel.
 
-use std::fmt;
-use std::fs::{self, Permissions};
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mio::net::TcpListener;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::limits;
 use crate::net::address::Address;
+use crate::net::reservation::{ListenError, Place, UnixPlace};
 use crate::tcb::FourTuple;
 use crate::time::Tick;
 
@@ -49,113 +37,6 @@ pub const BACK_OFF_MS: u64 = 100;
 
 /// Milliseconds between two log lines about failing `accept`s.
 const LOG_INTERVAL_MS: u64 = 1_000;
-
-/// An address that belongs to this process until it is dropped, for the reactors' listeners to share.
-///
-/// Reactors listen with `SO_REUSEPORT`, which lets any process of the same user bind the same port: a second
-/// server started by mistake would silently take a share of the first one's connections. So the address
-/// is first bound *without* it, which fails with "address in use" when anybody listens there, and only then is
-/// the option set on that same socket, for the listeners to join. The socket itself never listens, so the
-/// kernel gives it no connections. It also keeps the port that the kernel picked for port 0.
-///
-/// A Unix socket's listener is made here, for all. Its file is for the owner and the group; one that nobody listens at is
-/// left over, and replaced.
-#[derive(Debug)]
-pub struct Reservation {
-    place: Place,
-    _socket: Option<Socket>,
-}
-
-/// A reserved address, as reactors are given it.
-#[derive(Debug, Clone)]
-pub enum Place {
-    /// To listen at, with the port that was picked in place of 0.
-    Tcp(SocketAddr),
-    /// The listener.
-    Unix(Arc<UnixPlace>),
-}
-
-/// A Unix socket that listens.
-#[derive(Debug)]
-pub struct UnixPlace {
-    listener: UnixListener,
-    address: Address,
-    /// The number of the next connection.
-    next: AtomicU64,
-}
-
-impl Reservation {
-    /// Reserves an address.
-    ///
-    /// # Errors
-    /// What `bind` says: address in use, not available, or permission denied.
-    pub fn make(address: &Address, backlog: u32) -> Result<Reservation, ListenError> {
-        let made = match address {
-            Address::Tcp(wanted) => Reservation::bind(*wanted),
-            Address::Unix(path) => listen_unix(path, backlog).map(|listener| {
-                let place = UnixPlace { listener, address: address.clone(), next: AtomicU64::new(0) };
-                Reservation { place: Place::Unix(Arc::new(place)), _socket: None }
-            }),
-        };
-        made.map_err(|source| ListenError { address: address.clone(), source })
-    }
-
-    fn bind(wanted: SocketAddr) -> io::Result<Reservation> {
-        let socket = Socket::new(Domain::for_address(wanted), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-        // Connections of an earlier run that linger in TIME_WAIT must not stop a restart.
-        socket.set_reuse_address(true)?;
-        socket.bind(&wanted.into())?;
-        socket.set_reuse_port(true)?;
-        let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
-        Ok(Reservation { place: Place::Tcp(address), _socket: Some(socket) })
-    }
-
-    /// For the reactors.
-    pub fn place(&self) -> Place {
-        self.place.clone()
-    }
-
-    /// The address, with the port that was picked in place of 0.
-    pub fn address(&self) -> Address {
-        match &self.place {
-            Place::Tcp(address) => Address::Tcp(*address),
-            Place::Unix(unix) => unix.address.clone(),
-        }
-    }
-
-    /// Refuses connections to a Unix socket from here on. A TCP address refuses when its last listener is closed.
-    pub fn refuse(&self) {
-        let Place::Unix(unix) = &self.place else { return };
-        // Both fail if it was done before.
-        if let Address::Unix(path) = &unix.address
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::debug!(%error, path = %path.display(), "the socket's file is gone");
-        }
-        if let Err(error) = SockRef::from(&unix.listener).shutdown(Shutdown::Both) {
-            tracing::debug!(%error, "shutdown of a listener");
-        }
-    }
-}
-
-fn listen_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    let address = socket2::SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&address) {
-        let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-        let is_left_over = error.kind() == io::ErrorKind::AddrInUse
-            && is_socket
-            && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if !is_left_over {
-            return Err(error);
-        }
-        fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    fs::set_permissions(path, Permissions::from_mode(0o660))?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
-}
 
 /// What listeners are made with.
 #[derive(Debug, Clone, Default)]
@@ -168,11 +49,11 @@ pub struct ListenOptions {
     pub unsent_bytes_max: u32,
 }
 
-/// Makes a listener on an address that a [`Reservation`] holds.
+/// Makes a listener on an address that a [`Reservation`](crate::net::reservation::Reservation) holds.
 ///
 /// Options are set on the listener because Linux lets accepted sockets inherit them: some system calls for all
-/// connections in place of as many each. They are `TCP_NODELAY`, keep-alive, the user timeout and `TCP_NOTSENT_LOWAT`. A reactor writes once per turn all there is to send, so Nagle's
-/// algorithm could only delay the end of it.
+/// connections in place of as many each. They are `TCP_NODELAY`, keep-alive, the user timeout and `TCP_NOTSENT_LOWAT`.
+/// A reactor writes once per turn all there is to send, so Nagle's algorithm could only delay the end of it.
 ///
 /// # Errors
 /// What `socket`, `setsockopt`, `bind` or `listen` say.
@@ -280,7 +161,7 @@ impl Acceptor {
                     registry.register(socket, token(i), Interest::READABLE)?
                 }
                 ListenSocket::Unix(unix) => {
-                    let fd = unix.listener.as_raw_fd();
+                    let fd = unix.descriptor();
                     registry.register(&mut SourceFd(&fd), token(i), Interest::READABLE)?;
                 }
             }
@@ -303,12 +184,16 @@ impl Acceptor {
 
     /// Whether [`accept`](Self::accept) is worth calling now.
     pub fn has_work(&self, now: Tick) -> bool {
-        !self.back_off.holds(now) && self.listeners.iter().any(|listener| listener.readable)
+        !self.back_off.holds(now) && self.is_any_readable()
     }
 
     /// When accepting goes on after a back-off, if there is something to accept then.
     pub fn retry_at(&self) -> Option<Tick> {
-        self.back_off.until.filter(|_| self.listeners.iter().any(|listener| listener.readable))
+        self.back_off.until.filter(|_| self.is_any_readable())
+    }
+
+    fn is_any_readable(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.readable)
     }
 
     /// Takes at most one connection.
@@ -352,33 +237,8 @@ impl Listener {
                 };
                 Ok((stream, FourTuple::new(local, remote)))
             }
-            ListenSocket::Unix(unix) => {
-                let socket = accept_with(&unix.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-                let number = unix.next.fetch_add(1, Ordering::Relaxed);
-                Ok((TcpStream::from(socket), FourTuple::unix(number)))
-            }
+            ListenSocket::Unix(unix) => unix.accept(),
         }
-    }
-}
-
-/// A listener that could not be made.
-#[derive(Debug)]
-pub struct ListenError {
-    /// Where it should have listened.
-    pub address: Address,
-    /// What the kernel said.
-    pub source: io::Error,
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {}: {}", self.address, self.source)
-    }
-}
-
-impl std::error::Error for ListenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
     }
 }
 
@@ -448,15 +308,20 @@ impl BackOff {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::net::UnixStream;
+
     use mio::{Events, Poll};
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::net::reservation::Reservation;
 
     fn loopback() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
     }
 
-    fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
-        Reservation::make(&Address::Tcp(address), 128)
+    fn reserve(address: SocketAddr) -> Reservation {
+        Reservation::make(&Address::Tcp(address), 128).unwrap()
     }
 
     fn tcp(reservation: &Reservation) -> SocketAddr {
@@ -472,7 +337,7 @@ mod tests {
 
     /// An acceptor with its own reservation, on as many ports as asked for.
     fn acceptor(ports: usize) -> (Poll, Acceptor, Vec<SocketAddr>) {
-        let reserved: Vec<_> = (0..ports).map(|_| reserve(loopback()).unwrap()).collect();
+        let reserved: Vec<_> = (0..ports).map(|_| reserve(loopback())).collect();
         let addresses: Vec<SocketAddr> = reserved.iter().map(tcp).collect();
         let places: Vec<Place> = reserved.iter().map(Reservation::place).collect();
         let poll = Poll::new().unwrap();
@@ -487,26 +352,6 @@ mod tests {
         for event in &events {
             acceptor.readable(event.token().0);
         }
-    }
-
-    #[test]
-    fn a_reserved_port_is_shared_only_with_ourselves() {
-        let reserved = reserve(loopback()).unwrap();
-        let address = tcp(&reserved);
-        let first = listen(address, &options()).unwrap();
-        let second = listen(address, &options()).unwrap();
-        assert_eq!(reserve(address).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
-        drop((first, second, reserved));
-        reserve(address).expect("free again");
-    }
-
-    #[test]
-    fn a_wildcard_meets_a_specific_address() {
-        let reserved = reserve(loopback()).unwrap();
-        let address = tcp(&reserved);
-        let _listener = listen(address, &options()).unwrap();
-        let wildcard = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
-        assert_eq!(reserve(wildcard).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
@@ -550,7 +395,7 @@ mod tests {
 
     #[test]
     fn connections_of_a_wildcard_listener_know_their_local_address() {
-        let reserved = reserve("0.0.0.0:0".parse().unwrap()).unwrap();
+        let reserved = reserve("0.0.0.0:0".parse().unwrap());
         let wildcard = tcp(&reserved);
         let poll = &mut Poll::new().unwrap();
         let mut acceptor = Acceptor::listen(&[reserved.place()], &options()).unwrap();
@@ -563,13 +408,10 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_shared_and_what_is_left_over_is_replaced() {
+    fn a_unix_socket_is_shared() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tcbchat.sock");
-        let address = Address::Unix(path.clone());
-        let reserved = Reservation::make(&address, 16).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o660);
+        let reserved = Reservation::make(&Address::Unix(path.clone()), 16).unwrap();
         // Two acceptors: both hear of a connection, and one gets it.
         let mut pair: Vec<(Poll, Acceptor)> = (0..2)
             .map(|_| {
@@ -592,20 +434,6 @@ mod tests {
             }
         }
         assert_eq!(tuples, [FourTuple::unix(0)]);
-        let taken = Reservation::make(&address, 16).unwrap_err();
-        assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse, "somebody listens");
-
-        reserved.refuse();
-        assert!(!path.exists());
-        // A crash leaves the file.
-        drop((pair, reserved));
-        drop(UnixListener::bind(&path).unwrap());
-        Reservation::make(&address, 16).unwrap();
-        // What is no socket is left alone.
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "mine").unwrap();
-        assert!(Reservation::make(&address, 16).is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 
     #[test]

@@ -39,11 +39,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::mesh::Mesh;
-use crate::net::acceptor::{Acceptor, ListenError, ListenOptions, Place, Reservation};
+use crate::net::acceptor::{Acceptor, ListenOptions};
 use crate::net::address::Address;
 use crate::net::fd_table;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Handle, Options, Reactor};
+use crate::net::reservation::{ListenError, Place, Reservation};
 use crate::shard::farewell::GOING_AWAY;
 use crate::shard::{Shard, ShardLimits};
 use crate::time::Clock;
