@@ -21,17 +21,18 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::config::machine::Machine;
-use crate::config::plan::memory::USER_BYTES_EACH;
 use crate::config::plan::{Descriptors, DoesNotFit, Plan, THREADS_OF_PROCESS, plan};
 use crate::config::procfs::Unreadable;
 
 use super::probe::Snapshot;
 use super::running::Running;
 pub use fix::{Fix, Stay};
+pub use memory::MemoryForecast;
 
 mod behaviour;
 mod count;
 mod fix;
+mod memory;
 
 /// The largest number of connections that can be asked for: what the TCB table can be configured to hold.
 pub const CONNECTIONS_MAX: u32 = 16_777_214;
@@ -133,27 +134,6 @@ pub struct Bound {
     pub connections: u64,
     /// The wall's id.
     pub wall: &'static str,
-}
-
-/// What N connections cost in memory while they are idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryForecast {
-    /// Bytes of the server for each connection.
-    pub user_bytes_each: u64,
-    /// Bytes of the kernel for each connection, at this end of it.
-    pub kernel_bytes_each: u64,
-    /// Whether the kernel's bytes are this kernel's own object sizes, or the usual ones.
-    pub is_kernel_read: bool,
-    /// Bytes that a limited control group is charged for each connection; `None` if no group is limited.
-    pub group_bytes_each: Option<u64>,
-    /// Whether the kernel's part of those was measured, or is what kernels of this release charge.
-    pub is_group_measured: bool,
-    /// Bytes of the server for all, with what does not depend on their number.
-    pub user_bytes: u64,
-    /// Bytes of the kernel for all.
-    pub kernel_bytes: u64,
-    /// Bytes when every bound on what is under way is reached at once.
-    pub bytes_max: u64,
 }
 
 /// Why `serve` would not start.
@@ -423,31 +403,6 @@ impl<'a> Context<'a> {
     /// Connections that are to come.
     fn coming(&self) -> u64 {
         self.connections.saturating_sub(self.standing)
-    }
-
-    /// Bytes of the server that do not depend on the number of connections, while they are idle.
-    fn user_bytes_fixed(&self) -> u64 {
-        let each = u64::from(self.config.turn.read_bytes_max) + self.config.buffers.reactor_bytes_kept_max;
-        u64::from(self.reactors).saturating_mul(each)
-    }
-
-    fn memory(&self) -> MemoryForecast {
-        let (kernel_bytes_each, is_kernel_read) = self.snapshot.kernel_bytes_each();
-        let kernel_bytes = self.connections.saturating_mul(kernel_bytes_each);
-        let user_bytes = self.connections * USER_BYTES_EACH + self.user_bytes_fixed();
-        MemoryForecast {
-            user_bytes_each: USER_BYTES_EACH,
-            kernel_bytes_each,
-            is_kernel_read,
-            group_bytes_each: self.lowest_group().map(|group| self.group_bytes(group.version)),
-            is_group_measured: self.snapshot.measured_bytes_each.is_some(),
-            user_bytes,
-            kernel_bytes,
-            bytes_max: match &self.plan {
-                Ok(plan) => plan.memory.bytes_max(),
-                Err(_) => user_bytes.saturating_add(kernel_bytes),
-            },
-        }
     }
 
     /// A wall about which nothing is said yet.

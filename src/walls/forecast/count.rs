@@ -2,16 +2,12 @@
 //!
 //! Each is a straight line: so much for each connection, so much for the server itself, and a limit of which
 //! some is used already. The exception are descriptor tables and threads, which depend on each other: more
-//! reactors make more tables.
+//! reactors make more tables. The walls made of bytes are those of [`memory`](super::memory).
 //!
 //! Invariant: `stops_at` of a wall is the largest number of connections that it lets in.
 
-use crate::config::plan::memory::{
-    Bytes, GROUP_BYTES_OF_PROCESS, GROUP_BYTES_OF_REACTOR, USER_BYTES_EACH, USER_BYTES_IDLE,
-};
 use crate::config::plan::{Descriptors, THREADS_OF_PROCESS};
-use crate::config::procfs::{Controller, GroupLimit, Reading, Version};
-use crate::net::group_memory::full_at;
+use crate::config::procfs::{Controller, GroupLimit, Reading, Unreadable};
 
 use super::fix::{self, roomy};
 use super::{CONNECTIONS_MAX, Context, Fix, Grouped, Kind, Verdict, Wall};
@@ -31,19 +27,6 @@ const MAPPINGS_OF_PROCESS: u64 = 64;
 const MAPPINGS_OF_REACTOR: u64 = 8;
 /// Mappings of a thread for a connection: its stack and the guard page below it.
 const MAPPINGS_OF_THREAD: u64 = 2;
-
-/// Private writable memory of a server without connections (`VmData`), as RLIMIT_DATA counts it: of the process, of a
-/// reactor, and for each place of its table. Measured with 2, 4 and 16 reactors, to which it adds up within 10 KB.
-const DATA_OF_PROCESS: u64 = 2_900 * 1024;
-/// See [`DATA_OF_PROCESS`]; a thread's stack is most of it.
-const DATA_OF_REACTOR: u64 = 2_240 * 1024;
-/// See [`DATA_OF_PROCESS`].
-const DATA_OF_PLACE: u64 = 44;
-/// The same, for each connection that a reactor's arrays have room for: they double, so that more is promised than
-/// used. Between 100 and 200 bytes, by where servers with a limit ended.
-const DATA_OF_CONNECTION: u64 = 170;
-/// What RLIMIT_AS counts beyond RLIMIT_DATA: code and libraries, and what is mapped for a moment.
-const ADDRESS_SPACE_BESIDE: u64 = 8_100_000;
 
 impl Context<'_> {
     pub(super) fn count_walls(&self) -> Vec<Wall> {
@@ -65,7 +48,7 @@ impl Context<'_> {
     }
 
     /// Says the verdict on a wall of which each connection takes `each`, and the server `fixed`.
-    fn line(&self, wall: Wall, limit: u64, in_use: Option<u64>, each: u64, fixed: u64) -> Wall {
+    pub(super) fn line(&self, wall: Wall, limit: u64, in_use: Option<u64>, each: u64, fixed: u64) -> Wall {
         let needed = self.coming().saturating_mul(each).saturating_add(fixed);
         let free = limit.saturating_sub(in_use.unwrap_or(0));
         // What is open already stays open, however little is left.
@@ -285,172 +268,6 @@ impl Context<'_> {
         wall
     }
 
-    /// Bytes of one connection, and of the server without connections.
-    fn bytes(&self) -> (u64, u64) {
-        let (kernel, _) = self.snapshot.kernel_bytes_each();
-        (kernel.saturating_add(USER_BYTES_EACH), self.user_bytes_fixed())
-    }
-
-    fn machine_memory(&self) -> Wall {
-        let wall = Self::wall("memory", "tcb-table", "memory of the machine", Kind::Count, "bytes");
-        let memory = match &self.snapshot.memory {
-            Ok(memory) => memory,
-            Err(error) => return Self::unreadable(wall, error),
-        };
-        let (each, fixed) = self.bytes();
-        let mut wall = self.line(wall, memory.limit, Some(memory.used), each, fixed);
-        wall.effect = format!(
-            "An idle connection takes {} bytes, most of them the kernel's. No command makes more of it.",
-            Grouped(each)
-        );
-        wall
-    }
-
-    fn group_memory(&self) -> Wall {
-        let name = "memory limit of the group";
-        let wall = Self::wall("cgroup-memory", "app-limits", name, Kind::Count, "bytes");
-        let group = match lowest(&self.snapshot.group_memory) {
-            Ok(group) => group,
-            Err(wall_of) => return wall_of.wall(wall),
-        };
-        let each = self.group_bytes(group.version);
-        let reactors = u64::from(self.reactors);
-        let fixed = match self.running {
-            Some(_) => 0,
-            None => GROUP_BYTES_OF_PROCESS + reactors.saturating_sub(2) * GROUP_BYTES_OF_REACTOR,
-        };
-        // Whoever reads has gone when it is full.
-        let used = group.used.map(|used| used.saturating_sub(self.snapshot.bytes_own));
-        let percent = self.config.memory.group_percent_max;
-        let (limit, past) = match percent {
-            0 => (group.limit, "past the limit the kernel ends the server".to_owned()),
-            _ => (
-                full_at(group.limit, percent),
-                format!(
-                    "from {percent} % of {} on the server answers 503 (memory.group_percent_max), so that the kernel \
-                     does not end it",
-                    Bytes(group.limit)
-                ),
-            ),
-        };
-        let mut wall = self.line(wall, limit, used, each, fixed);
-        wall.effect = format!(
-            "{}. It is charged {} bytes for each idle connection ({}), most of them the kernel's; {past}.",
-            group.directory,
-            Grouped(each),
-            if self.snapshot.measured_bytes_each.is_some() {
-                "measured"
-            } else {
-                "by the kernel's release; --measure measures it"
-            },
-        );
-        // The limit of which the share is enough.
-        let whole = |value: u64| if percent == 0 { value } else { value.div_ceil(u64::from(percent)) * 100 };
-        self.mend(&mut wall, |value| {
-            Fix::group(&group.directory, group.version, Controller::Memory, roomy(whole(value)))
-        });
-        wall
-    }
-
-    /// Bytes of private writable memory of a server with so many connections.
-    fn data_bytes(&self, connections: u64) -> u64 {
-        let reactors = u64::from(self.reactors);
-        let places = self.capacity.unwrap_or(self.connections);
-        let arrays = connections.div_ceil(reactors.max(1)).next_power_of_two();
-        DATA_OF_PROCESS
-            + reactors * DATA_OF_REACTOR
-            + places * DATA_OF_PLACE
-            + reactors * arrays * DATA_OF_CONNECTION
-    }
-
-    /// The verdict on a limit of the process's memory, which its arrays meet when one of them doubles.
-    fn steps(&self, wall: Wall, limit: u64, beside: u64) -> Wall {
-        let needed = self.data_bytes(self.connections) + beside;
-        let reactors = u64::from(self.reactors).max(1);
-        let fits = |each: &u64| self.data_bytes(reactors * each) + beside <= limit;
-        let each = (0..24).rev().map(|step| 1_u64 << step).find(fits).unwrap_or(0);
-        // The first reactor that is full is a little before the others: the kernel spreads by a hash.
-        let stops_at = reactors * each.saturating_sub(each.isqrt());
-        let is_below = needed > limit;
-        let effect = format!(
-            "Past it the server ends, and everybody with it. Its arrays double, so it stops in steps: to about a tenth, \
-             with {} reactor{}.",
-            reactors,
-            if reactors == 1 { "" } else { "s" }
-        );
-        Wall {
-            limit: Some(limit),
-            in_use: Some(0),
-            needed: Some(needed),
-            stops_at: Some(if is_below {
-                stops_at.min(self.connections.saturating_sub(1))
-            } else {
-                stops_at.max(self.connections)
-            }),
-            verdict: if is_below { Verdict::Below } else { Verdict::Fits },
-            effect,
-            ..wall
-        }
-    }
-
-    fn data_limit(&self) -> Wall {
-        let wall = Self::wall("data-limit", "tcb-table", "RLIMIT_DATA", Kind::Count, "bytes");
-        match self.snapshot.limits.as_ref().map(|limits| limits.data_soft) {
-            Ok(Some(limit)) => {
-                let mut wall = self.steps(wall, limit, 0);
-                self.mend(&mut wall, |value| Fix::process_limit("data", "LimitDATA", value));
-                wall
-            }
-            Ok(None) => Wall { effect: "No limit.".into(), ..wall },
-            Err(error) => Self::unreadable(wall, error),
-        }
-    }
-
-    fn address_space(&self) -> Wall {
-        let wall = Self::wall("address-space", "tcb-table", "RLIMIT_AS", Kind::Count, "bytes");
-        match self.snapshot.limits.as_ref().map(|limits| limits.address_space_soft) {
-            Ok(Some(limit)) => {
-                let mut wall = self.steps(wall, limit, ADDRESS_SPACE_BESIDE);
-                self.mend(&mut wall, |value| Fix::process_limit("as", "LimitAS", value));
-                wall
-            }
-            Ok(None) => Wall { effect: "No limit.".into(), ..wall },
-            Err(error) => Self::unreadable(wall, error),
-        }
-    }
-
-    /// `CommitLimit`, under strict overcommit only.
-    fn commit_limit(&self) -> Wall {
-        let wall = Self::wall("commit-limit", "tcb-table", "vm.overcommit_memory", Kind::Count, "bytes");
-        let (mode, commit) = match (&self.snapshot.overcommit, &self.snapshot.commit) {
-            (Ok(mode), Ok(commit)) => (*mode, *commit),
-            (Err(error), _) | (_, Err(error)) => return Self::unreadable(wall, error),
-        };
-        if mode != 2 {
-            let effect = "Not strict: memory is promised beyond what there is.";
-            return Wall { effect: effect.into(), ..wall };
-        }
-        let fixed = if self.running.is_some() { 0 } else { self.data_bytes(0) };
-        let mut wall = self.line(wall, commit.limit, Some(commit.used), 2 * DATA_OF_CONNECTION, fixed);
-        wall.effect =
-            "Strict: what all processes are promised is bounded (CommitLimit); past it the server ends."
-                .into();
-        if wall.verdict == Verdict::Below {
-            wall.fix = Some(Fix::sysctl("vm.overcommit_memory", 0));
-        }
-        wall
-    }
-
-    /// The group with the least memory left, if one is limited.
-    pub(super) fn lowest_group(&self) -> Option<&GroupLimit> {
-        lowest(&self.snapshot.group_memory).ok()
-    }
-
-    /// Bytes that a group is charged for one idle connection.
-    pub(super) fn group_bytes(&self, version: Version) -> u64 {
-        self.snapshot.group_kernel_bytes_each(version) + USER_BYTES_IDLE
-    }
-
     fn conntrack(&self) -> Wall {
         let name = "net.netfilter.nf_conntrack_max";
         let wall = Self::wall("conntrack", "nat", "nf_conntrack_max", Kind::Count, "connections");
@@ -590,7 +407,7 @@ impl Context<'_> {
     }
 
     /// Adds the fix of a wall that is in the way: the limit that N connections need, on top of what is used.
-    fn mend(&self, wall: &mut Wall, fix: impl FnOnce(u64) -> Fix) {
+    pub(super) fn mend(&self, wall: &mut Wall, fix: impl FnOnce(u64) -> Fix) {
         if wall.verdict == Verdict::Below {
             let needed = wall.in_use.unwrap_or(0).saturating_add(wall.needed.unwrap_or(0));
             wall.fix = Some(fix(roomy(needed)));
@@ -610,13 +427,13 @@ fn verdict(connections: u64, stops_at: u64) -> Verdict {
 }
 
 /// Why there is no lowest group.
-enum NoGroup<'a> {
+pub(super) enum NoGroup<'a> {
     Unlimited,
-    Unreadable(&'a crate::config::procfs::Unreadable),
+    Unreadable(&'a Unreadable),
 }
 
 impl NoGroup<'_> {
-    fn wall(self, wall: Wall) -> Wall {
+    pub(super) fn wall(self, wall: Wall) -> Wall {
         match self {
             Self::Unlimited => Wall { effect: "No control group limits it.".into(), ..wall },
             Self::Unreadable(error) => Context::unreadable(wall, error),
@@ -625,7 +442,7 @@ impl NoGroup<'_> {
 }
 
 /// The group with the least left.
-fn lowest(groups: &Reading<Vec<GroupLimit>>) -> Result<&GroupLimit, NoGroup<'_>> {
+pub(super) fn lowest(groups: &Reading<Vec<GroupLimit>>) -> Result<&GroupLimit, NoGroup<'_>> {
     let groups = groups.as_ref().map_err(NoGroup::Unreadable)?;
     let left = |group: &&GroupLimit| group.limit.saturating_sub(group.used.unwrap_or(0));
     groups.iter().min_by_key(left).ok_or(NoGroup::Unlimited)
