@@ -1,6 +1,6 @@
 //! What a run has reached: reasons to hold, mail, the service's ways, faults, and every number that a shard counts.
 //!
-//! Invariant: what is not excused in [`EXCUSED`] and was never reached fails a long run ([`Coverage::check`]).
+//! Invariant: what is not excused in [`EXCUSED`] and was never reached fails a long run ([`Coverage::missing`]).
 
 use std::collections::BTreeMap;
 

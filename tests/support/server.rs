@@ -50,15 +50,14 @@ impl Server {
         Server::start_by(Command::new(BINARY), listen, arguments)
     }
 
-    /// The same with at most `descriptors` in one descriptor table, so that a plan with private tables can be
-    /// had on any machine.
+    /// The same with limits of the process that the shell's `ulimit` sets by these options.
     ///
     /// # Panics
     /// When it does not start in time.
-    pub fn start_limited(descriptors: u32, arguments: &[&str]) -> Server {
+    pub fn start_limited(limits: &str, arguments: &[&str]) -> Server {
         let mut shell = Command::new("sh");
         // `exec`: the server is the process that was started here.
-        shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), BINARY]);
+        shell.args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\""), BINARY]);
         Server::start_by(shell, SocketAddr::from(([127, 0, 0, 1], 0)), arguments)
     }
 
