@@ -246,6 +246,9 @@ impl Server {
     }
 
     /// A number from `/metrics`: `name`, summed over its labels, or `name{label="value"}`.
+    ///
+    /// A reactor shows its numbers after it has written, so an answer may be here before the number that counts it:
+    /// what has just happened is for [`Server::await_metric`].
     pub fn metric(&self, name: &str) -> u64 {
         let page = self.exchange("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
         let name = format!("tcbchat_{name}");
