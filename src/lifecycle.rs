@@ -150,8 +150,10 @@ impl Change {
         let is_number = matches!(setting.value, Some(Value::Number(_)));
         match (key.section, key.name) {
             ("log", "level") => Change::Level,
-            // All reactors' handshakes are counted in one table, which was made with it.
-            ("handshake", "pending_per_address_max") => Change::Restart,
+            // All reactors' handshakes are counted in one table, which was made with it; pages and listening sockets have
+            // what they were made with.
+            ("handshake", "pending_per_address_max" | "retry_after_s")
+            | ("outbound", "kernel_unsent_bytes_max") => Change::Restart,
             (section, _) if is_number && RELOADED.contains(&section) => Change::Limit,
             _ => Change::Restart,
         }

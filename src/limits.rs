@@ -270,7 +270,7 @@ section! {
 section! {
     /// `[rooms]`: topics, user destinations and queues.
     Rooms, "rooms" {
-        /// Rooms that one reactor owns or has members in at once, and, counted apart, queues that it owns.
+        /// Rooms that one reactor owns at once, and, counted apart, queues. It has members in as many as all reactors own.
         rooms_max: u32 = 1_000_000, 1..=16_777_216;
         /// Bytes of messages of one room that wait to be handed to its members on one reactor. Past it the room is full: what is
         /// published to it waits, and so do its publishers, until half of it is handed out. Other rooms are not concerned.

@@ -416,11 +416,6 @@ impl Members {
         ready
     }
 
-    /// Whether [`Members::take_ready`] would give any.
-    pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Drops what nobody needs of a room's log; forgets the log if it is empty, and the room if nothing is left of it.
     fn settle(&mut self, at: u32) {
         let Members { rooms, pending, held, ready, spare, .. } = self;

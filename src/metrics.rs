@@ -256,6 +256,8 @@ metrics! {
         queue_messages_expired_total: Counter refuses ["rooms.queue_idle_s"];
         /// Queue messages that were not settled for `rooms.ack_timeout_s` and went back.
         queue_ack_timeouts_total: Counter refuses ["rooms.ack_timeout_s"];
+        /// Consumers that get nothing any more until they subscribe anew: they let messages run out of time, then did nothing.
+        queue_consumers_dismissed_total: Counter;
         /// Bytes that queues take with their messages and subscribers, of `rooms.queues_bytes_max`.
         queue_bytes: Gauge;
         /// Queue messages delivered again after NACK, a time-out or a lost connection.

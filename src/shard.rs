@@ -298,8 +298,12 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
-        // The same for what queues have kept for too long, and for memory that traffic has left behind.
-        let is_swept = self.connections.tcbs().has_time_wait() || !self.queues.is_empty() || self.has_slack();
+        // The same for what queues have kept for too long, for input that has begun, and for memory that traffic has left
+        // behind.
+        let is_swept = self.connections.tcbs().has_time_wait()
+            || !self.queues.is_empty()
+            || self.inputs.has_incomplete()
+            || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));
         [self.connections.next_deadline(), sweep, farewell].into_iter().flatten().min()

@@ -18,7 +18,7 @@
 //!   [`DeadLetter::key`] and [`DeadLetter::id`] under the number of that request. When the owner has confirmed, call
 //!   [`Queues::dead_lettered`]; when it has refused, call [`Queues::dead_letter_refused`]. One of both is called exactly
 //!   once. A refused one is parked for [`DEAD_LETTER_PAUSE_MS`] and then offered to consumers again, so it is never lost.
-//! - [`Effects::dismissed`]: consumers that get nothing any more. The shard may tell them; `leave` is still theirs to call.
+//! - [`Effects::dismissed`]: consumers that get nothing any more. The shard counts them; `leave` is still theirs to call.
 //! - the numbers are for the counters.
 //!
 //! Call [`Queues::expire`] once per second, after what has arrived has been read: an acknowledgement that is in the

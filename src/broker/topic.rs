@@ -136,11 +136,6 @@ impl Topics {
         self.topics.is_empty()
     }
 
-    /// Whether there is a room with this key.
-    pub fn contains(&self, key: &str) -> bool {
-        self.find(key).is_some()
-    }
-
     /// Bytes of what is parked in all rooms.
     pub fn parked_bytes(&self) -> u64 {
         self.parked.total()

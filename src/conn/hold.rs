@@ -2,8 +2,8 @@
 //!
 //! | reason | set by | ended by |
 //! |---|---|---|
-//! | `Output` | a push that passes `outbound.high_water_bytes` | the write that passes `outbound.low_water_bytes` |
-//! | `Answer` | a frame that must not overtake a request | the completion of the last such request |
+//! | `Output` | a push that passes `outbound.high_water_bytes`; more than 1,024 pieces of logs owed | the write that passes `outbound.low_water_bytes`; half of that owed |
+//! | `Answer` | a frame that must not overtake a request; more than 1,024 requests awaited | the completion of the last such request; half of that awaited |
 //! | `Room` | the owner of a full room, for who publishes to it | the owner, when the room has been walked |
 //! | `Credit` | a publication past the credit of `[mesh]`, or a full mailbox | the credit that comes back, the mailbox that is emptied |
 //!

@@ -81,6 +81,11 @@ impl Inbound {
         [&self.assembly.payload, &self.raw].into_iter().flatten().map(Lease::capacity).sum()
     }
 
+    /// Bytes that it takes: nothing while it is clean.
+    pub fn weight(&self) -> usize {
+        if self.is_clean() { 0 } else { size_of::<Inbound>() + self.leased() }
+    }
+
     /// Keeps bytes as they came.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ pub const PROGRESS_BYTES: usize = 16 * 1024;
 /// What the connections of one shard keep of their input: the pool of leases, who holds how much of it, and whose input is
 /// wanted again.
 ///
-/// Invariant: exactly the connections with leased input hold something.
+/// Invariant: whoever holds something has incomplete input, and of connections that are not ending, everybody who has holds.
 #[derive(Debug)]
 pub struct Inputs {
     /// Leases.
@@ -143,16 +148,17 @@ impl Inputs {
             inbound.release(&mut self.pool);
             return self.end(index);
         }
-        let leased = inbound.leased() as u64;
-        if leased > 0 || !self.held.is_empty() {
+        // A frame's header may be cut as well, and leases nothing.
+        let weight = inbound.weight() as u64;
+        if weight > 0 || !self.held.is_empty() {
             if self.held.held_by(index) == 0 {
                 (inbound.since, inbound.had) = (now, 0);
             } else if inbound.kept() >= inbound.had + PROGRESS_BYTES {
                 (inbound.since, inbound.had) = (now, inbound.kept());
             }
-            self.held.set(index, leased, holder);
+            self.held.set(index, weight, holder);
         }
-        if inbound.is_clean() {
+        if weight == 0 {
             self.spare = Some(inbound);
         } else {
             connection.inbound = Some(inbound);
@@ -169,6 +175,11 @@ impl Inputs {
     /// Whose incomplete input is to go first, if more than three quarters of the pool are leased.
     pub fn worst(&self) -> Option<u32> {
         if self.held.is_scarce() { self.held.worst() } else { None }
+    }
+
+    /// Whether any connection holds incomplete input.
+    pub fn has_incomplete(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Connections that hold incomplete input.
@@ -205,14 +216,14 @@ impl Inputs {
     pub fn check(&self, connections: &Connections) {
         self.pool.check();
         self.held.check();
-        let leased = |index: u32| {
-            let connection = connections.get(index);
-            connection
-                .and_then(|connection| connection.inbound.as_ref())
-                .map_or(0, |inbound| inbound.leased())
+        let weight = |connection: &Connection| {
+            connection.inbound.as_ref().map_or(0, |inbound| inbound.weight() as u64)
         };
-        assert!(self.held.keys().all(|index| self.held.held_by(index) == leased(index) as u64));
-        let all = connections.iter().filter(|(index, _)| leased(*index) > 0).count();
-        assert_eq!(all, self.held.sessions());
+        assert!(self.held.keys().all(|index| connections.get(index).is_some()));
+        for (index, connection) in connections.iter() {
+            let (held, weight) = (self.held.held_by(index), weight(connection));
+            // What one that is ending has begun to say was dropped.
+            assert!(held == weight || (held == 0 && !connection.phase.is_open()), "{held} of {weight}");
+        }
     }
 }

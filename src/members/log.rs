@@ -115,11 +115,6 @@ impl Log {
         self.weight(self.base, self.head()) + self.entries.len() as u64 * ENTRY_BYTES
     }
 
-    /// Memory of the list of messages.
-    pub fn capacity_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
-    }
-
     /// `count` messages from a position on.
     pub fn messages(&self, from: u64, count: u32) -> impl ExactSizeIterator<Item = &Sequenced> + Clone {
         let at = (from - self.base) as usize;

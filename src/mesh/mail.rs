@@ -97,7 +97,15 @@ impl Mail {
             Mail::Publish { message, .. } => message.weight(),
             Mail::Deliver(sequenced) => sequenced.message.weight(),
             Mail::Offer(offer) => offer.message.weight(),
-            _ => 0,
+            Mail::Subscribe { key, .. }
+            | Mail::Unsubscribe { key, .. }
+            | Mail::RoomFull { key, .. }
+            | Mail::Settle { key, .. }
+            | Mail::Completed {
+                completion: Completion::Subscribed { key, .. } | Completion::Unsubscribed { key },
+                ..
+            } => key.len() as u64,
+            Mail::Completed { .. } | Mail::Handled { .. } | Mail::Parked { .. } => 0,
         };
         rest + size_of::<Mail>() as u64
     }

@@ -1,7 +1,7 @@
 //! One shard's end of the mesh: what it writes, what it has under way, and whom that holds.
 //!
 //! Credit, not refusal, bounds a mailbox: subscriptions and completions must never be lost. A shard counts what it has under
-//! way to each owner and holds its publishers when that is too much ([`Port::is_spent`]). The owner gives the credit
+//! way to each owner and holds its publishers when that is too much ([`Port::spend`]). The owner gives the credit
 //! back when it has handed the messages on, or parked them, and does not hand on into a mailbox that is over its bound.
 //!
 //! Invariant: what is under way to an owner is what was sent to it less what it has given back; whoever is held for credit is
@@ -153,7 +153,7 @@ impl Port {
     }
 
     /// Whether as much is under way to an owner as may be.
-    pub fn is_spent(&self, owner: u16) -> bool {
+    fn is_spent(&self, owner: u16) -> bool {
         let credit = self.under_way[usize::from(owner)];
         credit.messages >= u64::from(self.limits.messages_max) || credit.bytes >= self.limits.bytes_max
     }
@@ -170,14 +170,14 @@ impl Port {
         }
     }
 
-    /// Whether the mailbox of another shard holds more than it may.
+    /// Whether the mailbox of another shard holds more than it may. Who writes there what has no credit of its own is held then: it
+    /// must not be lost.
     pub fn is_full(&self, shard: u16) -> bool {
         shard != self.shard && self.mesh.is_full(shard, self.limits.bytes_max)
     }
 
-    /// Whether the mailbox of any other shard holds more than it may. What has no credit of its own is held back then: it must
-    /// not be lost.
-    pub fn is_any_full(&self) -> bool {
+    /// Whether the mailbox of any other shard holds more than it may.
+    fn is_any_full(&self) -> bool {
         (0..self.mesh.shards()).any(|shard| self.is_full(shard))
     }
 

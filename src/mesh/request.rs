@@ -19,15 +19,6 @@ use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::origin::Origin;
 
-/// Who completes a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Address {
-    /// The shard that owns a room or a queue.
-    Shard(u16),
-    /// A thread beside the shards.
-    Service,
-}
-
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completion {

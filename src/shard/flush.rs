@@ -17,7 +17,7 @@ use crate::members::{self, Outcome};
 use crate::message::fault::Fault;
 use crate::message::origin::Holder;
 use crate::shard::Shard;
-use crate::share::Shares;
+use crate::share::{self, Shares};
 use crate::time::{Micros, Tick};
 
 /// Bytes that may be encoded for debts in one turn; whoever comes later is served in the next one.
@@ -58,6 +58,11 @@ impl Flush {
             held: Shares::new(max),
             looked_at: 0,
         }
+    }
+
+    /// Another bound holds from here on.
+    pub(super) fn set_max(&mut self, max: u64) {
+        self.held.set_max(max);
     }
 
     /// A connection is closed, which had so many bytes of answers.
@@ -200,6 +205,7 @@ impl Shard {
         if connection.phase == Phase::Closed {
             return;
         }
+        let mut done = Default::default();
         if connection.is_writable && !connection.output.is_empty() {
             let before = connection.output.answer_bytes();
             let written = if connection.output.has_debts() {
@@ -220,11 +226,13 @@ impl Shard {
             self.rest.encoded_bytes += written.encoded as u64;
             *left = left.saturating_sub(written.encoded);
             self.flush.answer_bytes -= before - self.connections[index].output.answer_bytes();
-            for request in written.done {
-                self.completed(index, request.get(), now);
-            }
+            done = written.done;
         }
+        // Before anything is queued anew: a new queue counts its answers from nothing.
         self.settle_sent(index, now);
+        for request in done {
+            self.completed(index, request.get(), now);
+        }
         let connection = &mut self.connections[index];
         if connection.output.is_empty() {
             self.flush.let_go(index);
@@ -316,7 +324,7 @@ impl Shard {
     /// holder.
     fn relieve(&mut self, now: Tick) {
         let max = self.env.limits.outbound.reactor_bytes_max;
-        let is_scarce = |bytes: u64| bytes > max / 4 * 3;
+        let is_scarce = |bytes: u64| share::is_scarce(bytes, max);
         let unsent = self.unsent_bytes();
         if !is_scarce(unsent) {
             self.flush.looked_at = 0;

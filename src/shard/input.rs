@@ -440,6 +440,8 @@ impl Shard {
 
     fn resume_one(&mut self, index: u32, now: Tick) {
         let Some(mut inbound) = self.connections[index].inbound.take() else { return };
+        // It could not go on while it was held.
+        (inbound.since, inbound.had) = (now, inbound.kept());
         if self.connections.phase(index) == Phase::Stomp {
             self.stomp_held(index, &mut inbound.assembly, now);
         }

@@ -76,16 +76,18 @@ impl Shard {
         self.act_on(effects);
     }
 
-    /// As the owner: does what is due in queues.
-    pub(super) fn expire_queues(&mut self, now: Tick) {
+    /// As the owner: does what is due in queues. Returns whether more is due.
+    pub(super) fn expire_queues(&mut self, now: Tick) -> bool {
         let mut effects = Effects::default();
-        self.queues.expire(now, &mut effects);
+        let has_more = self.queues.expire(now, &mut effects);
         self.act_on(effects);
+        has_more
     }
 
     /// As the owner: does what queues have caused.
     fn act_on(&mut self, effects: Effects<Consumer, Holder>) {
         self.counters.queue_ack_timeouts_total += effects.ack_timeouts;
+        self.counters.queue_consumers_dismissed_total += effects.dismissed.len() as u64;
         self.counters.queue_messages_expired_total += effects.expired;
         self.counters.queue_dead_lettered_total += effects.dropped;
         self.hand_out(effects.offers);

@@ -19,6 +19,7 @@ impl Shard {
         self.env.terms = Terms::new(&limits.turn, &limits.rooms, &limits.outbound);
         self.connections.set_limits(limits.handshake.clone());
         self.sessions.set_limits(&limits.stomp);
+        self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;
     }
 }

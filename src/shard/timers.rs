@@ -31,13 +31,21 @@ pub(super) struct Timers {
     /// The time when the shard was last flushed.
     now: Tick,
     swept: Tick,
+    /// More of queues was due than one call does.
+    is_late_for_queues: bool,
     suspects: Suspects,
     fired: Vec<u32>,
 }
 
 impl Timers {
     pub(super) fn new(now: Tick) -> Timers {
-        Timers { now, swept: now, suspects: Suspects::default(), fired: Vec::new() }
+        Timers {
+            now,
+            swept: now,
+            is_late_for_queues: false,
+            suspects: Suspects::default(),
+            fired: Vec::new(),
+        }
     }
 
     /// When the shard was last flushed.
@@ -92,14 +100,17 @@ impl Shard {
             self.fire(index, transport, now);
         }
         self.timers.fired = fired;
-        if now >= self.timers.next_sweep() {
+        let is_sweep = now >= self.timers.next_sweep();
+        if is_sweep || self.timers.is_late_for_queues {
+            self.timers.is_late_for_queues = self.expire_queues(now);
+        }
+        if is_sweep {
             self.timers.swept = now;
-            self.expire_queues(now);
             self.expire_inputs(now);
             self.connections.tcbs().expire_time_wait(now);
             self.rest();
         }
-        has_more
+        has_more || self.timers.is_late_for_queues
     }
 
     fn fire(&mut self, index: u32, transport: &impl Transport, now: Tick) {

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use tungstenite::Message;
 
 use crate::support::{Client, Frame, Server};
-use crate::{Setup, members};
+use crate::websocket::{FIN, TEXT, write_raw, ws_frame};
+use crate::{Setup, expect_refusal, members, send};
 
 on_one_and_three_reactors!(
     a_pause_of_the_server_costs_no_session,
@@ -18,7 +19,8 @@ on_one_and_three_reactors!(
     one_that_hangs_is_found_whatever_waits_for_it,
     one_that_beats_and_does_not_read_lives,
     pings_keep_their_interval_while_answers_may_take_longer,
-    pings_without_an_answer_go_on
+    pings_without_an_answer_go_on,
+    what_is_begun_goes_on_or_ends_the_session
 );
 
 /// What a client's kernel takes for it.
@@ -31,14 +33,8 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// An empty ping (RFC 6455 section 5.5.2). No body here has a byte above 127.
 const PING: &[u8] = &[0x89, 0];
 
-/// A message of a client whose mask is zero (RFC 6455 section 5.2).
-fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).ok().filter(|length| *length < 126).expect("a short one");
-    [&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0], payload].concat()
-}
-
 /// A session whose kernel takes little for it.
-fn small_session(server: &Server, heart_beat: &str) -> Client {
+pub fn small_session(server: &Server, heart_beat: &str) -> Client {
     let stream = server.dial_with_little_room(ROOM_BYTES);
     let (mut client, _) = Client::try_open_on(stream, server, "/ws", &["v12.stomp"]).unwrap();
     client.start_session(Frame::new("CONNECT").header("heart-beat", heart_beat));
@@ -96,11 +92,11 @@ fn a_ping_behind_a_download_is_no_death(setup: Setup) {
         assert!(count > 0, "ended after {got} bytes");
         got += count;
         if piece[..count].windows(2).any(|window| window == PING) {
-            stream.write_all(&masked(10, b"")).unwrap();
+            stream.write_all(&ws_frame(FIN | 10, b"")).unwrap();
         }
         thread::sleep(PAUSE);
     }
-    stream.write_all(&masked(1, b"SEND\ndestination:/topic/x\nreceipt:alive\n\n\0")).unwrap();
+    stream.write_all(&ws_frame(FIN | 1, b"SEND\ndestination:/topic/x\nreceipt:alive\n\n\0")).unwrap();
     read_until(&mut stream, b"receipt-id:alive");
     assert_eq!(server.metric("dead_peers_total"), 0);
 }
@@ -171,6 +167,26 @@ fn pings_without_an_answer_go_on(setup: Setup) {
     let server = setup.server_with(SELDOM, &[]);
     let mut stream = Client::connect(&server).into_stream();
     assert_eq!(read_until(&mut stream, &PING.repeat(3)), PING.repeat(3));
-    stream.write_all(&masked(1, b"SEND\ndestination:/topic/x\nreceipt:alive\n\n\0")).unwrap();
+    stream.write_all(&ws_frame(FIN | 1, b"SEND\ndestination:/topic/x\nreceipt:alive\n\n\0")).unwrap();
     read_until(&mut stream, b"receipt-id:alive");
+}
+
+/// A header of a frame, the begin of its payload, a frame of STOMP in a whole one, and input that goes on.
+fn what_is_begun_goes_on_or_ends_the_session(setup: Setup) {
+    let server = setup.server_with("[buffers]\nprogress_timeout_s = 1\n", &[]);
+    let mut idle = Client::connect(&server);
+    idle.subscribe("s", "/topic/idle");
+    let begun = ws_frame(FIN | TEXT, &send("/topic/idle", "never").encode());
+    let stomp = ws_frame(FIN | TEXT, b"SEND\ndestination:/topic/idle\n");
+    for bytes in [&begun[..1], &begun[..12], &stomp] {
+        let mut client = Client::connect(&server);
+        write_raw(&mut client, bytes);
+        let (why, code) = expect_refusal(&mut client, "input-timeout");
+        let said = "an incomplete frame made no progress for buffers.progress_timeout_s = 1";
+        assert_eq!((why.as_str(), code), (said, 1008));
+    }
+    server.await_metric("input_timeouts_total", |count| count == 3);
+    // Who has begun nothing has all the time there is.
+    idle.publish("/topic/idle", "still here");
+    assert_eq!(idle.expect_body(), "still here");
 }
