@@ -39,16 +39,19 @@ fn load(server: &Server) {
         }
     }
     // So many handshakes at a time are a warning here.
-    let silent: Vec<_> = (0..=PENDING_MAX).map(|_| server.dial()).collect();
-    silent.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
-    let is_refused = |mut stream: &std::net::TcpStream| !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+    let silent: Vec<_> = (0..=PENDING_MAX).map(|_| server.try_dial()).collect();
+    let is_refused = |dialled: &std::io::Result<std::net::TcpStream>| {
+        let Ok(mut stream) = dialled.as_ref() else { return true };
+        stream.set_nonblocking(true).unwrap();
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
     while !silent.iter().any(is_refused) {
         std::thread::yield_now();
     }
     drop(silent);
     // Until the server has seen that they are gone it refuses others, too.
     let is_served = || {
-        let mut stream = server.dial();
+        let Ok(mut stream) = server.try_dial() else { return false };
         let asked = stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n");
         asked.is_ok() && stream.read_to_end(&mut Vec::new()).is_ok_and(|read| read > 0)
     };

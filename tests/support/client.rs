@@ -148,7 +148,7 @@ impl Client {
         path: &str,
         subprotocols: &[&str],
     ) -> Result<(Client, Response), tungstenite::Error> {
-        Client::try_open_on(server.dial(), server, path, subprotocols)
+        Client::try_open_on(server.try_dial()?, server, path, subprotocols)
     }
 
     /// The same, on a connection that is there.

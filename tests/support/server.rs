@@ -224,7 +224,15 @@ impl Server {
 
     /// A TCP connection to it that does not wait for ever.
     pub fn dial(&self) -> TcpStream {
-        prepared(TcpStream::connect(self.address).expect("the server accepts"))
+        self.try_dial().expect("the server accepts")
+    }
+
+    /// The same, where the server may refuse: its reset may come before the connection is known to be made.
+    ///
+    /// # Errors
+    /// What `connect` says.
+    pub fn try_dial(&self) -> std::io::Result<TcpStream> {
+        TcpStream::connect(self.address).map(prepared)
     }
 
     /// The same, of a client whose kernel takes only about `bytes` that its program has not read.

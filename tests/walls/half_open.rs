@@ -24,12 +24,12 @@ const SLOW: &[u8] = b"GET /ws HTTP/1.1\r\nHost: x\r\n";
 fn slow(server: &Server, host: u8) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into()).unwrap();
-    socket.connect(&server.address().into()).unwrap();
+    let connected = socket.connect(&server.address().into());
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    match stream.write_all(SLOW) {
+    match connected.and_then(|()| stream.write_all(SLOW)) {
         Ok(()) => {}
-        // It was refused before it could speak.
+        // It was refused before it could speak, or before it knew that it was connected.
         Err(error) => assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)),
     }
     stream
