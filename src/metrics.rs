@@ -216,6 +216,9 @@ metrics! {
         stomp_frames_received_total: Counter;
         /// RECEIPT frames sent.
         receipts_sent_total: Counter;
+        /// RECEIPTs that sessions were due when they ended: an owner had not answered, and the peer, or the time that an
+        /// end has, was gone.
+        receipts_lost_total: Counter;
         /// ERROR frames sent; the connection is closed after each.
         errors_sent_total: Counter;
         /// Messages accepted from SEND frames.

@@ -16,6 +16,8 @@ mod head;
 mod subscriptions;
 pub mod table;
 
+use std::mem::discriminant;
+
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
@@ -27,6 +29,7 @@ use crate::message::interner::{Interner, Symbol};
 use crate::message::{Message, MessageId};
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
+use crate::wire::ws::WsError;
 
 pub use awaiting::Awaited;
 use extra::Extra;
@@ -65,6 +68,23 @@ pub enum Command {
     Receipt(CompactString),
     /// End the session when everything before has been done.
     Disconnect,
+}
+
+/// A way in which a session ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It said DISCONNECT.
+    Disconnect,
+    /// A frame of its, or what that asked an owner for, failed; with the receipt that the frame asked for.
+    Fault(Fault, Option<CompactString>),
+    /// The framing is broken.
+    Broken(WsError),
+    /// The peer's close frame has come, with this code.
+    PeerClosed(Option<u16>),
+    /// The peer's stream has ended.
+    StreamEnded,
+    /// The server ends: the close code, and why.
+    Goodbye(u16, &'static str),
 }
 
 impl Command {
@@ -170,7 +190,7 @@ impl Session {
         self.extra.as_ref().map_or(0, |extra| extra.transaction_bytes())
     }
 
-    /// Takes in one frame.
+    /// Takes in one frame. After one that asks for DISCONNECT, or fails, the session must get no more.
     ///
     /// # Errors
     /// The fault that ends the session. Commands of this frame may have been added before it: none of
@@ -186,11 +206,6 @@ impl Session {
             (false, _) => return Err(Fault::NotConnected(command)),
             (true, Frame::Connect | Frame::Stomp) => return Err(Fault::AlreadyConnected),
             (true, _) => {}
-        }
-        if self.extra.as_ref().is_some_and(|extra| extra.is_finishing) {
-            // STOMP 1.2, DISCONNECT: the client sends no more frames after it. Whatever the session still waits
-            // for, what comes now comes after its end.
-            return Ok(());
         }
         let head = Head::of(stomp_frame);
         // Read first: a receipt that is too long must be refused before the frame takes effect.
@@ -475,17 +490,11 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))
     }
 
-    /// A request is done, or one part of it. Adds the receipts that may be sent, in the order of the frames; returns whether
-    /// the session asked to end and waits for nothing any more.
-    pub fn completed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) -> bool {
-        let Some(extra) = &mut self.extra else { return false };
+    /// A request is done, or one part of it. Adds the receipts that may be sent, in the order of the frames.
+    pub fn completed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) {
+        let Some(extra) = &mut self.extra else { return };
         extra.awaiting.complete(serial, receipts);
-        let is_finished = extra.is_finishing && extra.awaiting.is_empty();
-        if is_finished {
-            extra.is_finishing = false;
-        }
         self.tidy();
-        is_finished
     }
 
     /// The owner has answered an UNSUBSCRIBE whose receipt waits for something else.
@@ -500,20 +509,51 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has(serial))
     }
 
-    /// A request was refused: the receipt that was asked for, for the ERROR.
+    /// A request was refused, and with it the frame that asked: the receipt for the ERROR. Receipts of later frames will
+    /// not be sent.
     pub fn refused(&mut self, serial: u32) -> Option<CompactString> {
-        self.extra.as_mut()?.awaiting.refuse(serial)
+        let receipt = self.extra.as_mut()?.awaiting.refuse(serial);
+        self.tidy();
+        receipt
     }
 
-    /// Ends the session as soon as nothing is waited for. Returns whether that is now.
-    pub fn finish(&mut self) -> bool {
-        match &mut self.extra {
-            Some(extra) if !extra.awaiting.is_empty() => {
-                extra.is_finishing = true;
-                false
-            }
-            _ => true,
+    // ---- the end ----
+
+    /// The session is to end in this way, after what was decided before. `false` if that was decided already.
+    pub fn end_by(&mut self, end: End) -> bool {
+        let ends = &mut self.extra_mut().ends;
+        let is_new = ends.iter().all(|before| discriminant(before) != discriminant(&end));
+        if is_new {
+            ends.push(end);
         }
+        is_new
+    }
+
+    /// A request of an earlier frame failed: the session is to end by that before all else.
+    pub fn end_first_by(&mut self, fault: Fault, receipt: Option<CompactString>) {
+        self.extra_mut().ends.insert(0, End::Fault(fault, receipt));
+    }
+
+    /// Whether the client is due a receipt.
+    pub fn is_due_receipts(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.awaiting.receipts().next().is_some())
+    }
+
+    /// Receipts that the client is due. O(requests that are awaited).
+    pub fn receipts_due(&self) -> usize {
+        self.extra.as_ref().map_or(0, |extra| extra.awaiting.receipts().count())
+    }
+
+    /// Whether the session is to end because it said DISCONNECT, and for no other reason.
+    pub fn is_disconnecting(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.ends == [End::Disconnect])
+    }
+
+    /// The ways in which the session is to end, in order. It is not to end any more.
+    pub fn take_ends(&mut self) -> Vec<End> {
+        let ends = self.extra.as_mut().map(|extra| std::mem::take(&mut extra.ends));
+        self.tidy();
+        ends.unwrap_or_default()
     }
 
     /// The connection is gone: gives back what the session holds besides its subscriptions.

@@ -10,7 +10,8 @@
 //! Invariant: a room is in the table exactly while a shard has members, or something is parked; a room with something parked is
 //! full, or on the list of those that have room again ([`Topics::check`]).
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
 use compact_str::CompactString;
@@ -20,7 +21,8 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::footprint::Part;
-use crate::message::origin::{Holder, Origin};
+use crate::message::destination::Kind;
+use crate::message::origin::{ConnKey, Holder, Origin};
 use crate::message::{Epochs, Message, MessageId};
 use crate::share::Holdings;
 
@@ -42,11 +44,7 @@ struct Topic {
     epoch: u64,
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
-    #[allow(
-        clippy::box_collection,
-        reason = "few rooms have it at any time, and a list would take 24 bytes more in each"
-    )]
-    parked: Option<Box<VecDeque<(Origin, Parked)>>>,
+    parked: Option<Box<Parking>>,
     /// On whose account the room is: who made it.
     maker: Holder,
 }
@@ -63,11 +61,44 @@ impl Topic {
     }
 }
 
-/// What waits for room, in its order.
+/// What waits for room in one room, in its order; few rooms have it at any time.
+#[derive(Debug, Default)]
+struct Parking {
+    list: VecDeque<(Origin, Parked)>,
+    /// Publications in the list by the shards and connections of their sessions.
+    publishers: HashMap<(u16, ConnKey), u32>,
+}
+
+impl Parking {
+    fn push(&mut self, origin: Origin, parked: Parked) {
+        if matches!(parked, Parked::Publication(_)) {
+            *self.publishers.entry((origin.shard, origin.connection)).or_insert(0) += 1;
+        }
+        self.list.push_back((origin, parked));
+    }
+
+    fn pop(&mut self) -> Option<(Origin, Parked)> {
+        let (origin, parked) = self.list.pop_front()?;
+        if matches!(parked, Parked::Publication(_))
+            && let Entry::Occupied(mut publications) =
+                self.publishers.entry((origin.shard, origin.connection))
+        {
+            *publications.get_mut() -= 1;
+            if *publications.get() == 0 {
+                publications.remove();
+            }
+        }
+        Some((origin, parked))
+    }
+}
+
+/// What waits for room.
 #[derive(Debug)]
 pub enum Parked {
     /// A publication.
     Publication(Message),
+    /// The begin of a subscription, which gets nothing that its session has published before.
+    Begin(Kind),
     /// The end of a subscription, which gets all that its session has published before.
     End,
 }
@@ -76,7 +107,7 @@ impl Parked {
     fn weight(&self) -> u64 {
         match self {
             Parked::Publication(message) => message.weight(),
-            Parked::End => 0,
+            Parked::Begin(_) | Parked::End => 0,
         }
     }
 }
@@ -259,7 +290,7 @@ impl Topics {
                 return Published::Refused { max: self.parked.max() };
             }
             self.parked.charge(origin.holder, weight);
-            topic.parked.get_or_insert_default().push_back((origin, Parked::Publication(message)));
+            topic.parked.get_or_insert_default().push(origin, Parked::Publication(message));
             return Published::Parked;
         }
         topic.sequence += 1;
@@ -279,25 +310,38 @@ impl Topics {
         }
     }
 
+    /// Parks the begin of a subscription behind the publications that its session has parked in the room. `false` if it has
+    /// none there: it may begin.
+    pub fn park_begin(&mut self, key: &str, kind: Kind, origin: Origin) -> bool {
+        let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
+        let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        let is_behind = parking.publishers.contains_key(&(origin.shard, origin.connection));
+        if is_behind {
+            parking.push(origin, Parked::Begin(kind));
+        }
+        is_behind
+    }
+
     /// Parks the end of a subscription behind the publications that are parked in its room. `false` if none is: it may end.
     pub fn park_end(&mut self, key: &str, origin: Origin) -> bool {
         let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
-        let Some(parked) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
-        parked.push_back((origin, Parked::End));
+        let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        parking.push(origin, Parked::End);
         true
     }
 
     /// Takes out what was parked first, if the room is not full. A publication must be published again by
-    /// [`Topics::publish_parked`] at once, and a subscription ended by [`Topics::unsubscribe`].
+    /// [`Topics::publish_parked`] at once, and a subscription begun by [`Topics::subscribe`] or ended by
+    /// [`Topics::unsubscribe`].
     pub fn unpark(&mut self, key: &str) -> Option<(Origin, Parked)> {
         let at = self.find(key)?;
         let topic = &mut self.topics[at as usize];
         if topic.is_full() {
             return None;
         }
-        let parked = topic.parked.as_mut()?;
-        let first = parked.pop_front();
-        if parked.is_empty() {
+        let parking = topic.parked.as_mut()?;
+        let first = parking.pop();
+        if parking.list.is_empty() {
             topic.parked = None;
         }
         if let Some((origin, parked)) = &first {
@@ -348,8 +392,11 @@ impl Topics {
             assert_eq!(self.find(&topic.key), Some(at as u32));
             assert!(!topic.shards.is_empty() || topic.parked.is_some(), "{} is kept for nothing", topic.key);
             assert!(topic.shards.iter().all(|residency| residency.members > 0));
-            if let Some(list) = &topic.parked {
+            if let Some(Parking { list, publishers }) = topic.parked.as_deref() {
                 assert!(!list.is_empty());
+                let publications =
+                    list.iter().filter(|(_, parked)| matches!(parked, Parked::Publication(_))).count();
+                assert_eq!(publishers.values().map(|count| *count as usize).sum::<usize>(), publications);
                 assert!(
                     topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
                     "nobody will unpark it"
@@ -370,7 +417,6 @@ mod tests {
 
     use super::*;
     use crate::message::destination::Destination;
-    use crate::message::origin::ConnKey;
 
     const ORIGIN: Origin =
         Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
@@ -499,6 +545,25 @@ mod tests {
         assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::End))));
         topics.unsubscribe("/topic/a", 0);
         assert!(topics.is_empty() && topics.parked_bytes() == 0);
+    }
+
+    #[test]
+    fn a_subscribe_waits_behind_what_its_session_has_parked_and_nobody_else_has() {
+        let mut topics = topics();
+        let of = |index| Origin { connection: ConnKey { index, generation: 0 }, ..ORIGIN };
+        topics.subscribe("/topic/a", &of(1)).unwrap();
+        topics.set_full("/topic/a", 0, true);
+        let hash = topics.hasher.hash_one("/topic/a".as_bytes());
+        assert!(matches!(topics.publish(of(2), message("/topic/a", b"1"), hash), Published::Parked));
+        let park = |topics: &mut Topics, key, by| topics.park_begin(key, Kind::Topic, of(by));
+        assert!(park(&mut topics, "/topic/a", 2));
+        assert!(!park(&mut topics, "/topic/a", 1) && !park(&mut topics, "/topic/b", 2));
+        topics.check();
+        topics.set_full("/topic/a", 0, false);
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Publication(_)))));
+        assert!(!park(&mut topics, "/topic/a", 2), "its publication has its place");
+        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Begin(Kind::Topic)))));
+        assert!(topics.unpark("/topic/a").is_none());
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 //! | `Refused` | the same, but the table is full: an upgrade is answered 503 |
 //! | `Stomp` | frames on `/ws` |
 //! | `Echo` | messages on `/echo` |
+//! | `Concluding` | answers of owners: it is decided that the session ends, and its receipts come before that |
 //! | `Closing` | the peer's close frame; ours is queued or sent (RFC 6455 section 7.1.2) |
 //! | `Finishing` | that the rest of the output is sent; then the socket closes. Both sides have said that they end |
 //! | `Lingering` | that the output is sent and the peer's stream ends. What the peer says is thrown away |
@@ -26,6 +27,9 @@ pub enum Phase {
     Stomp,
     /// WebSocket open on `/echo`.
     Echo,
+    /// The session takes no more frames, and ends as soon as it has the receipts that it is due. It is in its rooms
+    /// until then.
+    Concluding,
     /// A close frame is queued or sent; waits for the peer's.
     Closing,
     /// Nothing will be added to what is queued; once that is sent, the socket is closed.
@@ -46,6 +50,8 @@ pub enum Event {
     UpgradedToEcho,
     /// A page or an HTTP refusal is queued.
     Answered,
+    /// The session is to end, and waits for receipts.
+    EndDecided,
     /// Our close frame is queued.
     CloseSent,
     /// The peer's close frame has come.
@@ -60,11 +66,12 @@ pub enum Event {
 
 impl Phase {
     /// All phases, for tests and tables.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Http,
         Phase::Refused,
         Phase::Stomp,
         Phase::Echo,
+        Phase::Concluding,
         Phase::Closing,
         Phase::Finishing,
         Phase::Lingering,
@@ -80,6 +87,16 @@ impl Phase {
     pub fn is_open(self) -> bool {
         matches!(self, Phase::Stomp | Phase::Echo)
     }
+
+    /// A WebSocket whose end has not begun: nobody's close frame was answered or queued.
+    pub fn is_established(self) -> bool {
+        self.is_open() || self == Phase::Concluding
+    }
+
+    /// Has a STOMP session, which may be in rooms and wait for answers.
+    pub fn has_session(self) -> bool {
+        matches!(self, Phase::Stomp | Phase::Concluding)
+    }
 }
 
 /// The phase that follows; `None` if the event changes nothing, or cannot happen, in this phase.
@@ -92,10 +109,15 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
         (Phase::Http | Phase::Refused, Event::Answered) => Some(Phase::Lingering),
         // Nobody is left to read an answer.
         (Phase::Http | Phase::Refused, Event::EndReceived) => Some(Phase::Closed),
-        (Phase::Stomp | Phase::Echo, Event::CloseSent) => Some(Phase::Closing),
-        (Phase::Stomp | Phase::Echo, Event::EndReceived) => Some(Phase::Finishing),
-        (Phase::Stomp | Phase::Echo | Phase::Closing, Event::CloseReceived) => Some(Phase::Finishing),
-        (Phase::Stomp | Phase::Echo | Phase::Closing, Event::LastWord) => Some(Phase::Lingering),
+        (Phase::Stomp, Event::EndDecided) => Some(Phase::Concluding),
+        (Phase::Stomp | Phase::Echo | Phase::Concluding, Event::CloseSent) => Some(Phase::Closing),
+        (Phase::Stomp | Phase::Echo | Phase::Concluding, Event::EndReceived) => Some(Phase::Finishing),
+        (Phase::Stomp | Phase::Echo | Phase::Concluding | Phase::Closing, Event::CloseReceived) => {
+            Some(Phase::Finishing)
+        }
+        (Phase::Stomp | Phase::Echo | Phase::Concluding | Phase::Closing, Event::LastWord) => {
+            Some(Phase::Lingering)
+        }
         _ => None,
     }
 }
@@ -104,10 +126,11 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 8] = [
+    const EVENTS: [Event; 9] = [
         Event::UpgradedToStomp,
         Event::UpgradedToEcho,
         Event::Answered,
+        Event::EndDecided,
         Event::CloseSent,
         Event::CloseReceived,
         Event::EndReceived,
@@ -119,28 +142,27 @@ mod tests {
     #[test]
     fn the_table_of_transitions() {
         use Phase::*;
-        let upgraded = [
-            None,
-            None,
-            None,
-            Some(Closing),
-            Some(Finishing),
-            Some(Finishing),
-            Some(Lingering),
-            Some(Closed),
+        let ends = [Some(Closing), Some(Finishing), Some(Finishing), Some(Lingering), Some(Closed)];
+        let told = [None, Some(Finishing), None, Some(Lingering), Some(Closed)];
+        let last = [None, None, None, None, Some(Closed)];
+        type Row = (Phase, [Option<Phase>; 4], [Option<Phase>; 5]);
+        let table: [Row; 9] = [
+            (
+                Http,
+                [Some(Stomp), Some(Echo), Some(Lingering), None],
+                [None, None, Some(Closed), None, Some(Closed)],
+            ),
+            (Refused, [None, None, Some(Lingering), None], [None, None, Some(Closed), None, Some(Closed)]),
+            (Stomp, [None, None, None, Some(Concluding)], ends),
+            (Echo, [None; 4], ends),
+            (Concluding, [None; 4], ends),
+            (Closing, [None; 4], told),
+            (Finishing, [None; 4], last),
+            (Lingering, [None; 4], last),
+            (Closed, [None; 4], [None; 5]),
         ];
-        let table: [(Phase, [Option<Phase>; 8]); 8] = [
-            (Http, [Some(Stomp), Some(Echo), Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
-            (Refused, [None, None, Some(Lingering), None, None, Some(Closed), None, Some(Closed)]),
-            (Stomp, upgraded),
-            (Echo, upgraded),
-            (Closing, [None, None, None, None, Some(Finishing), None, Some(Lingering), Some(Closed)]),
-            (Finishing, [None, None, None, None, None, None, None, Some(Closed)]),
-            (Lingering, [None, None, None, None, None, None, None, Some(Closed)]),
-            (Closed, [None; 8]),
-        ];
-        for (phase, row) in table {
-            for (event, after) in EVENTS.into_iter().zip(row) {
+        for (phase, begins, ends) in table {
+            for (event, after) in EVENTS.into_iter().zip(begins.into_iter().chain(ends)) {
                 assert_eq!(next(phase, event), after, "{phase:?} and {event:?}");
             }
         }

@@ -46,6 +46,8 @@ pub enum Deadline {
     Handshake,
     /// `handshake.connect_timeout_ms`.
     Connect,
+    /// `websocket.close_timeout_ms`, for receipts that come before the end.
+    Receipts,
     /// `websocket.close_timeout_ms`.
     Close,
 }

@@ -57,6 +57,11 @@ impl Awaiting {
         self.list.push_back(awaited);
     }
 
+    /// Receipts that wait.
+    pub(super) fn receipts(&self) -> impl Iterator<Item = &CompactString> {
+        self.list.iter().filter_map(|awaited| awaited.receipt.as_ref())
+    }
+
     /// Joins under way to the room whose key has this hash.
     pub(super) fn joining(&self, hash: u64) -> usize {
         self.list.iter().filter(|awaited| awaited.left > 0 && awaited.joins == Some(hash)).count()
@@ -93,11 +98,15 @@ impl Awaiting {
         self.list.iter().any(|awaited| awaited.serial == serial && awaited.left > 0)
     }
 
-    /// The request was refused: its receipt.
+    /// The request was refused: its receipt. A RECEIPT says that all before it was done, so what comes behind it is no more
+    /// waited for.
     pub(super) fn refuse(&mut self, serial: u32) -> Option<CompactString> {
         let at = self.list.iter().position(|awaited| awaited.serial == serial)?;
-        let refused = self.list.remove(at)?;
-        self.memberships -= u32::from(refused.is_membership());
+        let mut given_up = self.list.drain(at..);
+        let refused = given_up.next()?;
+        let memberships = u32::from(refused.is_membership())
+            + given_up.map(|awaited| u32::from(awaited.is_membership())).sum::<u32>();
+        self.memberships -= memberships;
         refused.receipt
     }
 }
@@ -144,5 +153,19 @@ mod tests {
         assert!(awaiting.has(1) && !awaiting.has(2));
         assert_eq!(awaiting.refuse(1), None);
         assert!(!awaiting.has_other_than(None));
+    }
+
+    #[test]
+    fn behind_a_refused_request_nothing_is_waited_for() {
+        let mut awaiting = Awaiting::default();
+        awaiting.push(awaited(1, 1, Some("a")));
+        awaiting.push(Awaited { owner: Some(1), ..awaited(2, 1, Some("b")) });
+        awaiting.push(awaited(3, 0, Some("c")));
+        awaiting.push(Awaited { owner: Some(2), ..awaited(4, 1, Some("d")) });
+        assert_eq!(awaiting.refuse(2).as_deref(), Some("b"));
+        assert_eq!((awaiting.len(), awaiting.has_other_than(None)), (1, false));
+        assert!(!awaiting.has(4));
+        assert_eq!(complete(&mut awaiting, 1), ["a"]);
+        assert!(awaiting.is_empty());
     }
 }

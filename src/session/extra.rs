@@ -9,8 +9,8 @@ use crate::message::MessageId;
 use crate::message::class::AckMode;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
-use crate::session::Command;
 use crate::session::awaiting::Awaiting;
+use crate::session::{Command, End};
 
 /// A queue's message that this session was given and has not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,8 @@ pub(super) struct Extra {
     pub(super) awaiting: Awaiting,
     /// Publications that wait for full rooms.
     pub(super) parked: u32,
-    pub(super) is_finishing: bool,
+    /// How the session ends, once it waits for nothing.
+    pub(super) ends: Vec<End>,
 }
 
 impl Extra {
@@ -49,7 +50,7 @@ impl Extra {
             && self.auto.is_empty()
             && self.awaiting.is_empty()
             && self.parked == 0
-            && !self.is_finishing
+            && self.ends.is_empty()
     }
 
     /// Bytes that the open transactions hold.

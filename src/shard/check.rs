@@ -21,11 +21,12 @@ impl Shard {
             let session = &self.sessions[index];
             assert_eq!(connection.has_one_source, session.subscriptions().len() == 1);
             answers += connection.output.answer_bytes();
-            let is_open = connection.phase == Phase::Stomp;
             assert!(
-                is_open || (session.subscriptions().is_empty() && !session.awaits()),
-                "a connection that is not open is in no room and waits for nothing"
+                connection.phase.has_session() || (session.subscriptions().is_empty() && !session.awaits()),
+                "a connection without a session is in no room and waits for nothing"
             );
+            // Else nothing would end it.
+            assert!(connection.phase != Phase::Concluding || session.is_due_receipts());
             assert!(connection.phase.is_open() || connection.holds.is_empty());
             for subscription in session.subscriptions().iter() {
                 if subscription.kind == Kind::Queue || subscription.state == State::Joining {

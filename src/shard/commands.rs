@@ -20,7 +20,7 @@ use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::reply;
-use crate::session::{Awaited, Command, State, Subscription};
+use crate::session::{Awaited, Command, End, State, Subscription};
 use crate::shard::Shard;
 use crate::shard::requests::AWAITED_MAX;
 use crate::time::Tick;
@@ -107,9 +107,7 @@ impl Shard {
                     Ok(())
                 }
                 Command::Disconnect => {
-                    if self.sessions[index].finish() {
-                        self.disconnect(index, now);
-                    }
+                    self.end(index, End::Disconnect, now);
                     Ok(())
                 }
             };
@@ -123,7 +121,7 @@ impl Shard {
             self.receipt(index, None, &mut covered);
         }
         if let Some((fault, receipt)) = failed {
-            self.fault(index, fault, receipt.as_deref(), now);
+            self.refuse(index, fault, receipt, now);
         }
     }
 

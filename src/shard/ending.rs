@@ -15,6 +15,9 @@
 //! ends its own. After both close frames that is the server (RFC 6455 section 7.1.1), unless the client was
 //! quicker.
 //!
+//! What the peer does, and what a frame of it causes, is a value first ([`End`]): a session that is due receipts has them before
+//! it ends ([`Shard::end`](crate::shard::Shard)). Verdicts of the server do not wait.
+//!
 //! However it ends, the session leaves its rooms and queues at the first step, and what it is owed is dropped, but for the rest
 //! of a message that is sent in part. No step calls an earlier one.
 //!
@@ -23,6 +26,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use compact_str::CompactString;
+
 use crate::conn::Phase;
 use crate::conn::keepalive::Mechanism;
 use crate::conn::phase::Event;
@@ -30,6 +35,7 @@ use crate::conn::transport::Silence;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
 use crate::message::reply;
+use crate::session::End;
 use crate::shard::Shard;
 use crate::tcb::Closer;
 use crate::tcb::Event as TcbEvent;
@@ -51,14 +57,98 @@ impl Shard {
         connection.ended_first.get_or_insert(Closer::Remote);
         match connection.phase {
             Phase::Http | Phase::Refused => self.close(index, false, now),
-            Phase::Stomp | Phase::Echo => {
-                self.leave_all(index, now);
-                self.pass(index, Event::EndReceived);
-                self.arm_close(index, now);
-                self.mark(index);
-            }
+            phase if phase.is_established() => self.end(index, End::StreamEnded, now),
             _ => self.mark(index),
         }
+    }
+
+    // ---- a session's end, behind its receipts ----
+
+    /// Ends a WebSocket in this way. A session that is due receipts has them first: it takes no more frames, and ends when
+    /// what it waits for is done, or after `websocket.close_timeout_ms`. One that said DISCONNECT waits as long as its
+    /// client does.
+    pub(super) fn end(&mut self, index: u32, end: End, now: Tick) {
+        if !self.waits_to_end(index) {
+            return self.end_now_by(index, end, now);
+        }
+        let has_deadline = end != End::Disconnect;
+        if self.sessions[index].end_by(end) {
+            self.await_receipts(index, has_deadline, now);
+        }
+    }
+
+    /// A frame of the session is refused: the session ends.
+    pub(super) fn refuse(&mut self, index: u32, fault: Fault, receipt: Option<CompactString>, now: Tick) {
+        self.end(index, End::Fault(fault, receipt), now);
+    }
+
+    /// An owner has refused what an earlier frame asked for: the session ends by this, whatever it was to end by.
+    pub(super) fn refuse_earlier(
+        &mut self,
+        index: u32,
+        fault: Fault,
+        receipt: Option<CompactString>,
+        now: Tick,
+    ) {
+        self.sessions[index].end_first_by(fault, receipt);
+        if self.waits_to_end(index) {
+            self.await_receipts(index, true, now);
+        }
+        self.conclude_if_done(index, now);
+    }
+
+    fn waits_to_end(&self, index: u32) -> bool {
+        self.connections.phase(index).has_session() && self.sessions[index].is_due_receipts()
+    }
+
+    fn await_receipts(&mut self, index: u32, has_deadline: bool, now: Tick) {
+        self.pass(index, Event::EndDecided);
+        if has_deadline {
+            self.arm_close(index, now);
+        }
+    }
+
+    /// Ends a session that has the receipts that it was due.
+    pub(super) fn conclude_if_done(&mut self, index: u32, now: Tick) {
+        if !self.sessions[index].is_due_receipts() {
+            self.conclude(index, now);
+        }
+    }
+
+    /// Ends a session as it was decided, whatever receipts it is still due.
+    pub(super) fn conclude(&mut self, index: u32, now: Tick) {
+        let ends = self.sessions[index].take_ends();
+        self.end_by(index, ends, now);
+    }
+
+    /// Ends a WebSocket in these ways, one after the other: each finds what those before have left.
+    pub(super) fn end_by(&mut self, index: u32, ends: Vec<End>, now: Tick) {
+        for end in ends {
+            self.end_now_by(index, end, now);
+        }
+    }
+
+    fn end_now_by(&mut self, index: u32, end: End, now: Tick) {
+        match end {
+            End::Disconnect => self.begin_close(index, NORMAL, "", now),
+            End::Fault(fault, receipt) => self.fault(index, fault, receipt.as_deref(), now),
+            End::Broken(error) => self.break_off(index, error, now),
+            End::PeerClosed(code) => self.answer_close(index, code, now),
+            End::StreamEnded => self.follow_end(index, now),
+            End::Goodbye(code, reason) => self.begin_close(index, code, reason, now),
+        }
+    }
+
+    // ---- ways to end, at once ----
+
+    /// The peer says no more: what it has not been sent yet is sent.
+    fn follow_end(&mut self, index: u32, now: Tick) {
+        if self.connections.phase(index).is_established() {
+            self.leave_all(index, now);
+            self.pass(index, Event::EndReceived);
+            self.arm_close(index, now);
+        }
+        self.mark(index);
     }
 
     /// The socket failed; `silence` is what [`Transport::silence`](crate::conn::transport::Transport::silence) says of it.
@@ -70,7 +160,7 @@ impl Shard {
         let has_user_timeout = self.env.limits.keepalive.user_timeout_ms > 0;
         // One that is ending already has been counted, or has nobody who waits for it.
         let phase = self.connections.phase(key.index);
-        let silence = silence.filter(|_| phase.is_open() || phase.is_handshake());
+        let silence = silence.filter(|_| phase.is_established() || phase.is_handshake());
         match silence {
             Some(Silence::Probes) => self.found_dead(key.index, Mechanism::TcpKeepAlive, now),
             Some(Silence::Unacknowledged) if has_user_timeout => {
@@ -98,13 +188,11 @@ impl Shard {
         } += 1;
     }
 
-    /// The session said DISCONNECT and has its receipt.
-    pub(super) fn disconnect(&mut self, index: u32, now: Tick) {
-        self.begin_close(index, NORMAL, "", now);
-    }
-
-    /// Begins the closing handshake (RFC 6455 section 7.1.2).
+    /// Begins the closing handshake (RFC 6455 section 7.1.2), unless it has begun.
     pub(super) fn begin_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
+        if !self.connections.phase(index).is_established() {
+            return;
+        }
         self.leave_all(index, now);
         self.say(index, |out| ws::encode_close(code, reason, out));
         self.pass(index, Event::CloseSent);
@@ -112,9 +200,9 @@ impl Shard {
         self.arm_close(index, now);
     }
 
-    /// The peer's close frame has come.
-    pub(super) fn peer_closes(&mut self, index: u32, code: Option<u16>, now: Tick) {
-        if self.connections.phase(index) != Phase::Closing {
+    /// The peer's close frame is answered.
+    fn answer_close(&mut self, index: u32, code: Option<u16>, now: Tick) {
+        if self.connections.phase(index).is_established() {
             self.leave_all(index, now);
             // RFC 6455 section 5.5.1: the answer typically echoes the code.
             self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
@@ -126,21 +214,20 @@ impl Shard {
     }
 
     /// The framing is broken: nothing after it can be understood.
-    pub(super) fn ws_fault(&mut self, index: u32, error: WsError, now: Tick) {
+    fn break_off(&mut self, index: u32, error: WsError, now: Tick) {
         let code = error.close_code();
         self.counters.bounds_refused_total += u64::from(code == 1009);
-        if self.connections.phase(index) != Phase::Closing {
-            self.begin_close(index, code, error.reason(), now);
-        }
+        self.begin_close(index, code, error.reason(), now);
         self.pass(index, Event::LastWord);
         self.mark(index);
     }
 
-    /// Ends a session with an ERROR and a close.
+    /// Ends a session with an ERROR and a close. One that was to end in other ways ends by this first.
     pub(super) fn fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
-        if self.connections.phase(index) != Phase::Stomp {
+        if !self.connections.phase(index).has_session() {
             return;
         }
+        let ends = self.sessions[index].take_ends();
         tracing::debug!(shard = self.env.id, index, fault = fault.name(), "session ended: {fault}");
         self.leave_all(index, now);
         let version = self.sessions[index].version_or_newest();
@@ -157,6 +244,7 @@ impl Shard {
             _ => {}
         }
         self.begin_close(index, fault.close_code(), fault.name(), now);
+        self.end_by(index, ends, now);
     }
 
     /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
@@ -166,11 +254,12 @@ impl Shard {
             return;
         }
         self.counters.slow_consumers_total += 1;
+        let ends = self.sessions[index].take_ends();
         self.leave_all(index, now);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
         match phase {
-            Phase::Stomp => self.fault(index, fault, None, now),
+            Phase::Stomp | Phase::Concluding => self.fault(index, fault, None, now),
             Phase::Echo => self.begin_close(index, fault.close_code(), fault.name(), now),
             // Its last answers and its close frame were behind what is dropped.
             Phase::Closing => {
@@ -184,6 +273,7 @@ impl Shard {
             // It has said its last word, or has been told.
             _ => self.close(index, true, now),
         }
+        self.end_by(index, ends, now);
     }
 
     /// Passes to the phase that follows. What an ending connection says is not held back: its close frame is waited for.

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::conn::Phase;
+use crate::session::End;
 use crate::shard::Shard;
 use crate::time::Tick;
 
@@ -120,12 +121,12 @@ impl Shard {
                 // Its request comes yet, and has an answer.
                 (How::Goodbye(_), Phase::Http | Phase::Refused) if is_spread => {}
                 (How::Goodbye(_), Phase::Http | Phase::Refused) => self.close(index, false, now),
-                (How::Goodbye(code), Phase::Stomp | Phase::Echo) => {
+                (How::Goodbye(code), phase) if phase.is_established() => {
                     let reason = match code {
                         SERVICE_RESTART => "the server is restarting",
                         _ => "the server is shutting down",
                     };
-                    self.begin_close(index, code, reason, now);
+                    self.end(index, End::Goodbye(code, reason), now);
                 }
                 // They are ending already.
                 (How::Goodbye(_), _) => {}

@@ -175,7 +175,7 @@ impl Shard {
         }
         for index in slow {
             // It may have been late for several rooms.
-            if !self.connections.phase(index).is_open() {
+            if !self.connections.phase(index).is_established() {
                 continue;
             }
             self.cut_off(index, Fault::SlowConsumer { max: self.env.limits.outbound.bytes_max }, now);
@@ -248,7 +248,7 @@ impl Shard {
 
     /// Under `ack:auto` a queue's message is settled when its bytes have left.
     fn settle_sent(&mut self, index: u32, now: Tick) {
-        if self.connections.phase(index) != Phase::Stomp {
+        if !self.connections.phase(index).has_session() {
             return;
         }
         let taken = self.connections[index].output.answers_taken();
@@ -287,7 +287,7 @@ impl Shard {
         let max = match connection.phase {
             Phase::Closed => return,
             Phase::Echo => limits.echo.outbound_bytes_max,
-            Phase::Stomp => limits.outbound.bytes_max,
+            Phase::Stomp | Phase::Concluding => limits.outbound.bytes_max,
             // What it had before, and of one that was cut off the rest of a message.
             _ => limits.outbound.bytes_max + limits.websocket.message_bytes_max,
         };
@@ -341,7 +341,7 @@ impl Shard {
                 return;
             }
             let Some(index) = self.flush.held.worst() else { return };
-            if self.connections.phase(index).is_open() {
+            if self.connections.phase(index).is_established() {
                 self.cut_off(index, Fault::OutboundExhausted { max }, now);
                 // What it is told now is not what it is guilty of.
                 self.flush.let_go(index);

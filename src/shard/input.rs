@@ -13,6 +13,7 @@ use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
 use crate::message::fault::Fault;
 use crate::message::origin::{ConnKey, Holder};
+use crate::session::End;
 use crate::shard::Shard;
 use crate::shard::proxied::Front;
 use crate::tcb::Event as TcbEvent;
@@ -35,7 +36,9 @@ impl Shard {
     fn input(&mut self, index: u32, bytes: &mut [u8], now: Tick) {
         match self.connections.phase(index) {
             Phase::Http | Phase::Refused => self.http_input(index, bytes, now),
-            Phase::Stomp | Phase::Echo | Phase::Closing => self.ws_input(index, bytes, now),
+            Phase::Stomp | Phase::Echo | Phase::Concluding | Phase::Closing => {
+                self.ws_input(index, bytes, now)
+            }
             Phase::Finishing | Phase::Lingering | Phase::Closed => {}
         }
     }
@@ -97,7 +100,7 @@ impl Shard {
         self.counters.inbound_leases_exhausted_total += 1;
         let max = self.env.limits.buffers.reactor_bytes_max;
         match self.connections.phase(index) {
-            Phase::Stomp => self.fault(index, Fault::BuffersExhausted { max }, None, now),
+            phase if phase.has_session() => self.fault(index, Fault::BuffersExhausted { max }, None, now),
             _ => self.close(index, true, now),
         }
     }
@@ -261,7 +264,7 @@ impl Shard {
             if connection.phase.is_open() && !connection.holds.is_empty() {
                 return self.keep_raw(index, inbound, &bytes[at..], now);
             }
-            if !matches!(connection.phase, Phase::Stomp | Phase::Echo | Phase::Closing) {
+            if !connection.phase.is_established() && connection.phase != Phase::Closing {
                 break;
             }
             let Inbound { ws, assembly, .. } = &mut *inbound;
@@ -271,7 +274,7 @@ impl Shard {
                     event
                 }
                 Err(error) => {
-                    self.ws_fault(index, error, now);
+                    self.end(index, End::Broken(error), now);
                     break;
                 }
             };
@@ -284,7 +287,7 @@ impl Shard {
                         Phase::Stomp
                             if start && assembly.stomp.awaits_nul() && stomp::begins_with_head(payload) =>
                         {
-                            self.fault(index, StompError::NulForgotten.into(), None, now);
+                            self.refuse(index, StompError::NulForgotten.into(), None, now);
                         }
                         Phase::Stomp => self.stomp_payload(index, assembly, payload, now),
                         Phase::Echo => {
@@ -293,17 +296,17 @@ impl Shard {
                             }
                             self.echo_payload(index, assembly, payload, end, now);
                         }
-                        // What comes before the peer's close frame is not for us any more.
+                        // What comes behind the session's end is not for it any more.
                         _ => {}
                     }
                 }
-                Some(ws::Event::Ping(payload)) if self.connections.phase(index).is_open() => {
+                Some(ws::Event::Ping(payload)) if self.connections.phase(index).is_established() => {
                     self.say(index, |out| ws::encode_pong(payload, out));
                 }
                 Some(ws::Event::Ping(_) | ws::Event::Pong(_)) => {}
                 Some(ws::Event::Close(close)) => {
                     let code = close.map(|(code, _)| code);
-                    self.peer_closes(index, code, now);
+                    self.end(index, End::PeerClosed(code), now);
                     break;
                 }
             }
@@ -390,7 +393,7 @@ impl Shard {
                     at += consumed;
                 }
                 Err(error) => {
-                    self.fault(index, error.into(), None, now);
+                    self.refuse(index, error.into(), None, now);
                     return bytes.len();
                 }
             }
@@ -407,7 +410,7 @@ impl Shard {
             Err(fault) => {
                 let receipt = stomp_frame.header("receipt");
                 let fault = fault.blame_blanks(|header| stomp_frame.header(header));
-                self.fault(index, fault, receipt.as_deref(), now);
+                self.refuse(index, fault, receipt.map(|receipt| (*receipt).into()), now);
             }
         }
     }
@@ -426,7 +429,7 @@ impl Shard {
                 continue;
             }
             // Of one that is ending, what is left is thrown away, but for the close frame that may be in it.
-            if connection.phase.is_open() || connection.phase == Phase::Closing {
+            if connection.phase.is_established() || connection.phase == Phase::Closing {
                 // While its input was held back nothing could be heard.
                 connection.heard = now;
                 self.resume_one(key.index, now);

@@ -60,16 +60,14 @@ impl Shard {
 
     fn handle(&mut self, mail: Mail, now: Tick) {
         match mail {
-            Mail::Subscribe { key, kind, origin, consumer } => {
-                let completion = match self.accept_subscription(&key, kind, origin, consumer, now) {
-                    Ok(()) => Completion::Subscribed { key, kind },
-                    Err(fault) => Completion::Refused(fault),
-                };
-                self.complete(origin, completion);
-            }
-            Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. } if self.port.has_deferred() => {
-                // It gets what its session has published before.
+            Mail::Subscribe { .. } | Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. }
+                if self.port.has_deferred() =>
+            {
+                // Behind what its session has published before.
                 self.port.defer(mail);
+            }
+            Mail::Subscribe { key, kind, origin, consumer } => {
+                self.subscribe_for(key, kind, origin, consumer, now);
             }
             Mail::Unsubscribe { key, kind, origin, consumer } => {
                 self.unsubscribe_for(key, kind, origin, consumer, now);
@@ -116,6 +114,18 @@ impl Shard {
         }
         let max = self.env.limits.rooms.rooms_max;
         self.topics.subscribe(key, &origin).map(|_| ()).ok_or(Fault::TooManyRooms { max })
+    }
+
+    /// As the owner: a session of another shard subscribes, behind what it has parked in the room.
+    fn subscribe_for(&mut self, key: Box<str>, kind: Kind, origin: Origin, consumer: Consumer, now: Tick) {
+        if kind != Kind::Queue && self.topics.park_begin(&key, kind, origin) {
+            return;
+        }
+        let completion = match self.accept_subscription(&key, kind, origin, consumer, now) {
+            Ok(()) => Completion::Subscribed { key, kind },
+            Err(fault) => Completion::Refused(fault),
+        };
+        self.complete(origin, completion);
     }
 
     /// As the owner: a subscription has ended.
@@ -196,16 +206,29 @@ impl Shard {
     fn unpark(&mut self, now: Tick) {
         for key in self.topics.take_ready() {
             while let Some((origin, parked)) = self.topics.unpark(&key) {
-                let Parked::Publication(message) = parked else {
-                    self.topics.unsubscribe(&key, origin.shard);
-                    let Origin { shard, connection, serial, .. } = origin;
-                    let completion = Completion::Unsubscribed { key: key.clone() };
-                    if shard == self.env.id {
-                        self.take_completion(connection, serial, completion, now);
-                    } else {
+                let message = match parked {
+                    Parked::Publication(message) => message,
+                    Parked::Begin(kind) => {
+                        // A session of this shard is held while it has something parked.
+                        let max = self.env.limits.rooms.rooms_max;
+                        let completion = match self.topics.subscribe(&key, &origin) {
+                            Some(_) => Completion::Subscribed { key: key.clone(), kind },
+                            None => Completion::Refused(Fault::TooManyRooms { max }),
+                        };
                         self.complete(origin, completion);
+                        continue;
                     }
-                    continue;
+                    Parked::End => {
+                        self.topics.unsubscribe(&key, origin.shard);
+                        let Origin { shard, connection, serial, .. } = origin;
+                        let completion = Completion::Unsubscribed { key: key.clone() };
+                        if shard == self.env.id {
+                            self.take_completion(connection, serial, completion, now);
+                        } else {
+                            self.complete(origin, completion);
+                        }
+                        continue;
+                    }
                 };
                 if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message)
                     && self.port.hand_on(id, &message, shards)
@@ -250,6 +273,9 @@ impl Shard {
             }
             match self.port.take_deferred() {
                 Some(Mail::Publish { origin, message }) => self.publish_for(origin, message, now),
+                Some(Mail::Subscribe { key, kind, origin, consumer }) => {
+                    self.subscribe_for(key, kind, origin, consumer, now);
+                }
                 Some(Mail::Unsubscribe { key, kind, origin, consumer }) => {
                     self.unsubscribe_for(key, kind, origin, consumer, now);
                 }
@@ -326,7 +352,7 @@ impl Shard {
         if connection == ConnKey::NOBODY {
             return self.dead_letter_answered(serial, completion == Completion::Published, now);
         }
-        let is_there = self.is_current(connection) && self.connections.phase(index) == Phase::Stomp;
+        let is_there = self.is_current(connection) && self.connections.phase(index).has_session();
         match completion {
             Completion::Subscribed { key, kind } => {
                 let serial = serial.filter(|serial| {
@@ -367,7 +393,7 @@ impl Shard {
                 if is_there && serial.is_some_and(|serial| !self.sessions[index].awaits_request(serial)) => {}
             Completion::Refused(fault) if is_there => {
                 let receipt = serial.and_then(|serial| self.sessions[index].refused(serial));
-                self.fault(index, fault, receipt.as_deref(), now);
+                self.refuse_earlier(index, fault, receipt, now);
             }
             _ => {}
         }
@@ -385,14 +411,13 @@ impl Shard {
     /// A request of a session is done: receipts leave that waited for it.
     pub(super) fn completed(&mut self, index: u32, serial: u32, now: Tick) {
         let mut receipts = SmallVec::new();
-        let session = &mut self.sessions[index];
-        let is_finished = session.completed(serial, &mut receipts);
+        self.sessions[index].completed(serial, &mut receipts);
         for receipt in receipts {
             self.send_receipt(index, &receipt);
         }
-        self.let_go_on(index);
-        if is_finished {
-            self.disconnect(index, now);
+        match self.connections.phase(index) {
+            Phase::Concluding => self.conclude_if_done(index, now),
+            _ => self.let_go_on(index),
         }
     }
 
@@ -436,7 +461,7 @@ impl Shard {
         if connection.is_writable && left.is_owed {
             self.flush.mark(index, connection);
         }
-        if connection.output.debts().len() > DEBTS_MAX {
+        if connection.phase.is_open() && connection.output.debts().len() > DEBTS_MAX {
             self.holds.hold(connection, Reason::Output);
         }
         self.tell_moves();
@@ -445,7 +470,7 @@ impl Shard {
 
     /// Takes a session out of everything it is in, at once.
     pub(super) fn leave_all(&mut self, index: u32, now: Tick) {
-        if self.connections.phase(index) != Phase::Stomp {
+        if !self.connections.phase(index).has_session() {
             return;
         }
         self.drop_debts(index, true);
@@ -482,6 +507,7 @@ impl Shard {
             }
         }
         self.count_sources(index);
+        self.counters.receipts_lost_total += self.sessions[index].receipts_due() as u64;
         self.sessions.end(index);
         let key = self.connections.key_of(index);
         self.holds.release_all(key, &mut self.connections[index]);

@@ -114,15 +114,14 @@ impl Shard {
     }
 
     fn fire(&mut self, index: u32, transport: &impl Transport, now: Tick) {
-        let is_connected = self.sessions[index].version().is_some();
         match self.connections.phase(index) {
-            Phase::Echo => self.look_after(index, transport, now),
-            Phase::Stomp if is_connected => self.look_after(index, transport, now),
+            _ if self.is_looked_after(index) => self.look_after(index, transport, now),
             Phase::Closed => {}
             phase => {
                 let deadline = match phase {
                     Phase::Http | Phase::Refused => Deadline::Handshake,
                     Phase::Stomp => Deadline::Connect,
+                    Phase::Concluding => Deadline::Receipts,
                     _ => Deadline::Close,
                 };
                 if self.may_wait(index, deadline, transport, now) {
@@ -131,6 +130,18 @@ impl Shard {
                     self.deadline_passed(index, deadline, now);
                 }
             }
+        }
+    }
+
+    /// Whether heart-beats and pings find out whether the peer lives, and not a deadline.
+    fn is_looked_after(&self, index: u32) -> bool {
+        let session = &self.sessions[index];
+        match self.connections.phase(index) {
+            Phase::Echo => true,
+            Phase::Stomp => session.version().is_some(),
+            // The client waits for the receipts as long as it likes to.
+            Phase::Concluding => session.is_disconnecting(),
+            _ => false,
         }
     }
 
@@ -158,6 +169,7 @@ impl Shard {
                     if is_begun { Fault::ConnectUnfinished { max } } else { Fault::ConnectTimeout { max } };
                 self.fault(index, fault, None, now);
             }
+            Deadline::Receipts => self.conclude(index, now),
             Deadline::Close => self.close(index, true, now),
         }
     }
@@ -248,6 +260,7 @@ impl Shard {
     fn found_silent(&mut self, index: u32, suspicion: &Suspicion, now: Tick) {
         // A sentence for people: who was silent for longer than 49 days was silent for 49 days.
         let silent_ms = suspicion.silent.saturating_mul(Tick::MILLIS);
+        let ends = self.sessions[index].take_ends();
         self.leave_all(index, now);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
@@ -260,6 +273,7 @@ impl Shard {
             (_, Mechanism::WsPing) => self.fault(index, Fault::PongTimeout { silent_ms }, None, now),
             _ => self.fault(index, Fault::HeartBeatTimeout { silent_ms }, None, now),
         }
+        self.end_by(index, ends, now);
     }
 
     fn rhythm(&self, index: u32) -> Rhythm {
@@ -273,14 +287,12 @@ impl Shard {
             return None;
         }
         let keepalive = &self.env.limits.keepalive;
-        let (beat_in, is_pinged) = match self.connections.phase(key.index) {
-            Phase::Stomp if self.sessions[key.index].version().is_some() => {
-                let Rhythm { beat_in, ping, .. } = self.rhythm(key.index);
-                (beat_in.is_some(), beat_in.is_none() && ping.is_some())
-            }
-            Phase::Echo => (false, self.env.ping.is_some()),
-            // Others have a deadline that ends them whatever is heard.
-            _ => (false, false),
+        // Others have a deadline that ends them whatever is heard. On `/echo` nobody beats.
+        let (beat_in, is_pinged) = if self.is_looked_after(key.index) {
+            let Rhythm { beat_in, ping, .. } = self.rhythm(key.index);
+            (beat_in.is_some(), beat_in.is_none() && ping.is_some())
+        } else {
+            (false, false)
         };
         let mechanisms = [
             (keepalive.tcp_idle_s > 0, Mechanism::TcpKeepAlive),

@@ -36,7 +36,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
             queue_idle_s: u32::MAX,
             queue_messages_max: if rng.random_bool(0.2) { 8 } else { 1000 },
             // So small that rooms are full.
-            parked_bytes_max: if rng.random_bool(0.3) { 3 * 1024 } else { 64 << 20 },
+            parked_bytes_max: if rng.random_bool(0.3) { 256 } else { 64 << 20 },
             pending_bytes_max: if rng.random_bool(0.5) { 1024 } else { 64 * 1024 },
             ack_timeout_s: u32::MAX,
             flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },

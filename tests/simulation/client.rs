@@ -85,6 +85,10 @@ pub struct Client {
     pub unanswered: usize,
     /// Names of the ERRORs that it was sent.
     pub faults: Vec<String>,
+    /// Receipts that it asked for before it said how it ends, and has not got.
+    due: HashSet<String>,
+    /// The ERROR that it ends by, if it has said what no client may say.
+    blundered: Option<&'static str>,
 }
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -111,6 +115,8 @@ impl Client {
             name,
             unanswered: 0,
             faults: Vec::new(),
+            due: HashSet::new(),
+            blundered: None,
         }
     }
 
@@ -275,21 +281,48 @@ impl Client {
 
     /// Says what no client may say; the session ends by it.
     pub fn blunder(&mut self, kind: usize, model: &mut Model) {
-        const BLUNDERS: [&str; 5] = [
-            "SEND\nno colon\n\n\0",
-            "SEND\ndestination:/topic/a\ncontent-length:many\n\n\0",
-            "NONSENSE\n\n\0",
-            "SEND\ndestination:/elsewhere/a\n\n\0",
-            "ACK\nid:1-1\n\nwith a body that it must not have\0",
+        const BLUNDERS: [(&str, &str); 5] = [
+            ("SEND\nno colon\n\n\0", "header-malformed"),
+            ("SEND\ndestination:/topic/a\ncontent-length:many\n\n\0", "content-length"),
+            ("NONSENSE\n\n\0", "unknown-command"),
+            ("SEND\ndestination:/elsewhere/a\n\n\0", "bad-destination"),
+            ("ACK\nid:1-1\n\nwith a body that it must not have\0", "body-not-allowed"),
         ];
-        self.say(BLUNDERS[kind % BLUNDERS.len()].into());
+        let (text, fault) = BLUNDERS[kind % BLUNDERS.len()];
+        self.say(text.into());
+        self.blundered = Some(fault);
+        self.leave_in_order(model);
+    }
+
+    /// Begins the closing handshake.
+    pub fn close(&mut self, model: &mut Model) {
+        self.ws.close(None).expect("it is open");
+        self.leave_in_order(model);
+    }
+
+    /// Has said how it ends, and listens. What it asked for before, it gets.
+    pub fn leave_in_order(&mut self, model: &mut Model) {
+        self.due = self.awaited.keys().cloned().collect();
+        self.trace("ends in order", "");
         self.leave(model);
+    }
+
+    /// Its process is killed: nothing is owed to it, whatever it has said.
+    pub fn vanish(&mut self, model: &mut Model) {
+        self.due.clear();
+        self.leave(model);
+    }
+
+    /// Receipts that it should have got and has not. None if the server has ended it by something else.
+    pub fn missed(&self) -> usize {
+        let is_its_own = self.faults.iter().all(|fault| Some(fault.as_str()) == self.blundered);
+        if is_its_own { self.due.len() } else { 0 }
     }
 
     pub fn disconnect(&mut self, model: &mut Model) {
         let receipt = self.receipt(Awaited::Nothing);
         self.say(format!("DISCONNECT\nreceipt:{receipt}\n\n\0"));
-        self.leave(model);
+        self.leave_in_order(model);
     }
 
     /// From here on nothing is owed to this client.
@@ -372,6 +405,10 @@ impl Client {
         if self.stage == Stage::Leaving {
             if command == "ERROR" {
                 self.faults.push(body.trim_end().into());
+            }
+            if command == "RECEIPT" {
+                assert!(self.faults.is_empty(), "an ERROR is the last frame");
+                self.due.remove(headers["receipt-id"]);
             }
             // Under `auto`, what was handed to the socket is delivered, whether or not anybody is left to see.
             if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {

@@ -53,6 +53,7 @@ const WANTED: [(&str, &[&str]); 4] = [
         "breath",
         &[
             "SEND, UNSUBSCRIBE",
+            "SEND, SUBSCRIBE",
             "SUBSCRIBE, SEND",
             "SUBSCRIBE, SEND elsewhere",
             "UNSUBSCRIBE, SUBSCRIBE with its id",

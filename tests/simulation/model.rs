@@ -135,6 +135,10 @@ impl Model {
             subscription.gaps -= 1;
         }
         subscription.last = Some((life.into(), sequence));
+        assert!(
+            subscription.gaps > 0 || sent.by != subscription.by || sent.at > subscription.asked_at,
+            "{body} came to the subscription that its own session asked for later"
+        );
         assert!(subscription.bodies.insert(body.into()), "{body} came twice");
         let known = self.bodies.entry(message_id.into()).or_insert_with(|| body.into());
         assert_eq!(known, body, "{message_id} names two messages");

@@ -21,6 +21,8 @@ use crate::post::Post;
 enum FromClient {
     /// Bytes that the server has not read.
     Bytes(Vec<u8>),
+    /// The same, and the end of the stream behind them.
+    Last(Vec<u8>),
     /// The end of the stream, and the server has not read it. What came before it is lost.
     End,
     /// The server has read the end.
@@ -76,6 +78,14 @@ impl Wire {
         self.ended_first.get_or_insert(Closer::Remote);
     }
 
+    /// The client's stream ends behind what it has said.
+    pub fn end_in_order(&mut self) {
+        if let FromClient::Bytes(unread) = &mut self.from_client {
+            self.from_client = FromClient::Last(std::mem::take(unread));
+            self.ended_first.get_or_insert(Closer::Remote);
+        }
+    }
+
     /// The client's stream has ended, read or not.
     pub fn has_ended(&self) -> bool {
         !matches!(self.from_client, FromClient::Bytes(_))
@@ -83,24 +93,28 @@ impl Wire {
 
     /// The server has something to read.
     fn has_unread(&self) -> bool {
-        matches!(self.from_client, FromClient::End) || self.unread() > 0
+        matches!(self.from_client, FromClient::End | FromClient::Last(_)) || self.unread() > 0
     }
 
     /// Bytes that the server has not read.
     pub fn unread(&self) -> usize {
-        if let FromClient::Bytes(bytes) = &self.from_client { bytes.len() } else { 0 }
+        match &self.from_client {
+            FromClient::Bytes(bytes) | FromClient::Last(bytes) => bytes.len(),
+            FromClient::End | FromClient::Nothing => 0,
+        }
     }
 
     /// Up to `count` bytes for the server; none of them is the end, which is told once. `None` if nothing is there.
     pub fn read(&mut self, count: usize) -> Option<Vec<u8>> {
         match &mut self.from_client {
-            FromClient::Bytes(bytes) if bytes.is_empty() => None,
-            FromClient::Bytes(bytes) => Some(bytes.drain(..count.min(bytes.len())).collect()),
-            FromClient::End => {
+            FromClient::Bytes(bytes) | FromClient::Last(bytes) if !bytes.is_empty() => {
+                Some(bytes.drain(..count.min(bytes.len())).collect())
+            }
+            FromClient::Bytes(_) | FromClient::Nothing => None,
+            FromClient::Last(_) | FromClient::End => {
                 self.from_client = FromClient::Nothing;
                 Some(Vec::new())
             }
-            FromClient::Nothing => None,
         }
     }
 

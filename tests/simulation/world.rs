@@ -58,6 +58,8 @@ pub struct World {
     /// Connections that ended in order, by whose stream ended first.
     ended_by_peer: u64,
     ended_by_server: u64,
+    /// Receipts that clients which ended in order did not get.
+    missed: u64,
 }
 
 impl World {
@@ -78,6 +80,7 @@ impl World {
             silenced: 0,
             ended_by_peer: 0,
             ended_by_server: 0,
+            missed: 0,
         }
     }
 
@@ -161,11 +164,12 @@ impl World {
             0..10 => self.rng.random_range(0..3000),
             // So much that the body is shared by members whose subscriptions have other ids. Several of them in a queue
             // would have the one who is to read it empty cut off.
-            10 if !QUEUES.contains(&place) => 17_000,
+            10 if !QUEUES.contains(&place) && !QUEUES.contains(&other) => 17_000,
             _ => 0,
         };
         let choice = self.rng.random_range(0..100);
         let beats = self.rng.random_bool(0.3);
+        let kind = self.rng.random_range(0..30);
         let seat = &mut self.seats[at];
         let (client, model) = (&mut seat.client, &mut self.model);
         if seat.is_hung {
@@ -175,12 +179,12 @@ impl World {
         match (client.stage, choice) {
             (_, 0) if !has_ended => {
                 // The process is killed: its bytes so far may or may not arrive, then the end.
-                client.leave(model);
+                client.vanish(model);
                 self.silenced += u64::from(seat.has_heart_beat);
                 self.end(at);
             }
             (_, 1) => {
-                client.leave(model);
+                client.vanish(model);
                 self.server.wire(seat.connection).is_broken = true;
                 let error = io::ErrorKind::ConnectionReset.into();
                 self.server.shard(seat.connection).fail(seat.connection.key, &error, None, self.now);
@@ -190,7 +194,12 @@ impl World {
                 seat.has_heart_beat |= beats;
                 client.connect(beats.then_some(2000));
             }
-            (Stage::Ready, 2..20) => client.subscribe(place, model),
+            (Stage::Ready, 2..15) => client.subscribe(place, model),
+            (Stage::Ready, 15..20) => {
+                self.server.post.coverage.note("breath", "SEND, SUBSCRIBE");
+                client.send(topic, padding, model);
+                client.subscribe(topic, model);
+            }
             (Stage::Ready, 20..24) => drop(client.unsubscribe(place, model)),
             (Stage::Ready, 24) => client.unsubscribe_queue(),
             (Stage::Ready, 25..29) => {
@@ -220,8 +229,16 @@ impl World {
             (Stage::Ready, 42..75) => client.send(place, padding, model),
             (Stage::Ready, 75..80) => client.transact([place, other], model),
             (Stage::Ready, 80..92) => client.settle(choice > 85),
-            (Stage::Ready, 92) => client.disconnect(model),
-            (Stage::Ready, 94) => client.blunder(padding, model),
+            (Stage::Ready, 92) => match kind % 3 {
+                0 => client.disconnect(model),
+                1 => client.close(model),
+                _ => {
+                    client.leave_in_order(model);
+                    self.arrive_at_kernel(at);
+                    self.server.wire(self.seats[at].connection).end_in_order();
+                }
+            },
+            (Stage::Ready, 94) => client.blunder(kind, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             (Stage::Ready, 95..98) => seat.is_unreported = true,
             (Stage::Ready, 99) => seat.is_deaf = true,
@@ -354,6 +371,9 @@ impl World {
             }
             (&closed.index, closed.reset, &wire.to_client).hash(&mut self.trace);
             seat.client.receive(&wire.to_client, &mut self.model);
+            if !closed.reset && !wire.is_broken {
+                self.missed += seat.client.missed() as u64;
+            }
             seat.client.leave(&mut self.model);
             self.server.post.ended(at, seat.connection.key);
             for fault in seat.client.faults {
@@ -420,7 +440,11 @@ impl World {
         self.settle();
         // Whoever does not answer is reset when its time is up: the connection's, or the server's.
         if self.seats.len().is_multiple_of(2) {
-            self.now = Tick(self.now.0 + 10_000);
+            // The receipts that come before an end have a time, and so has the end.
+            for _ in 0..2 {
+                self.now = Tick(self.now.0 + 10_000);
+                self.settle();
+            }
         } else {
             self.server.shards.iter_mut().for_each(Shard::begin_reset);
         }
@@ -430,6 +454,8 @@ impl World {
         assert_eq!(self.server.sum(|counters| counters.refused_pending_per_address_total), self.refused);
         assert_eq!(self.server.sum(|counters| counters.closed_by_peer_total), self.ended_by_peer);
         assert_eq!(self.server.sum(|counters| counters.closed_by_server_total), self.ended_by_server);
+        let lost = self.server.sum(|counters| counters.receipts_lost_total);
+        assert!(self.missed <= lost, "{} receipts were missed, and {lost} given up", self.missed);
         let mut coverage = self.server.post.coverage;
         for shard in &self.server.shards {
             coverage.note_shard(shard);
@@ -489,10 +515,14 @@ impl World {
             // A dead letter that was refused is sent again in its own time.
             self.let_pass(30);
             // Others may have gone, as time passes.
-            let at = self.seats.iter().position(|seat| seat.connection == last);
-            let at = at.expect("it stays until the queues are empty");
-            while !self.seats[at].client.unsettled.is_empty() {
-                self.seats[at].client.settle(false);
+            assert!(
+                self.seats.iter().any(|seat| seat.connection == last),
+                "it stays until the queues are empty"
+            );
+            for seat in &mut self.seats {
+                while !seat.client.unsettled.is_empty() {
+                    seat.client.settle(false);
+                }
             }
         }
         self.settle();

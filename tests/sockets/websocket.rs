@@ -1,6 +1,7 @@
 //! WebSocket framing under STOMP: fragments, broken frames, the closing handshake.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
@@ -14,6 +15,8 @@ on_one_and_three_reactors!(
     utf8_across_fragments,
     broken_frames,
     oversized,
+    what_was_said_before_the_end_has_its_receipts,
+    an_end_comes_behind_what_waits_for_a_full_room,
     a_close_is_answered_with_its_code,
     the_server_closes_and_is_answered,
 );
@@ -162,13 +165,15 @@ fn oversized(setup: Setup) {
     server.await_metric("bounds_refused_total", |count| count == 3);
 }
 
-/// With several reactors some of the receipts are confirmed by others, and those are not waited for.
-#[test]
-fn what_was_said_before_the_end_has_its_receipts() {
+/// Whatever the session ends by, and whichever reactors' rooms it has sent to.
+fn what_was_said_before_the_end_has_its_receipts(setup: Setup) {
     const SENDS: u32 = 20;
-    let server = Setup { reactors: 1 }.server();
+    const ROOMS: u32 = 5;
+    let server = setup.server();
     let mut listener = Client::connect(&server);
-    listener.subscribe("s", "/topic/before");
+    for room in 0..ROOMS {
+        listener.subscribe(&room.to_string(), &format!("/topic/before.{room}"));
+    }
     let too_long = format!("SEND\ndestination:/topic/before\nreceipt:{}\n\n\0", "r".repeat(300));
     let ends = [
         ws_frame(FIN | TEXT, b"NONSENSE\n\n\0"),
@@ -177,24 +182,65 @@ fn what_was_said_before_the_end_has_its_receipts() {
         // Not masked.
         vec![FIN | TEXT, 1, b'\n'],
         ws_frame(FIN | CLOSE, &1000_u16.to_be_bytes()),
+        // Its stream ends.
+        Vec::new(),
     ];
     for (case, end) in ends.iter().enumerate() {
         let mut client = Client::connect(&server);
         let mut bytes = Vec::new();
         for number in 0..SENDS {
-            let send = format!("SEND\ndestination:/topic/before\nreceipt:{case}-{number}\n\n{number}\0");
+            let room = number % ROOMS;
+            let send =
+                format!("SEND\ndestination:/topic/before.{room}\nreceipt:{case}-{number}\n\n{number}\0");
             bytes.extend(ws_frame(FIN | TEXT, send.as_bytes()));
         }
         bytes.extend(end);
         write_raw(&mut client, bytes);
+        if end.is_empty() {
+            client.socket().get_mut().shutdown(Shutdown::Write).unwrap();
+        }
+        let mut heard = Vec::new();
         for number in 0..SENDS {
             let receipt = client.expect("RECEIPT");
             assert_eq!(receipt.get("receipt-id"), Some(&*format!("{case}-{number}")));
-            assert_eq!(listener.expect_body(), number.to_string());
+            heard.push(listener.expect_body().parse::<u32>().unwrap());
         }
-        let code = if case < 3 { client.expect_error().1 } else { client.expect_close().0 };
-        assert_eq!(code, [1002, 1002, 1009, 1002, 1000][case], "case {case}");
+        // Several rooms have no order between them.
+        heard.sort_unstable();
+        assert!(heard.into_iter().eq(0..SENDS));
+        match [1002, 1002, 1009, 1002, 1000].get(case) {
+            Some(code) if case < 3 => assert_eq!(client.expect_error().1, *code, "case {case}"),
+            Some(code) => assert_eq!(client.expect_close().0, *code, "case {case}"),
+            None => assert_eq!(client.socket().get_mut().read(&mut [0]).unwrap(), 0),
+        }
     }
+    assert_eq!(server.metric("receipts_lost_total"), 0);
+}
+
+/// A session whose publications wait for a full room has their receipts before its end.
+fn an_end_comes_behind_what_waits_for_a_full_room(setup: Setup) {
+    const SENDS: u32 = 200;
+    let server = setup.server_with("[rooms]\npending_bytes_max = 8192\n", &[]);
+    let mut members: Vec<Client> = (0..100).map(|_| Client::connect(&server)).collect();
+    members.iter_mut().for_each(|member| member.subscribe("s", "/topic/full"));
+    let body = "x".repeat(1300);
+    let mut publisher = Client::connect(&server);
+    let mut bytes = Vec::new();
+    for number in 0..SENDS {
+        let send = format!("SEND\ndestination:/topic/full\nreceipt:{number}\n\n{body}\0");
+        bytes.extend(ws_frame(FIN | TEXT, send.as_bytes()));
+    }
+    bytes.extend(ws_frame(FIN | CLOSE, &1000_u16.to_be_bytes()));
+    write_raw(&mut publisher, bytes);
+    for number in 0..SENDS {
+        assert_eq!(publisher.expect("RECEIPT").get("receipt-id"), Some(&*number.to_string()));
+    }
+    assert_eq!(publisher.expect_close().0, 1000);
+    for member in &mut members {
+        (0..SENDS).for_each(|_| assert_eq!(member.expect_body(), body));
+    }
+    server.await_metric("publications_parked_total", |count| count > 0);
+    assert_eq!(server.metric("receipts_lost_total"), 0);
 }
 
 fn a_close_is_answered_with_its_code(setup: Setup) {
