@@ -4,7 +4,7 @@
 //! process, and shows what it wrote if the test is failing.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -235,6 +235,14 @@ impl Server {
         TcpStream::connect(self.address).map(prepared)
     }
 
+    /// The same, from this address of the machine.
+    pub fn dial_from(&self, source: Ipv4Addr) -> TcpStream {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of this machine");
+        socket.connect(&self.address.into()).expect("the server accepts");
+        prepared(socket.into())
+    }
+
     /// The same, of a client whose kernel takes only about `bytes` that its program has not read.
     pub fn dial_with_little_room(&self, bytes: usize) -> TcpStream {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None).expect("a socket");
@@ -246,11 +254,7 @@ impl Server {
 
     /// Sends these bytes on a connection of their own, and gives all that comes back until the server ends it.
     pub fn exchange(&self, request: impl AsRef<[u8]>) -> String {
-        let mut stream = self.dial();
-        stream.write_all(request.as_ref()).expect("the server reads");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("the server answers and closes");
-        String::from_utf8(answer).expect("an answer in UTF-8")
+        exchange_on(self.dial(), request)
     }
 
     /// A number from `/metrics`: `name`, summed over its labels, or `name{label="value"}`.
@@ -258,7 +262,12 @@ impl Server {
     /// A reactor shows its numbers after it has written, so an answer may be here before the number that counts it:
     /// what has just happened is for [`Server::await_metric`].
     pub fn metric(&self, name: &str) -> u64 {
-        let page = self.exchange("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
+        self.metric_on(self.dial(), name)
+    }
+
+    /// The same, on a connection that is there.
+    pub fn metric_on(&self, stream: TcpStream, name: &str) -> u64 {
+        let page = exchange_on(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
         let name = format!("tcbchat_{name}");
         let is_named = |line: &&str| {
             line.split(' ').next() == Some(&name) || line.split(['{', ' ']).next() == Some(&name)
@@ -285,6 +294,14 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Sends these bytes, and gives all that comes back until the server ends the connection.
+fn exchange_on(mut stream: TcpStream, request: impl AsRef<[u8]>) -> String {
+    stream.write_all(request.as_ref()).expect("the server reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("the server answers and closes");
+    String::from_utf8(answer).expect("an answer in UTF-8")
 }
 
 /// A connection that does not wait for ever, and delays nothing.
