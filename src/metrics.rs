@@ -134,6 +134,9 @@ metrics! {
         /// Connections refused because the TCB table is full, or this reactor's share of the descriptors is
         /// used up: answered 503 with Retry-After.
         refused_table_full_total: Counter refuses ["tcb.capacity"];
+        /// Connections refused because few places are left and their address has more than those: answered 503 with
+        /// Retry-After.
+        refused_above_share_total: Counter refuses ["handshake.fair_from_percent"];
         /// Connections refused because the control group is short of memory: answered 503 with Retry-After.
         refused_memory_total: Counter refuses ["memory.group_percent_max"];
         /// Connections closed unanswered because too many are in the opening handshake.

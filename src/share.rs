@@ -38,6 +38,22 @@ pub const fn admits(total: u64, held: u64, amount: u64, max: u64) -> bool {
     }
 }
 
+/// Who takes a place may always have this part of all of them.
+const PLACES_PART: u64 = 256;
+
+/// Whether a place more would be above the share of somebody who has `held` of the `taken` of `max` places: more than
+/// `percent` of them are taken then, and he would have more than are free, and more than a 256th of all. Nobody is judged for
+/// a first place, and nobody who has one ever loses it.
+pub const fn is_above_share(taken: u64, held: u64, max: u64, percent: u32) -> bool {
+    let (taken, held) = (taken.saturating_add(1), held.saturating_add(1));
+    // Where nothing is free there is nothing to share.
+    if taken > max || taken.saturating_mul(100) <= max.saturating_mul(percent as u64) {
+        return false;
+    }
+    let free = max - taken;
+    held > free && held > max / PLACES_PART && held > 1
+}
+
 /// Names what [`Holdings`] and [`Shares`] sum up.
 #[derive(Debug)]
 struct Held;
@@ -64,6 +80,26 @@ mod tests {
         }
         assert_eq!(got, [750, 125, 62, 31, 16, 8, 4]);
         assert!(!admits(total, 0, 5, 1_000));
+    }
+
+    #[test]
+    fn places_are_left_for_those_who_have_few() {
+        let mut taken = 0;
+        let mut got = Vec::new();
+        for _ in 0..7 {
+            let mut held = 0;
+            while taken < 10_000 && !is_above_share(taken, held, 10_000, 87) {
+                held += 1;
+                taken += 1;
+            }
+            got.push(held);
+        }
+        assert_eq!(got, [8_700, 650, 325, 162, 81, 41, 39]);
+        assert!(!is_above_share(9_999, 0, 10_000, 87) && !is_above_share(9_999, 38, 10_000, 87));
+        assert!(is_above_share(9_999, 39, 10_000, 87));
+        assert!(!is_above_share(9_999, 9_000, 10_000, 100), "it is switched off");
+        assert!(!is_above_share(10_000, 9_000, 10_000, 87), "it is full");
+        assert!(is_above_share(0, 1, 2, 0) && !is_above_share(1, 0, 2, 0));
     }
 
     #[test]

@@ -83,12 +83,15 @@
 //! Memory for the capacity is reserved at start and taken from the kernel where it is used, so a table of a
 //! million costs an idle server nothing.
 //!
+//! A sketch of 32 KiB knows how many places each address has taken, for [`TcbTable::is_above_share`].
+//!
 //! Admission, release and [`find`](TcbTable::find) cost one keyed hash, one lock and the length of a chain;
 //! [`transition`](TcbTable::transition) and [`get`](TcbTable::get) cost one lock. A [`TcbKey`] carries a
 //! generation, so one that outlives its connection finds nothing. No method panics on a stale key.
 
 pub mod index;
 mod partition;
+mod sketch;
 pub mod state;
 mod table;
 pub mod time_wait;

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use parking_lot::Mutex;
 
+use crate::share;
 use crate::time::Tick;
 
 /// Milliseconds between two lines of the event, over all shards.
@@ -44,6 +45,16 @@ impl Source {
             IpAddr::V6(address) => Source::V6((address.to_bits() >> 64) as u64),
         }
     }
+
+    /// Whether it has a share of places: a proxy may be behind a loopback address, and then everybody.
+    fn is_account(self) -> bool {
+        match self {
+            Source::V4(address) => !address.is_loopback(),
+            // The half of ::1.
+            Source::V6(half) => half != 0,
+            Source::Proxy => false,
+        }
+    }
 }
 
 impl fmt::Display for Source {
@@ -68,6 +79,15 @@ pub enum TooMany {
         /// The bound.
         max: u32,
     },
+    /// Few places are left for handshakes on this shard, and this source has more than those.
+    AboveShare {
+        /// The shard.
+        shard: u16,
+        /// The source.
+        source: Source,
+        /// How many there are of it, on all shards.
+        pending: u32,
+    },
     /// `handshake.pending_per_address_max` of this source are.
     OfSource {
         /// The source.
@@ -86,11 +106,30 @@ impl fmt::Display for TooMany {
             TooMany::OfShard { shard, pending, max } => {
                 write!(f, "{pending} pending on reactor {shard} (handshake.pending_max = {max})")
             }
+            TooMany::AboveShare { shard, source, pending } => {
+                write!(
+                    f,
+                    "{pending} pending from {source}, and few places left on reactor {shard} (handshake.pending_max)"
+                )
+            }
             TooMany::OfSource { source, pending, max } => {
                 write!(f, "{pending} pending from {source} (handshake.pending_per_address_max = {max})")
             }
         }
     }
+}
+
+/// The shard on which a handshake begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    /// Which one.
+    pub id: u16,
+    /// Handshakes that it has.
+    pub pending: u32,
+    /// `handshake.pending_max`.
+    pub max: u32,
+    /// `handshake.fair_from_percent`.
+    pub fair_from_percent: u32,
 }
 
 /// See the module. One for all shards.
@@ -125,17 +164,23 @@ impl Pending {
         Pending { per_source_max, sources: Mutex::default(), event: Mutex::default() }
     }
 
-    /// A handshake begins.
+    /// A handshake begins on a shard.
     ///
     /// # Errors
     /// Its source has too many already; nothing has changed then.
-    pub fn begin(&self, source: Source) -> Result<(), TooMany> {
+    pub fn begin(&self, source: Source, at: Shard) -> Result<(), TooMany> {
         let mut sources = self.sources.lock();
-        let pending = sources.entry(source).or_insert(0);
-        if *pending >= self.per_source_max && source != Source::Proxy {
-            return Err(TooMany::OfSource { source, pending: *pending, max: self.per_source_max });
+        let pending = sources.get(&source).copied().unwrap_or(0);
+        if pending >= self.per_source_max && source != Source::Proxy {
+            return Err(TooMany::OfSource { source, pending, max: self.per_source_max });
         }
-        *pending += 1;
+        let Shard { id: shard, pending: taken, max, fair_from_percent } = at;
+        if source.is_account()
+            && share::is_above_share(taken.into(), pending.into(), max.into(), fair_from_percent)
+        {
+            return Err(TooMany::AboveShare { shard, source, pending });
+        }
+        sources.insert(source, pending + 1);
         Ok(())
     }
 
@@ -184,6 +229,9 @@ mod tests {
 
     use super::*;
 
+    /// A shard with so many places that nobody is judged.
+    const ROOMY: Shard = Shard { id: 2, pending: 0, max: 1_000, fair_from_percent: 87 };
+
     fn source(address: &str) -> Source {
         Source::of(address.parse().unwrap())
     }
@@ -202,7 +250,7 @@ mod tests {
     fn proxies_have_no_share() {
         let pending = Pending::new(1);
         for _ in 0..3 {
-            pending.begin(Source::Proxy).unwrap();
+            pending.begin(Source::Proxy, ROOMY).unwrap();
         }
         pending.check();
         pending.end(Source::Proxy);
@@ -210,11 +258,37 @@ mod tests {
     }
 
     #[test]
+    fn who_has_most_leaves_the_last_places_of_a_shard_to_others() {
+        let (pending, large, small) = (Pending::new(1_000), source("192.0.2.1"), source("192.0.2.2"));
+        let mut shard = Shard { max: 100, ..ROOMY };
+        let mut begin = |source, times| {
+            (0..times).find_map(|_| {
+                let refused = pending.begin(source, shard).err();
+                shard.pending += u32::from(refused.is_none());
+                refused
+            })
+        };
+        assert_eq!(begin(large, 87), None);
+        assert_eq!(begin(large, 1), Some(TooMany::AboveShare { shard: 2, source: large, pending: 87 }));
+        assert_eq!(begin(small, 6), None);
+        assert_eq!(begin(small, 1), Some(TooMany::AboveShare { shard: 2, source: small, pending: 6 }));
+        assert_eq!(
+            (begin(source("127.0.0.1"), 3), begin(source("::1"), 2), begin(Source::Proxy, 1)),
+            (None, None, None)
+        );
+        assert_eq!(
+            TooMany::AboveShare { shard: 2, source: large, pending: 87 }.to_string(),
+            "event 4226: the limit on concurrent connection attempts was reached: 87 pending from 192.0.2.1, and few places \
+             left on reactor 2 (handshake.pending_max)"
+        );
+    }
+
+    #[test]
     fn the_line_names_the_source_and_the_bound() {
         let pending = Pending::new(1);
-        pending.begin(source("192.0.2.1")).unwrap();
+        pending.begin(source("192.0.2.1"), ROOMY).unwrap();
         assert_eq!(
-            pending.begin(source("192.0.2.1")).unwrap_err().to_string(),
+            pending.begin(source("192.0.2.1"), ROOMY).unwrap_err().to_string(),
             "event 4226: the limit on concurrent connection attempts was reached: 1 pending from 192.0.2.1 \
              (handshake.pending_per_address_max = 1)"
         );
@@ -223,7 +297,7 @@ mod tests {
             "event 4226: the limit on concurrent connection attempts was reached: 10 pending on reactor 2 \
              (handshake.pending_max = 10)"
         );
-        assert_eq!(pending.begin(source("192.0.2.2")), Ok(()), "another source has places of its own");
+        assert_eq!(pending.begin(source("192.0.2.2"), ROOMY), Ok(()), "another source has places of its own");
     }
 
     #[test]
@@ -242,7 +316,7 @@ mod tests {
                 let source = Source::V4(Ipv4Addr::new(127, 0, 0, host));
                 let there = model.iter().filter(|other| **other == source).count() as u32;
                 if begins {
-                    let begun = table.begin(source);
+                    let begun = table.begin(source, ROOMY);
                     prop_assert_eq!(begun.is_ok(), there < max);
                     if begun.is_ok() {
                         model.push(source);

@@ -8,15 +8,17 @@
 //! has no deadline and no incomplete input.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use ipnet::IpNet;
 use slab::Slab;
 
 use crate::buf::Pool;
-use crate::conn::pending::{Pending, Source, TooMany};
+use crate::conn::handshake;
+use crate::conn::pending::{self, Pending, Source, TooMany};
 use crate::conn::phase::Event;
 use crate::conn::{Connection, Phase};
 use crate::footprint::Part;
@@ -69,6 +71,13 @@ pub struct Setup {
     pub now: Tick,
 }
 
+/// A connection without a control block, which waits for its 503.
+#[derive(Debug, Clone, Copy)]
+struct RefusedPeer {
+    address: SocketAddr,
+    is_above_share: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Connections {
@@ -83,7 +92,9 @@ pub struct Connections {
     /// Sources of the connections in the handshake, by index, which no peer can choose so that they collide.
     sources: HashMap<u32, Source, FixedState>,
     pending: Arc<Pending>,
-    refused_peers: HashMap<u32, SocketAddr>,
+    refused_peers: HashMap<u32, RefusedPeer>,
+    /// Clients that proxies have named, by index.
+    clients: HashMap<u32, IpAddr, FixedState>,
     tcbs: Arc<TcbTable>,
     wheel: Wheel,
     closed: Vec<Closed>,
@@ -117,6 +128,7 @@ impl Connections {
             sources: HashMap::default(),
             pending: setup.pending,
             refused_peers: HashMap::new(),
+            clients: HashMap::default(),
             tcbs: setup.tcbs,
             wheel: Wheel::new(setup.now),
             closed: Vec::new(),
@@ -144,33 +156,42 @@ impl Connections {
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
-        if let Err(too_many) = self.pending.begin(source) {
+        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes()) {
             counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);
             return Err(Refusal::PendingPerAddress);
         }
         let is_short = self.is_memory_short;
         let is_full = is_short || self.slots.len() >= self.connections_max as usize;
-        let tcb = if is_full { None } else { self.admit(tuple, now) };
+        let is_above_share = !is_full
+            && source != Source::Proxy
+            && self.tcbs.is_above_share(peer.ip(), self.handshake.fair_from_percent);
+        let tcb = if is_full || is_above_share { None } else { self.admit(tuple, now) };
         if tcb.is_none() && self.refused_peers.len() >= self.handshake.refusals_max as usize {
             self.pending.end(source);
             counters.refused_limit_total += 1;
             return Err(Refusal::TableFull);
         }
         counters.refused_memory_total += u64::from(is_short);
-        counters.refused_table_full_total += u64::from(tcb.is_none() && !is_short);
+        counters.refused_above_share_total += u64::from(is_above_share);
+        counters.refused_table_full_total += u64::from(tcb.is_none() && !is_short && !is_above_share);
         let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
         let generation = self.next_generation;
         // A generation may come back after 2^32 connections: a stale key would have to be as old.
         self.next_generation = generation.wrapping_add(1);
         let index = self.slots.insert(Connection::new(generation, tcb, phase, now)) as u32;
         if tcb.is_none() {
-            self.refused_peers.insert(index, peer);
+            self.refused_peers.insert(index, RefusedPeer { address: peer, is_above_share });
         }
         self.handshakes += 1;
         self.sources.insert(index, source);
         self.wheel.arm(index, now.after_ms(u64::from(self.handshake.timeout_ms)));
         Ok(ConnKey { index, generation })
+    }
+
+    fn as_place_of_handshakes(&self) -> pending::Shard {
+        let limits::Handshake { pending_max: max, fair_from_percent, .. } = self.handshake;
+        pending::Shard { id: self.shard, pending: self.handshakes, max, fair_from_percent }
     }
 
     /// Whether those who come are to be refused because memory is short; those who are here stay.
@@ -257,13 +278,22 @@ impl Connections {
     pub fn peer(&self, index: u32) -> Option<SocketAddr> {
         match self[index].tcb {
             Some(tcb) => self.tcbs.get(tcb).map(|view| view.tuple.remote()),
-            None => self.refused_peers.get(&index).copied(),
+            None => self.refused_peers.get(&index).map(|refused| refused.address),
         }
     }
 
-    /// On whose account a connection of this shard holds what clients share.
-    pub fn holder_of(&self, index: u32, shard: u16) -> Holder {
-        Holder::of(self.peer(index).map(|peer| peer.ip()), shard, self.key_of(index))
+    /// Whether a connection was refused because its address has more than its share of the places.
+    pub fn is_above_share(&self, index: u32) -> bool {
+        self.refused_peers.get(&index).is_some_and(|refused| refused.is_above_share)
+    }
+
+    /// On whose account a connection of this shard holds what clients share: the client that a proxy of `trusted` has named,
+    /// else its peer's, unless that is such a proxy itself.
+    pub fn holder_of(&self, index: u32, shard: u16, trusted: &[IpNet]) -> Holder {
+        let named = if self.clients.is_empty() { None } else { self.clients.get(&index).copied() };
+        let peer = || self.peer(index).map(|peer| peer.ip());
+        let client = named.or_else(|| peer().filter(|peer| !handshake::is_trusted(*peer, trusted)));
+        Holder::of(client, shard, self.key_of(index))
     }
 
     /// The ledger.
@@ -287,28 +317,32 @@ impl Connections {
         }
     }
 
-    /// A handshake counts for another source from here on. `false` if that has too many: nothing has changed then.
+    /// A proxy has named the client of a connection: its handshake counts for that from here on. `false` if that has too
+    /// many: nothing has changed then.
     ///
     /// # Panics
     /// If the connection is in no handshake.
     pub fn pass_handshake_to(
         &mut self,
         index: u32,
-        source: Source,
+        client: IpAddr,
         counters: &mut ShardCounters,
         now: Tick,
     ) -> bool {
+        let source = Source::of(client);
         let before = self.sources.insert(index, source).expect("every handshake has a source");
         if before == source {
+            self.clients.insert(index, client);
             return true;
         }
-        if let Err(too_many) = self.pending.begin(source) {
+        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes()) {
             self.sources.insert(index, before);
             counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);
             return false;
         }
         self.pending.end(before);
+        self.clients.insert(index, client);
         true
     }
 
@@ -348,6 +382,9 @@ impl Connections {
             Some(tcb) => drop(self.tcbs.release(tcb, closer, now)),
             None => drop(self.refused_peers.remove(&index)),
         }
+        if !self.clients.is_empty() {
+            self.clients.remove(&index);
+        }
         self.wheel.cancel(index);
         self.closed.push(Closed { index, reset });
         Some((closer, dropped))
@@ -365,6 +402,7 @@ impl Connections {
         if is_last {
             // A crowd has left: its memory goes with it.
             self.slots.shrink_to_fit();
+            self.clients.shrink_to_fit();
             self.wheel = Wheel::new(now);
         }
         is_last
@@ -402,7 +440,9 @@ impl Connections {
     /// What the table and the deadlines take.
     pub fn memory(&self) -> (Part, Part) {
         let slots = Part::array(self.slots.len(), self.slots.capacity(), size_of::<Connection>());
-        (slots, Part::array(self.wheel.len(), self.wheel.capacity(), time::BYTES_PER_KEY))
+        let clients = Part::array(self.clients.len(), self.clients.capacity(), size_of::<(u32, IpAddr)>());
+        let timers = Part::array(self.wheel.len(), self.wheel.capacity(), time::BYTES_PER_KEY);
+        ([slots, clients].into_iter().sum(), timers)
     }
 
     /// What the list of closed ones takes.
@@ -441,6 +481,8 @@ impl Connections {
         assert_eq!(handshakes, self.handshakes);
         assert_eq!(handshakes as usize, self.sources.len());
         assert_eq!(refused, self.refused_peers.len());
+        let is_there = |index: &u32| self.get(*index).is_some_and(|there| there.phase != Phase::Closed);
+        assert!(self.clients.keys().all(is_there));
     }
 
     /// Panics unless nothing is left of any connection.

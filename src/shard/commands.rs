@@ -143,7 +143,7 @@ impl Shard {
 
     /// On whose account a session's share of a bound is.
     pub(super) fn holder(&self, index: u32) -> Holder {
-        self.connections.holder_of(index, self.env.id)
+        self.connections.holder_of(index, self.env.id, &self.env.limits.trusted_proxies)
     }
 
     /// The consumer that a queue subscription is.

@@ -317,7 +317,7 @@ impl Shard {
     fn hold(&mut self, index: u32) {
         let bytes = self.connections[index].held_bytes();
         let Shard { flush, connections, env, .. } = self;
-        flush.held.set(index, bytes, || connections.holder_of(index, env.id));
+        flush.held.set(index, bytes, || connections.holder_of(index, env.id, &env.limits.trusted_proxies));
     }
 
     /// While more than three quarters of `outbound.reactor_bytes_max` are unsent, cuts off the worst session of the worst

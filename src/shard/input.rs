@@ -51,7 +51,7 @@ impl Shard {
         let Shard { inputs, connections, env, .. } = self;
         let mut holder = None;
         if inbound.leased() > 0 {
-            holder = Some(connections.holder_of(index, env.id));
+            holder = Some(connections.holder_of(index, env.id, &env.limits.trusted_proxies));
         }
         let holder = || holder.unwrap_or(Holder::Session(env.id, ConnKey::NOBODY));
         inputs.put(index, &mut connections[index], inbound, holder, now);
@@ -197,7 +197,9 @@ impl Shard {
             }
             Ok(_) if self.connections.phase(index) == Phase::Refused => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
-                self.http_refuse(index, &HttpError::TABLE_FULL, retry_after_s, is_head, now);
+                let is_above_share = self.connections.is_above_share(index);
+                let error = if is_above_share { &HttpError::ABOVE_SHARE } else { &HttpError::TABLE_FULL };
+                self.http_refuse(index, error, retry_after_s, is_head, now);
             }
             Ok(Route::Stomp(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToStomp, now),
             Ok(Route::Echo(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToEcho, now),
@@ -404,7 +406,7 @@ impl Shard {
     fn stomp_frame(&mut self, index: u32, stomp_frame: &StompFrame<'_>, now: Tick) {
         self.counters.stomp_frames_received_total += 1;
         let Shard { env, connections, sessions, members, .. } = self;
-        let holder = || connections.holder_of(index, env.id);
+        let holder = || connections.holder_of(index, env.id, &env.limits.trusted_proxies);
         match sessions.handle(index, stomp_frame, &env.limits.stomp, members.classes_mut(), holder) {
             Ok(()) => self.apply(index, now),
             Err(fault) => {

@@ -47,8 +47,7 @@ impl Shard {
             Err(error) => return Front::Refused(error),
         };
         let Some(client) = client else { return Front::Passed { bytes, client } };
-        let source = Source::of(client.ip());
-        if !self.connections.pass_handshake_to(index, source, &mut self.counters, now) {
+        if !self.connections.pass_handshake_to(index, client.ip(), &mut self.counters, now) {
             return Front::TooMany;
         }
         Front::Passed { bytes, client: Some(client) }

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,9 +19,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::index::ChainLengths;
 use super::partition::Partition;
+use super::sketch::{self, Sketch};
 use super::state::{Closer, Event, IllegalTransition, State};
 use super::time_wait::{self, Name, TimeWait, Totals};
 use super::tuple::FourTuple;
+use crate::share;
 use crate::time::Tick;
 
 /// The most that a table can be asked to hold: Windows' `TcpNumConnections`, 16,777,214.
@@ -183,6 +186,8 @@ pub struct TcbTable<S = RandomState> {
     partitions: Box<[Padded]>,
     /// Places taken.
     in_use: AtomicU32,
+    /// Of these, who has how many, without those in TIME_WAIT.
+    sketch: Sketch,
     refused_total: AtomicU64,
     duplicate_total: AtomicU64,
     time_wait: Mutex<TimeWait>,
@@ -230,6 +235,7 @@ impl<S: BuildHasher> TcbTable<S> {
                 .map(|partition| Padded(Mutex::new(Partition::new(reserve, buckets(partition)))))
                 .collect(),
             in_use: AtomicU32::new(0),
+            sketch: Sketch::new(),
             refused_total: AtomicU64::new(0),
             duplicate_total: AtomicU64::new(0),
             time_wait: Mutex::new(TimeWait::new(time_wait, capacity)),
@@ -266,8 +272,25 @@ impl<S: BuildHasher> TcbTable<S> {
             self.refused_total.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
+        if let Some(account) = self.account(tuple.remote().ip()) {
+            self.sketch.add(account);
+        }
         let generation = partition.insert(vacancy, tuple, bucket_hash(hash), now);
         Ok(self.key(index, hash, generation))
+    }
+
+    /// Whether a connection more from this address would be above its share, from `percent` of the places on
+    /// ([`share::is_above_share`]). Loopback addresses never are: a proxy may be behind them. O(1), without a lock.
+    ///
+    /// Addresses are counted by a count-min sketch: one of a few places may be taken for one of a few more.
+    #[must_use]
+    pub fn is_above_share(&self, address: IpAddr, percent: u32) -> bool {
+        let (taken, max) = (self.in_use.load(Ordering::Relaxed).into(), self.config.capacity.into());
+        // Who is not judged need not be looked up.
+        share::is_above_share(taken, u64::MAX, max, percent)
+            && self.account(address).is_some_and(|account| {
+                share::is_above_share(taken, self.sketch.at_most(account).into(), max, percent)
+            })
     }
 
     /// Something happened to a connection: its state after it. [`Event::Done`] is [`release`](Self::release).
@@ -290,6 +313,9 @@ impl<S: BuildHasher> TcbTable<S> {
         let (partition, index) = self.locate(key);
         let mut partition = partition.lock();
         let (tuple, state) = partition.remove(index, key.generation, closed_by)?;
+        if let Some(account) = self.account(tuple.remote().ip()) {
+            self.sketch.remove(account);
+        }
         if state == State::Closed {
             self.free_places(1);
             return Some(state);
@@ -417,6 +443,11 @@ impl<S: BuildHasher> TcbTable<S> {
         assert!(before >= places, "{places} places freed of {before}");
     }
 
+    /// The hash of the account on which an address has its places.
+    fn account(&self, address: IpAddr) -> Option<u64> {
+        sketch::account(address).map(|account| self.hasher.hash_one(account))
+    }
+
     fn hash(&self, tuple: &FourTuple) -> u64 {
         self.hasher.hash_one(tuple)
     }
@@ -472,6 +503,9 @@ impl<S: BuildHasher> TcbTable<S> {
         for tuple in partitions.iter().flat_map(|partition| partition.tuples()) {
             assert!(!time_wait.contains(self.name(self.hash(tuple), tuple)), "{tuple} is in two states");
         }
+        let tuples = partitions.iter().flat_map(|partition| partition.tuples());
+        let counted = tuples.filter(|tuple| self.account(tuple.remote().ip()).is_some()).count();
+        assert_eq!(self.sketch.total(), counted as u64);
         if self.config.time_wait.counts_against_capacity {
             places += time_wait.len();
         }

@@ -11,6 +11,11 @@ use tcbchat::shard::ShardLimits;
 /// Those of all shards of a world.
 pub fn draw(rng: &mut StdRng) -> ShardLimits {
     ShardLimits {
+        // All come from two addresses.
+        handshake: limits::Handshake {
+            fair_from_percent: if rng.random_bool(0.5) { 87 } else { 100 },
+            ..limits::Handshake::default()
+        },
         outbound: limits::Outbound {
             bytes_max: 24 * 1024,
             high_water_bytes: 8 * 1024,

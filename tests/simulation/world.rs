@@ -128,8 +128,11 @@ impl World {
     }
 
     fn arrive(&mut self) {
+        self.arrive_from(2 + (self.named % 2) as u8);
+    }
+
+    fn arrive_from(&mut self, host: u8) {
         self.named += 1;
-        let host = 2 + (self.named % 2) as u8;
         let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
         let connection = match self.server.open(remote, self.now, &mut self.rng) {
             Ok(connection) => connection,
@@ -499,7 +502,8 @@ impl World {
         }
         let last = self.named;
         while self.named == last || self.seats.last().is_none_or(|seat| seat.client.stage == Stage::Leaving) {
-            self.arrive();
+            // Somebody who has his first place.
+            self.arrive_from(9);
             self.settle();
         }
         let at = self.seats.len() - 1;

@@ -19,9 +19,10 @@ pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocke
 
 /// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`], `capacity`, `shutdown`, `proxy`, and
 /// the site's own tests.
-const ELSEWHERE: [&str; 5] = [
+const ELSEWHERE: [&str; 6] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
+    "Your address has its share of the server's connections.",
     "The server is shutting down.",
     "The server is starting.",
     "The PROXY protocol header is not well-formed.",

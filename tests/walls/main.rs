@@ -8,4 +8,5 @@
 mod support;
 
 mod half_open;
+mod shares;
 mod time_wait;

@@ -19,12 +19,65 @@ fn table() -> Connections {
         handshake: limits::Handshake {
             pending_max: PENDING_MAX,
             refusals_max: REFUSALS_MAX,
+            // All come from one address.
+            fair_from_percent: 100,
             ..limits::Handshake::default()
         },
         pending: Arc::new(Pending::new(100)),
         tcbs: Arc::new(TcbTable::new(TableConfig::sized(CAPACITY, 1))),
         now: Tick(0),
     })
+}
+
+#[test]
+fn an_address_that_has_its_share_is_refused_and_a_proxy_is_not() {
+    let mut table = table();
+    table.set_limits(limits::Handshake { fair_from_percent: 50, ..limits::Handshake::default() });
+    let mut counters = ShardCounters::default();
+    let mut port = 1_000;
+    let mut open = |table: &mut Connections, address: [u8; 4], is_proxy| {
+        port += 1;
+        let (local, remote) = (SocketAddr::from(([192, 0, 2, 1], 80)), SocketAddr::from((address, port)));
+        let source = if is_proxy { Source::Proxy } else { Source::of(remote.ip()) };
+        let key = table.open(FourTuple::new(local, remote), source, &mut counters, Tick(0)).unwrap();
+        (table.phase(key.index), table.is_above_share(key.index))
+    };
+    for _ in 0..3 {
+        assert_eq!(open(&mut table, [198, 51, 100, 1], false), (Phase::Http, false));
+    }
+    assert_eq!(open(&mut table, [198, 51, 100, 1], false), (Phase::Refused, true));
+    assert_eq!(open(&mut table, [198, 51, 100, 1], true), (Phase::Http, false));
+    table.check();
+    let refused = (counters.refused_above_share_total, counters.refused_table_full_total);
+    assert_eq!(refused, (1, 0));
+}
+
+#[test]
+fn a_proxy_is_no_holder_and_who_it_names_is() {
+    let (mut table, mut pool) = (table(), Pool::new(&limits::Buffers::default()));
+    let mut counters = ShardCounters::default();
+    let trusted = ["198.51.100.0/24".parse().unwrap()];
+    let mut open = |table: &mut Connections, port| {
+        let (local, remote) = (([192, 0, 2, 1], 80).into(), ([198, 51, 100, 1], port).into());
+        table.open(FourTuple::new(local, remote), Source::Proxy, &mut counters, Tick(0)).unwrap()
+    };
+    let keys = [open(&mut table, 1), open(&mut table, 2)];
+    let holder = |table: &Connections, nth: usize| table.holder_of(keys[nth].index, 0, &trusted);
+    assert_eq!(holder(&table, 0), Holder::Session(0, keys[0]));
+    assert_ne!(holder(&table, 0), holder(&table, 1));
+    // Whom nobody trusts is a client.
+    assert_eq!(table.holder_of(keys[0].index, 0, &[]), table.holder_of(keys[1].index, 0, &[]));
+    let client = IpAddr::from([203, 0, 113, 7]);
+    for key in keys {
+        assert!(table.pass_handshake_to(key.index, client, &mut ShardCounters::default(), Tick(0)));
+        table.check();
+    }
+    assert_eq!(holder(&table, 0), Holder::of(Some(client), 0, keys[0]));
+    assert_eq!(holder(&table, 0), holder(&table, 1));
+    for key in keys {
+        table.close(key.index, true, &mut pool, Tick(0));
+    }
+    table.check();
 }
 
 #[derive(Debug, Clone)]

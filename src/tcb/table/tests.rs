@@ -1,7 +1,7 @@
 //! The table against a map of names to states, and under several threads.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
 
 use proptest::prelude::*;
@@ -411,4 +411,48 @@ proptest! {
             }
         }
     }
+}
+
+/// The attacks of one address and of three, on a table that all share.
+#[test]
+fn few_addresses_leave_places_for_others() {
+    let table = TcbTable::new(TableConfig::sized(2_000, 1));
+    let mut port = 0;
+    let mut come = |address: [u8; 4], times: u32| {
+        (0..times)
+            .take_while(|_| {
+                port += 1;
+                let (address, port) = (Ipv4Addr::from(address), 1_024 + port as u16);
+                let is_admitted = !table.is_above_share(address.into(), 87);
+                if is_admitted {
+                    let remote = SocketAddr::from((address, port));
+                    table.admit(FourTuple::new(([192, 0, 2, 1], 80).into(), remote), Tick(0)).unwrap();
+                }
+                is_admitted
+            })
+            .count()
+    };
+    // Three that take all they can get, one after the other.
+    let taken: Vec<usize> = (1..=3).map(|host| come([198, 51, 100, host], 2_000)).collect();
+    assert_eq!(taken[0], 1_740);
+    let left = 2_000 - taken.iter().sum::<usize>();
+    assert!((50..80).contains(&left), "{taken:?}");
+    // Strangers find a place, each of them, up to the last.
+    assert!((0..left).all(|host| come([203, 0, 113, host as u8], 1) == 1));
+    table.check();
+    assert_eq!(table.stats().in_use, 2_000);
+    // Behind a proxy on this machine may be anybody.
+    assert!(!table.is_above_share([127, 0, 0, 1].into(), 87));
+    // Who leaves gives back his places.
+    let gone: Vec<TcbKey> = (1..=1_740)
+        .filter_map(|port| {
+            let remote = SocketAddr::from(([198, 51, 100, 1], 1_024 + port));
+            Some(table.find(&FourTuple::new(([192, 0, 2, 1], 80).into(), remote))?.0)
+        })
+        .collect();
+    for key in gone {
+        table.release(key, Closer::Remote, Tick(0));
+    }
+    assert!(!table.is_above_share([198, 51, 100, 1].into(), 87));
+    table.check();
 }

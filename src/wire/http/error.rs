@@ -83,6 +83,8 @@ errors! {
     HEADERS = 431, "The request has more header fields than handshake.headers_max.", &[];
     /// The TCB table is full.
     TABLE_FULL = 503, "The server is at its capacity of connections.", &[];
+    /// Few places are left, and those who come from the peer's address have more than those.
+    ABOVE_SHARE = 503, "Your address has its share of the server's connections.", &[];
     /// All who are connected are told to go; so is who comes.
     SHUTTING_DOWN = 503, "The server is shutting down.", &[];
     /// Not every reactor listens yet.
