@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::index::ChainLengths;
 use super::partition::Partition;
-use super::sketch::{self, Sketch};
+use super::sketch::Sketch;
 use super::state::{Closer, Event, IllegalTransition, State};
 use super::time_wait::{self, Name, TimeWait, Totals};
 use super::tuple::FourTuple;
@@ -272,7 +272,7 @@ impl<S: BuildHasher> TcbTable<S> {
             self.refused_total.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
-        if let Some(account) = self.account(tuple.remote().ip()) {
+        if let Some(account) = tuple.remote_account() {
             self.sketch.add(account);
         }
         let generation = partition.insert(vacancy, tuple, bucket_hash(hash), now);
@@ -288,7 +288,7 @@ impl<S: BuildHasher> TcbTable<S> {
         let (taken, max) = (self.in_use.load(Ordering::Relaxed).into(), self.config.capacity.into());
         // Who is not judged need not be looked up.
         share::is_above_share(taken, u64::MAX, max, percent)
-            && self.account(address).is_some_and(|account| {
+            && FourTuple::account(address).is_some_and(|account| {
                 share::is_above_share(taken, self.sketch.at_most(account).into(), max, percent)
             })
     }
@@ -313,7 +313,7 @@ impl<S: BuildHasher> TcbTable<S> {
         let (partition, index) = self.locate(key);
         let mut partition = partition.lock();
         let (tuple, state) = partition.remove(index, key.generation, closed_by)?;
-        if let Some(account) = self.account(tuple.remote().ip()) {
+        if let Some(account) = tuple.remote_account() {
             self.sketch.remove(account);
         }
         if state == State::Closed {
@@ -443,11 +443,6 @@ impl<S: BuildHasher> TcbTable<S> {
         assert!(before >= places, "{places} places freed of {before}");
     }
 
-    /// The hash of the account on which an address has its places.
-    fn account(&self, address: IpAddr) -> Option<u64> {
-        sketch::account(address).map(|account| self.hasher.hash_one(account))
-    }
-
     fn hash(&self, tuple: &FourTuple) -> u64 {
         self.hasher.hash_one(tuple)
     }
@@ -504,7 +499,7 @@ impl<S: BuildHasher> TcbTable<S> {
             assert!(!time_wait.contains(self.name(self.hash(tuple), tuple)), "{tuple} is in two states");
         }
         let tuples = partitions.iter().flat_map(|partition| partition.tuples());
-        let counted = tuples.filter(|tuple| self.account(tuple.remote().ip()).is_some()).count();
+        let counted = tuples.filter(|tuple| tuple.remote_account().is_some()).count();
         assert_eq!(self.sketch.total(), counted as u64);
         if self.config.time_wait.counts_against_capacity {
             places += time_wait.len();

@@ -83,6 +83,25 @@ impl FourTuple {
         matches!(peer, IpAddr::V4(ip) if ip.octets()[0] == 0)
     }
 
+    /// What stands for an address where it counts how much is on its account: of IPv6 the upper half, because a host has a
+    /// whole /64. `None` for loopback addresses, behind which a proxy may be, and for Unix sockets.
+    #[must_use]
+    pub fn account(address: IpAddr) -> Option<u64> {
+        match address.to_canonical() {
+            IpAddr::V4(address) => account_v4(address),
+            IpAddr::V6(address) => account_v6(address),
+        }
+    }
+
+    /// The account of the peer's address.
+    #[must_use]
+    pub fn remote_account(&self) -> Option<u64> {
+        match &self.0 {
+            Ends::V4 { remote, .. } => account_v4(*remote),
+            Ends::V6(ends) => FourTuple::account(ends.remote.into()),
+        }
+    }
+
     /// This side's address and port.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
@@ -100,6 +119,14 @@ impl FourTuple {
             Ends::V6(ends) => from_v6(ends.remote, ends.remote_port, ends.remote_scope),
         }
     }
+}
+
+fn account_v4(address: Ipv4Addr) -> Option<u64> {
+    (!matches!(address.octets()[0], 0 | 127)).then(|| address.to_bits().into())
+}
+
+fn account_v6(address: Ipv6Addr) -> Option<u64> {
+    (!address.is_loopback()).then(|| (address.to_bits() >> 64) as u64 | 1 << 63)
 }
 
 fn to_v6(ip: IpAddr) -> Ipv6Addr {
@@ -158,6 +185,21 @@ mod tests {
 
     fn tuple(local: &str, remote: &str) -> FourTuple {
         FourTuple::new(local.parse().unwrap(), remote.parse().unwrap())
+    }
+
+    #[test]
+    fn accounts_are_addresses_and_halves_and_no_loopback() {
+        let of = |text: &str| FourTuple::account(text.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!([of("127.0.0.1"), of("::1"), of("::ffff:127.9.9.9"), of("0.0.0.7")], [None; 4]);
+        for remote in ["192.0.2.1:5", "[2001:db8::1]:5", "127.0.0.1:5", "[::1]:5"] {
+            let remote: SocketAddr = remote.parse().unwrap();
+            let local = if remote.is_ipv4() { "192.0.2.9:80" } else { "[2001:db8::9]:80" };
+            let tuple = FourTuple::new(local.parse().unwrap(), remote);
+            assert_eq!(tuple.remote_account(), FourTuple::account(remote.ip()));
+        }
     }
 
     #[test]
