@@ -298,6 +298,7 @@ impl Shard {
 
     /// Sends a request that has no credit of its own: it must not be lost, so who asks waits while that mailbox is full.
     pub(super) fn ask(&mut self, index: u32, owner: u16, mail: Mail) {
+        self.rest.asked += 1;
         self.port.write(owner, mail);
         if self.port.is_full(owner) {
             self.wait_for_credit(index);

@@ -36,12 +36,17 @@ const ENCODED_PART: u64 = 4;
 /// About what the session and the places of a connection take from the heap.
 const ENDED_BYTES: u64 = 256;
 
+/// About what a request to another owner takes from the heap until it is answered: mail, and what the session waits for.
+const ASKED_BYTES: u64 = 256;
+
 /// What went through the heap and when: bytes of what can leave holes behind. Answers come with what they answer, and
 /// heart-beats leave nothing behind.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     /// Bytes of messages that were published here, ever.
     pub(super) published_bytes: u64,
+    /// Requests to other owners, ever.
+    pub(super) asked: u64,
     /// Bytes that were encoded for debts, ever.
     pub(super) encoded_bytes: u64,
     /// Turnover at the last look.
@@ -97,7 +102,11 @@ impl Shard {
         let Self { counters, rest, inputs, .. } = self;
         let ended = counters.closed_by_peer_total + counters.closed_by_server_total + counters.resets_total;
         let leased = inputs.pool.stats().leases_total * LEASE_BYTES_MIN as u64;
-        rest.published_bytes + rest.encoded_bytes / ENCODED_PART + leased + ended * ENDED_BYTES
+        rest.published_bytes
+            + rest.encoded_bytes / ENCODED_PART
+            + leased
+            + ended * ENDED_BYTES
+            + rest.asked * ASKED_BYTES
     }
 
     fn turnover_worth(&self) -> u64 {
