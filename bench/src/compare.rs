@@ -2,8 +2,9 @@
 //!
 //! Each server runs alone on one core and the simulator on another. In a round every server does a workload before
 //! any does the next one, and there are several rounds: what disturbs the machine disturbs all of them. A ratio is
-//! that of two medians; its spread is that of the rounds, each server against the floor of its own round. Servers of
-//! others that are installed are slow to fill, and take part in the first round only.
+//! that of two medians; its spread is that of the rounds, each server against the floor of its own round. A second floor
+//! says what is noise, and a workload in which tcbchat is not told apart from that is repeated. Servers of others that are
+//! installed are slow to fill, and take part in the first round only.
 //!
 //! Invariant: a number of a run in which messages were lost is shown as such, never as a good one.
 
@@ -22,7 +23,7 @@ use tcbchat_bench::{output, write_text};
 
 use crate::files::Files;
 use crate::process::{Cores, Ours, Programs, on_core, wait};
-use contender::{Contender, FLOOR, Running};
+use contender::{Contender, Running};
 use report::{Report, Run};
 use workload::Workload;
 
@@ -32,6 +33,10 @@ pub struct Args {
     /// Rounds; the median is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// Rounds that a workload may have until tcbchat is told apart from the floor: until their ratio is farther from 1
+    /// than what a second floor says is noise
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds_max: u32,
     /// Servers to run beside the floor, which always runs; default: all that are there
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = contender::NAMES)]
     servers: Vec<String>,
@@ -81,10 +86,19 @@ fn rounds(
     contenders: &[Contender],
     runs: &mut Vec<Run>,
 ) -> Result<(), String> {
-    for round in 1..=args.rounds {
+    let most = if args.quick { args.rounds } else { args.rounds_max.max(args.rounds) };
+    for round in 1..=most {
+        let is_more = round > args.rounds;
         for workload in workloads {
-            for contender in contenders.iter().filter(|contender| contender.does(workload, round)) {
-                eprintln!("round {round} of {}: {}, {}", args.rounds, workload.name, contender.name);
+            if is_more && report::is_told_apart(runs, workload.name) {
+                continue;
+            }
+            let takes_part = |contender: &&Contender| {
+                contender.does(workload, round) && (!is_more || contender.is_of_the_question())
+            };
+            for contender in contenders.iter().filter(takes_part) {
+                let of = if is_more { most } else { args.rounds };
+                eprintln!("round {round} of {of}: {}, {}", workload.name, contender.name);
                 runs.push(match measure(programs, args, workload, contender) {
                     Ok(json) => Run::of(workload.name, contender.name, round, &json),
                     // Others are not ours to mend, and all that was measured before is worth keeping.

@@ -12,7 +12,7 @@ const GAP: f64 = 14.0;
 const TOP: f64 = 46.0;
 /// Bars longer than this many floors are cut; their numbers are beside them.
 const RATIO_MAX: f64 = 4.0;
-const COLOURS: [&str; 5] = ["#2a6fb0", "#d08a2e", "#8a8f98", "#b0559a", "#4f9d5b"];
+const COLOURS: [&str; 6] = ["#c4c8ce", "#2a6fb0", "#d08a2e", "#8a8f98", "#b0559a", "#4f9d5b"];
 
 /// Draws CPU per delivery and per cycle, and the 99th percentile.
 pub fn ratios(report: &Report) -> String {

@@ -8,15 +8,16 @@ use serde::Serialize;
 use serde_json::Value;
 use tcbchat_bench::median;
 
-use super::FLOOR;
+use super::contender::{FLOOR, FLOOR_AGAIN};
 
 /// Name and version of the JSON. Fields may be added within it; none is renamed or removed.
 pub const SCHEMA: &str = "tcbchat.compare/1";
 
 /// One number that a run gives: its name, its unit.
-const METRICS: [(&str, &str); 7] = [
+const METRICS: [(&str, &str); 8] = [
     ("server CPU per delivery", "us"),
     ("server CPU per cycle", "us"),
+    ("server CPU in user space per delivery or cycle", "us"),
     ("delivery p50", "ms"),
     ("delivery p99", "ms"),
     ("user bytes per idle connection", "B"),
@@ -26,7 +27,9 @@ const METRICS: [(&str, &str); 7] = [
 /// The workload whose idle connections are weighed before it begins: the one with many of them.
 const MEMORY: &str = "100x100-w1";
 /// Metrics from here on say something about a server by themselves; their ratios do not.
-const RATIOS: usize = 5;
+const RATIOS: usize = 6;
+/// Metrics by which servers are told apart: the CPU of a chat, and of churn.
+const CPU: std::ops::Range<usize> = 0..2;
 
 /// One server, one workload, once.
 #[derive(Debug, Serialize)]
@@ -65,6 +68,7 @@ impl Run {
             numbers: [
                 each("server_s").filter(|_| is_chat),
                 each("server_s").filter(|_| !is_chat),
+                each("server_user_s"),
                 latency("p50"),
                 latency("p99"),
                 json["memory"]["held"]["server_user_bytes"].as_f64().filter(|_| workload == MEMORY),
@@ -81,6 +85,47 @@ impl Run {
         let numbers = [None; METRICS.len()];
         Self { workload, server: server.to_owned(), round, numbers, count: 0, faults: vec![reason] }
     }
+}
+
+/// What servers gave in the rounds of a workload, by round.
+fn numbers(runs: &[Run], workload: &str, server: &str, metric: usize) -> Vec<(u32, f64)> {
+    runs.iter()
+        .filter(|run| run.workload == workload && run.server == server)
+        .filter_map(|run| Some((run.round, run.numbers[metric]?)))
+        .collect()
+}
+
+/// Of each round, a server's number over the floor's.
+fn ratios(floor: &[(u32, f64)], numbers: &[(u32, f64)]) -> Vec<f64> {
+    let of_round = |(round, value): &(u32, f64)| {
+        let (_, least) = floor.iter().find(|(other, _)| other == round)?;
+        (*least > 0.0).then(|| value / least)
+    };
+    numbers.iter().filter_map(of_round).collect()
+}
+
+/// How far from 1 a ratio to the floor may be by chance: as far as the second floor's median is, and the half of the 95 %
+/// interval of such a median (McGill, Tukey and Larsen, "Variations of Box Plots": 1.57 interquartile ranges, over the root of
+/// the rounds). `None` with less than three rounds.
+fn noise(ratios: &[f64]) -> Option<f64> {
+    let rounds = ratios.len();
+    let middle = median(ratios).filter(|_| rounds >= 3)?;
+    let mut sorted = ratios.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let quartiles = median(&sorted[..rounds / 2]).zip(median(&sorted[rounds.div_ceil(2)..]));
+    let (lower, upper) = quartiles?;
+    Some((middle - 1.0).abs() + 1.57 * (upper - lower) / (rounds as f64).sqrt())
+}
+
+/// Whether tcbchat's CPU for a workload is farther from the floor's than chance explains. What was not measured is not asked.
+pub fn is_told_apart(runs: &[Run], workload: &str) -> bool {
+    CPU.filter_map(|metric| {
+        let of = |server| {
+            ratios(&numbers(runs, workload, FLOOR, metric), &numbers(runs, workload, server, metric))
+        };
+        Some((median(&of("tcbchat"))? - 1.0).abs() > noise(&of(FLOOR_AGAIN))?)
+    })
+    .all(|is_apart| is_apart)
 }
 
 /// A workload's metric for one server.
@@ -100,6 +145,8 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// The least and the greatest ratio of a round.
     pub ratio_spread: Option<(f64, f64)>,
+    /// Whether the ratio is as near to 1 as a second floor's may be by chance.
+    pub is_noise: bool,
 }
 
 /// Everything that was found.
@@ -128,25 +175,14 @@ impl Report {
         let mut rows = Vec::new();
         for workload in workloads {
             for (at, (metric, unit)) in METRICS.into_iter().enumerate() {
-                let of = |server: &str| -> Vec<(u32, f64)> {
-                    runs.iter()
-                        .filter(|run| run.workload == workload && run.server == server)
-                        .filter_map(|run| Some((run.round, run.numbers[at]?)))
-                        .collect()
-                };
-                let floor = of(FLOOR);
+                let floor = numbers(&runs, workload, FLOOR, at);
+                let noise = noise(&ratios(&floor, &numbers(&runs, workload, FLOOR_AGAIN, at)));
                 for server in servers {
-                    let numbers = of(server);
+                    let numbers = numbers(&runs, workload, server, at);
                     let values: Vec<f64> = numbers.iter().map(|(_, value)| *value).collect();
                     let Some(middle) = median(&values) else { continue };
                     let with_ratio = at < RATIOS && server != FLOOR;
-                    let ratios: Vec<f64> = numbers
-                        .iter()
-                        .filter_map(|(round, value)| {
-                            let (_, least) = floor.iter().find(|(other, _)| other == round)?;
-                            (*least > 0.0).then(|| value / least)
-                        })
-                        .collect();
+                    let ratios = ratios(&floor, &numbers);
                     let floor_values: Vec<f64> = floor.iter().map(|(_, value)| *value).collect();
                     let ratio =
                         median(&floor_values).filter(|least| *least > 0.0).map(|least| middle / least);
@@ -160,6 +196,9 @@ impl Report {
                         values,
                         median: middle,
                         ratio: ratio.filter(|_| with_ratio),
+                        is_noise: with_ratio
+                            && server != FLOOR_AGAIN
+                            && ratio.zip(noise).is_some_and(|(ratio, noise)| (ratio - 1.0).abs() <= noise),
                         ratio_spread: least.zip(most).filter(|_| with_ratio),
                     });
                 }
@@ -218,7 +257,8 @@ impl Report {
         let digits = if row.median >= 100.0 { 0 } else { 2 };
         let mut text = format!("{:.digits$}", row.median);
         if let (Some(ratio), Some((least, most))) = (row.ratio, row.ratio_spread) {
-            text += &format!(" (**{ratio:.2}**, {least:.2}-{most:.2})");
+            let noise = if row.is_noise { ", noise" } else { "" };
+            text += &format!(" (**{ratio:.2}**, {least:.2}-{most:.2}{noise})");
         }
         if self.has_failed(row.workload, &row.server) {
             text += " with faults";
@@ -271,6 +311,27 @@ pub mod tests {
         assert!((row.ratio.unwrap() - 1.1).abs() < 1e-9);
         let (least, most) = row.ratio_spread.unwrap();
         assert!((least - 1.1).abs() < 1e-9 && (most - 1.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_second_floor_says_what_is_noise() {
+        let rounds = |again: [f64; 4], own: f64| {
+            let mut runs = Vec::new();
+            for (round, again) in (1..).zip(again) {
+                runs.push(run(FLOOR, round, 2.0, &[]));
+                runs.push(run(FLOOR_AGAIN, round, again, &[]));
+                runs.push(run("tcbchat", round, own, &[]));
+            }
+            runs
+        };
+        let is_told_apart = |again, own| is_told_apart(&rounds(again, own), "1x1000-w1");
+        assert!(is_told_apart([2.0, 2.02, 1.98, 2.0], 2.2));
+        assert!(!is_told_apart([2.0, 2.4, 1.6, 2.1], 2.2));
+        assert!(!is_told_apart([2.0, 2.0, 2.0, 2.0], 2.0), "they are the same");
+        let servers = [FLOOR, FLOOR_AGAIN, "tcbchat"].map(str::to_owned);
+        let report = Report::new(4, false, &servers, rounds([2.0, 2.4, 1.6, 2.1], 2.2));
+        assert!(report.markdown().contains("2.20 (**1.10**, 1.10-1.10, noise)"), "{}", report.markdown());
+        assert_eq!(noise(&[1.0, 1.0]), None, "too few to say anything");
     }
 
     #[test]
