@@ -144,7 +144,7 @@ section! {
         refusals_max: u32 = 64, 1..=4096;
         /// Percent of `tcb.capacity` that is open to all. Past it, who would have more places than are free then, and
         /// more than a 256th of all, is answered 503, by address (of IPv6: by /64). Loopback addresses and proxies of
-        /// `http.trusted_proxies` are not judged. 100 switches that off.
+        /// `http.trusted_proxies` are not judged: name a balancer on another machine there. 100 switches that off.
         fair_from_percent: u32 = 87, 0..=100;
         /// Seconds a refused client is told to wait (`Retry-After`).
         retry_after_s: u32 = 5, 1..=3600;

@@ -220,7 +220,7 @@ metrics! {
         /// RECEIPT frames sent.
         receipts_sent_total: Counter;
         /// RECEIPTs that sessions were due when they ended: an owner had not answered, and the peer, or the time that an
-        /// end has, was gone.
+        /// end has, was gone. Those of frames behind one that was refused are not counted.
         receipts_lost_total: Counter;
         /// ERROR frames sent; the connection is closed after each.
         errors_sent_total: Counter;

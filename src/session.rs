@@ -519,6 +519,14 @@ impl Session {
 
     // ---- the end ----
 
+    /// Ends all transactions. What they held does not happen.
+    pub fn abort_all(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.abort_all();
+            self.tidy();
+        }
+    }
+
     /// The session is to end in this way, after what was decided before. `false` if that was decided already.
     pub fn end_by(&mut self, end: End) -> bool {
         let ends = &mut self.extra_mut().ends;

@@ -107,7 +107,7 @@ impl Parked {
     fn weight(&self) -> u64 {
         match self {
             Parked::Publication(message) => message.weight(),
-            Parked::Begin(_) | Parked::End => 0,
+            Parked::Begin(_) | Parked::End => size_of::<(Origin, Parked)>() as u64,
         }
     }
 }
@@ -317,7 +317,9 @@ impl Topics {
         let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
         let is_behind = parking.publishers.contains_key(&(origin.shard, origin.connection));
         if is_behind {
-            parking.push(origin, Parked::Begin(kind));
+            let begin = Parked::Begin(kind);
+            self.parked.charge(origin.holder, begin.weight());
+            parking.push(origin, begin);
         }
         is_behind
     }
@@ -326,6 +328,7 @@ impl Topics {
     pub fn park_end(&mut self, key: &str, origin: Origin) -> bool {
         let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
         let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        self.parked.charge(origin.holder, Parked::End.weight());
         parking.push(origin, Parked::End);
         true
     }

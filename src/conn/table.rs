@@ -156,7 +156,7 @@ impl Connections {
             return Err(Refusal::Pending);
         }
         let peer = tuple.remote();
-        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes()) {
+        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes(self.handshakes)) {
             counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);
             return Err(Refusal::PendingPerAddress);
@@ -189,9 +189,9 @@ impl Connections {
         Ok(ConnKey { index, generation })
     }
 
-    fn as_place_of_handshakes(&self) -> pending::Shard {
+    fn as_place_of_handshakes(&self, pending: u32) -> pending::Shard {
         let limits::Handshake { pending_max: max, fair_from_percent, .. } = self.handshake;
-        pending::Shard { id: self.shard, pending: self.handshakes, max, fair_from_percent }
+        pending::Shard { id: self.shard, pending, max, fair_from_percent }
     }
 
     /// Whether those who come are to be refused because memory is short; those who are here stay.
@@ -335,7 +335,8 @@ impl Connections {
             self.clients.insert(index, client);
             return true;
         }
-        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes()) {
+        // It is one of those that there are.
+        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes(self.handshakes - 1)) {
             self.sources.insert(index, before);
             counters.refused_pending_per_address_total += 1;
             self.pending.report(too_many, now);

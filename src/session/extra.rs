@@ -91,6 +91,11 @@ impl Extra {
         Ok(())
     }
 
+    /// Ends all transactions.
+    pub(super) fn abort_all(&mut self) {
+        self.transactions = Vec::new();
+    }
+
     /// Ends a transaction and returns what it held.
     pub(super) fn take_transaction(&mut self, id: &str) -> Result<Vec<Command>, Fault> {
         let at = self.transactions.iter().position(|transaction| &*transaction.id == id);

@@ -148,6 +148,14 @@ impl Sessions {
         handled
     }
 
+    /// A session commits nothing any more: its open transactions go.
+    pub fn abort_all(&mut self, index: u32) {
+        let Sessions { table, transactions, .. } = self;
+        let session = &mut table[index as usize];
+        transactions.release(index, session.transaction_bytes());
+        session.abort_all();
+    }
+
     /// The commands of the frame that was handled last.
     pub fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)

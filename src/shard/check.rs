@@ -56,6 +56,7 @@ impl Shard {
         assert_eq!(self.unsent_bytes(), 0);
         assert!(self.members.is_empty() && self.topics.is_empty(), "{:?} {:?}", self.members, self.topics);
         assert!(self.members.classes().is_empty());
+        self.queues.check_nobody();
         assert!(!self.holds.has_free() && !self.timers.has_suspects());
     }
 }

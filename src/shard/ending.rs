@@ -71,9 +71,10 @@ impl Shard {
         if !self.waits_to_end(index) {
             return self.end_now_by(index, end, now);
         }
-        let has_deadline = end != End::Disconnect;
+        let is_patient = end == End::Disconnect;
+        let has_deadline = self.has_deadline(index);
         if self.sessions[index].end_by(end) {
-            self.await_receipts(index, has_deadline, now);
+            self.await_receipts(index, !is_patient && !has_deadline, now);
         }
     }
 
@@ -90,9 +91,10 @@ impl Shard {
         receipt: Option<CompactString>,
         now: Tick,
     ) {
+        let has_deadline = self.has_deadline(index);
         self.sessions[index].end_first_by(fault, receipt);
         if self.waits_to_end(index) {
-            self.await_receipts(index, true, now);
+            self.await_receipts(index, !has_deadline, now);
         }
         self.conclude_if_done(index, now);
     }
@@ -101,9 +103,17 @@ impl Shard {
         self.connections.phase(index).has_session() && self.sessions[index].is_due_receipts()
     }
 
-    fn await_receipts(&mut self, index: u32, has_deadline: bool, now: Tick) {
+    /// Whether the time runs that receipts have.
+    fn has_deadline(&self, index: u32) -> bool {
+        self.connections.phase(index) == Phase::Concluding && !self.sessions[index].is_disconnecting()
+    }
+
+    /// It stays in its rooms, and says nothing more: what only its frames could settle or commit is given up.
+    fn await_receipts(&mut self, index: u32, gets_deadline: bool, now: Tick) {
         self.pass(index, Event::EndDecided);
-        if has_deadline {
+        self.leave_queues(index, now);
+        self.sessions.abort_all(index);
+        if gets_deadline {
             self.arm_close(index, now);
         }
     }

@@ -50,7 +50,7 @@ impl Shard {
     fn put_inbound(&mut self, index: u32, inbound: Box<Inbound>, now: Tick) {
         let Shard { inputs, connections, env, .. } = self;
         let mut holder = None;
-        if inbound.leased() > 0 {
+        if inbound.weight() > 0 {
             holder = Some(connections.holder_of(index, env.id, &env.limits.trusted_proxies));
         }
         let holder = || holder.unwrap_or(Holder::Session(env.id, ConnKey::NOBODY));

@@ -60,10 +60,12 @@ impl Shard {
 
     fn handle(&mut self, mail: Mail, now: Tick) {
         match mail {
-            Mail::Subscribe { .. } | Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. }
+            Mail::Subscribe { kind: Kind::Topic | Kind::User, .. }
+            | Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. }
                 if self.port.has_deferred() =>
             {
-                // Behind what its session has published before.
+                // Behind what its session has published before. A queue keeps that, and must not learn of the end of a
+                // consumer before its begin.
                 self.port.defer(mail);
             }
             Mail::Subscribe { key, kind, origin, consumer } => {
@@ -392,7 +394,11 @@ impl Shard {
             Completion::Refused(_)
                 if is_there && serial.is_some_and(|serial| !self.sessions[index].awaits_request(serial)) => {}
             Completion::Refused(fault) if is_there => {
-                let receipt = serial.and_then(|serial| self.sessions[index].refused(serial));
+                let Some(serial) = serial else {
+                    // Which frames came behind it is not known, and none of them may be confirmed.
+                    return self.fault(index, fault, None, now);
+                };
+                let receipt = self.sessions[index].refused(serial);
                 self.refuse_earlier(index, fault, receipt, now);
             }
             _ => {}
@@ -466,6 +472,28 @@ impl Shard {
         }
         self.tell_moves();
         left.is_owed
+    }
+
+    /// Takes a session out of the queues that it has joined: what it is given from here on it would not settle.
+    pub(super) fn leave_queues(&mut self, index: u32, now: Tick) {
+        let subscriptions = self.sessions[index].subscriptions().iter();
+        let is_joined_queue = |subscription: &&Subscription| {
+            subscription.kind == Kind::Queue && subscription.state == State::Joined
+        };
+        let queues: Vec<Subscription> = subscriptions.filter(is_joined_queue).copied().collect();
+        for gone in queues {
+            let key = self.key_of(&gone);
+            let (origin, consumer) =
+                (self.origin(index, None), self.consumer(index, gone.class, gone.position));
+            self.sessions[index].unsubscribed(gone.class);
+            self.leave_place(index, gone, None);
+            let (owner, kind) = (self.env.owner_of(key.as_bytes()), gone.kind);
+            if owner == self.env.id {
+                self.end_subscription(&key, kind, origin, consumer, now);
+            } else {
+                self.port.write(owner, Mail::Unsubscribe { key, kind, origin, consumer });
+            }
+        }
     }
 
     /// Takes a session out of everything it is in, at once.

@@ -285,7 +285,12 @@ impl<S: BuildHasher> TcbTable<S> {
     /// Addresses are counted by a count-min sketch: one of a few places may be taken for one of a few more.
     #[must_use]
     pub fn is_above_share(&self, address: IpAddr, percent: u32) -> bool {
-        let (taken, max) = (self.in_use.load(Ordering::Relaxed).into(), self.config.capacity.into());
+        let time_wait::Config { counts_against_capacity, reuse, .. } = self.config.time_wait;
+        let gives_way = counts_against_capacity && reuse != time_wait::Reuse::Never;
+        // A place in TIME_WAIT that gives way is as good as free.
+        let waiting = if gives_way { self.waiting.load(Ordering::Relaxed) } else { 0 };
+        let taken = self.in_use.load(Ordering::Relaxed).saturating_sub(waiting).into();
+        let max = self.config.capacity.into();
         // Who is not judged need not be looked up.
         share::is_above_share(taken, u64::MAX, max, percent)
             && FourTuple::account(address).is_some_and(|account| {

@@ -57,6 +57,7 @@ const WANTED: [(&str, &[&str]); 4] = [
             "SUBSCRIBE, SEND",
             "SUBSCRIBE, SEND elsewhere",
             "UNSUBSCRIBE, SUBSCRIBE with its id",
+            "SUBSCRIBE to a queue, a reset",
             "an answer to a message",
         ],
     ),

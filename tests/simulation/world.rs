@@ -186,6 +186,20 @@ impl World {
                 self.silenced += u64::from(seat.has_heart_beat);
                 self.end(at);
             }
+            (Stage::Ready, 1) if kind < 20 => {
+                // It is in a queue when it breaks, or its owner is about to hear of it.
+                self.server.post.coverage.note("breath", "SUBSCRIBE to a queue, a reset");
+                client.subscribe(QUEUES[kind % 2], model);
+                client.vanish(model);
+                self.carry_up(at, usize::MAX);
+                let connection = self.seats[at].connection;
+                self.turn(connection.shard);
+                if let Some(seat) = self.seats.iter().find(|seat| seat.connection == connection) {
+                    self.server.wire(seat.connection).is_broken = true;
+                    let error = io::ErrorKind::ConnectionReset.into();
+                    self.server.shard(connection).fail(connection.key, &error, None, self.now);
+                }
+            }
             (_, 1) => {
                 client.vanish(model);
                 self.server.wire(seat.connection).is_broken = true;

@@ -212,6 +212,15 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         Some(result)
     }
 
+    /// Panics if somebody is a consumer of a queue.
+    pub fn check_nobody(&self) {
+        let (mut contents, mut consumers) = (Vec::new(), Vec::new());
+        for queue in self.queues.values() {
+            queue.check(&self.common, &mut contents, &mut consumers);
+        }
+        assert!(consumers.is_empty(), "somebody is left in a queue");
+    }
+
     /// Panics unless counts agree with contents.
     pub fn check(&self) {
         let (mut contents, mut consumers, mut armed) = (Vec::new(), Vec::new(), 0);
