@@ -125,7 +125,8 @@ impl Client {
         std::mem::take(&mut self.ws.get_mut().outgoing)
     }
 
-    fn say(&mut self, text: String) {
+    /// Says these frames. The model does not hear of them.
+    pub fn say(&mut self, text: String) {
         self.trace("says", &text);
         let text = text.into_bytes();
         // A STOMP frame over two WebSocket messages now and then.

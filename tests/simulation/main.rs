@@ -15,6 +15,7 @@ mod client;
 mod coverage;
 mod model;
 mod post;
+mod scenes;
 mod server;
 mod wires;
 mod world;

@@ -51,6 +51,11 @@ impl Post {
         }
     }
 
+    /// No completion goes by the service.
+    pub fn leave_alone(&mut self) {
+        self.has_service = false;
+    }
+
     /// Looks at the mail that a shard is about to take.
     pub fn look(&mut self, shard: usize) {
         let of = shard as u16;

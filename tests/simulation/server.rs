@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use tcbchat::conn::pending::Pending;
 use tcbchat::mesh::Mesh;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
-use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardSetup, Site};
+use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
@@ -59,6 +59,11 @@ impl Server {
     /// One of one to three shards.
     pub fn draw(seed: u64, rng: &mut StdRng) -> Server {
         let count = rng.random_range(1..=3u16);
+        Server::with(seed, count, bounds::draw(rng))
+    }
+
+    /// One of so many shards, with these bounds.
+    pub fn with(seed: u64, count: u16, limits: ShardLimits) -> Server {
         let awake: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
         let wake = |shard: u16| {
             let awake = Arc::clone(&awake);
@@ -68,7 +73,7 @@ impl Server {
         let mut config = TableConfig::sized(CAPACITY, 1);
         config.time_wait.counts_against_capacity = false;
         let tcbs = Arc::new(TcbTable::new(config));
-        let limits = Arc::new(bounds::draw(rng));
+        let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let shards = (0..count)
             .map(|id| {
@@ -117,15 +122,33 @@ impl Server {
 
     /// Takes a connection in some shard. A refusal has no answer: the socket is closed at once.
     pub fn open(&mut self, remote: SocketAddr, now: Tick, rng: &mut StdRng) -> Result<Connection, Refusal> {
-        let local = SocketAddr::from(([127, 0, 0, 1], 8080));
         let shard = rng.random_range(0..self.count());
         let before = self.pending.count();
-        let key = self.shards[shard].open(FourTuple::new(local, remote), now).inspect_err(|_| {
+        let room = rng.random_range(500..20_000);
+        self.open_in(shard, remote, room, now).inspect_err(|_| {
             assert_eq!(self.pending.count(), before, "what is refused is not pending");
-        })?;
-        let wire = Wire::new(rng.random_range(500..20_000), now);
-        assert!(self.wires[shard].0.insert(key.index, wire).is_none(), "an index in use was given out");
+        })
+    }
+
+    /// Takes a connection in this shard, whose wire has room for so many bytes.
+    pub fn open_in(
+        &mut self,
+        shard: usize,
+        remote: SocketAddr,
+        room: usize,
+        now: Tick,
+    ) -> Result<Connection, Refusal> {
+        let local = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let key = self.shards[shard].open(FourTuple::new(local, remote), now)?;
+        let before = self.wires[shard].0.insert(key.index, Wire::new(room, now));
+        assert!(before.is_none(), "an index in use was given out");
         Ok(Connection { shard, key })
+    }
+
+    /// The end of a turn of a shard, without what comes before: its mailbox stays as it is.
+    pub fn flush(&mut self, at: usize, now: Tick) {
+        self.at = self.at.after(100);
+        self.shards[at].flush(&mut self.wires[at], now, self.at);
     }
 
     /// Reads up to `count` bytes of a connection, or its end. Returns whether there was anything, and it may be read.
