@@ -5,6 +5,7 @@
 //!
 //! - [`server`] starts the reactors, waits for signals, and ends the process in order.
 //! - `patience` is how long it waits for their end.
+//! - [`handle`] is what other threads may ask of a reactor.
 //! - [`reactor`] is one thread's event loop.
 //! - [`address`] is where to listen.
 //! - [`reservation`] holds an address for this process alone, before anybody listens there.
@@ -21,6 +22,7 @@ pub mod address;
 pub mod fd_table;
 pub mod flush_timer;
 pub mod group_memory;
+pub mod handle;
 mod look;
 mod patience;
 pub mod reactor;

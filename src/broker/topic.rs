@@ -10,8 +10,8 @@
 //! Invariant: a room is in the table exactly while a shard has members, or something is parked; a room with something parked is
 //! full, or on the list of those that have room again ([`Topics::check`]).
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+mod parking;
+
 use std::hash::BuildHasher;
 
 use compact_str::CompactString;
@@ -22,9 +22,12 @@ use smallvec::SmallVec;
 
 use crate::footprint::Part;
 use crate::message::destination::Kind;
-use crate::message::origin::{ConnKey, Holder, Origin};
+use crate::message::origin::{Holder, Origin};
 use crate::message::{Epochs, Message, MessageId};
 use crate::share::Holdings;
+
+pub use parking::Parked;
+use parking::Parking;
 
 /// The members that one shard has of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,57 +61,6 @@ impl Topic {
 
     fn residency(&mut self, shard: u16) -> Option<&mut Residency> {
         self.shards.iter_mut().find(|residency| residency.shard == shard)
-    }
-}
-
-/// What waits for room in one room, in its order; few rooms have it at any time.
-#[derive(Debug, Default)]
-struct Parking {
-    list: VecDeque<(Origin, Parked)>,
-    /// Publications in the list by the shards and connections of their sessions.
-    publishers: HashMap<(u16, ConnKey), u32>,
-}
-
-impl Parking {
-    fn push(&mut self, origin: Origin, parked: Parked) {
-        if matches!(parked, Parked::Publication(_)) {
-            *self.publishers.entry((origin.shard, origin.connection)).or_insert(0) += 1;
-        }
-        self.list.push_back((origin, parked));
-    }
-
-    fn pop(&mut self) -> Option<(Origin, Parked)> {
-        let (origin, parked) = self.list.pop_front()?;
-        if matches!(parked, Parked::Publication(_))
-            && let Entry::Occupied(mut publications) =
-                self.publishers.entry((origin.shard, origin.connection))
-        {
-            *publications.get_mut() -= 1;
-            if *publications.get() == 0 {
-                publications.remove();
-            }
-        }
-        Some((origin, parked))
-    }
-}
-
-/// What waits for room.
-#[derive(Debug)]
-pub enum Parked {
-    /// A publication.
-    Publication(Message),
-    /// The begin of a subscription, which gets nothing that its session has published before.
-    Begin(Kind),
-    /// The end of a subscription, which gets all that its session has published before.
-    End,
-}
-
-impl Parked {
-    fn weight(&self) -> u64 {
-        match self {
-            Parked::Publication(message) => message.weight(),
-            Parked::Begin(_) | Parked::End => size_of::<(Origin, Parked)>() as u64,
-        }
     }
 }
 
@@ -315,7 +267,7 @@ impl Topics {
     pub fn park_begin(&mut self, key: &str, kind: Kind, origin: Origin) -> bool {
         let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
         let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
-        let is_behind = parking.publishers.contains_key(&(origin.shard, origin.connection));
+        let is_behind = parking.has_publication_of(&origin);
         if is_behind {
             let begin = Parked::Begin(kind);
             self.parked.charge(origin.holder, begin.weight());
@@ -344,7 +296,7 @@ impl Topics {
         }
         let parking = topic.parked.as_mut()?;
         let first = parking.pop();
-        if parking.list.is_empty() {
+        if parking.is_empty() {
             topic.parked = None;
         }
         if let Some((origin, parked)) = &first {
@@ -395,16 +347,12 @@ impl Topics {
             assert_eq!(self.find(&topic.key), Some(at as u32));
             assert!(!topic.shards.is_empty() || topic.parked.is_some(), "{} is kept for nothing", topic.key);
             assert!(topic.shards.iter().all(|residency| residency.members > 0));
-            if let Some(Parking { list, publishers }) = topic.parked.as_deref() {
-                assert!(!list.is_empty());
-                let publications =
-                    list.iter().filter(|(_, parked)| matches!(parked, Parked::Publication(_))).count();
-                assert_eq!(publishers.values().map(|count| *count as usize).sum::<usize>(), publications);
+            if let Some(parking) = &topic.parked {
+                parked += parking.check();
                 assert!(
                     topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
                     "nobody will unpark it"
                 );
-                parked += list.iter().map(|(_, parked)| parked.weight()).sum::<u64>();
             }
         }
         self.parked.check();
@@ -420,6 +368,7 @@ mod tests {
 
     use super::*;
     use crate::message::destination::Destination;
+    use crate::message::origin::ConnKey;
 
     const ORIGIN: Origin =
         Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };

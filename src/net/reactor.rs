@@ -25,20 +25,19 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
-use parking_lot::Mutex;
+use mio::{Events, Interest, Poll, Token};
 
 use crate::limits;
 use crate::net::acceptor::{Accepted, Acceptor};
 use crate::net::flush_timer::FlushTimer;
 use crate::net::group_memory::Gate;
+use crate::net::handle::{Handle, LIMITS, STOP, WAKE_UP};
 use crate::net::look::Seen;
 use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
-use crate::shard::{Closed, ConnKey, Shard, ShardLimits, Transport, rest};
+use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
 use crate::tcb::FourTuple;
 use crate::time::{Clock, Tick};
 
@@ -49,7 +48,6 @@ const EVENTS_MAX: usize = 1024;
 /// Reads between two looks of the shard at what they brought: more would find the first of it out of the caches.
 const READS_MAX: usize = 32;
 
-const WAKE_UP: Token = Token(usize::MAX);
 const FLUSH_TIMER: Token = Token(usize::MAX - 1);
 
 /// Listener `i` has the `i`th token below these. No connection's token comes near: an index in the
@@ -74,99 +72,6 @@ impl Target {
             }
             _ => Target::Connection(ConnKey::from_token(token.0)),
         }
-    }
-}
-
-/// Order: end.
-const STOP: u32 = 1;
-/// Order: other bounds.
-const LIMITS: u32 = 1 << 1;
-/// Order: show that you turn.
-const PULSE: u32 = 1 << 2;
-
-/// The part of a reactor that other threads hold: made before the reactors split their descriptor tables, so
-/// that its descriptor is valid in all of them.
-#[derive(Debug)]
-pub struct Handle {
-    waker: Waker,
-    /// Bits: what the reactor has been told and has not done yet; [`STOP`] stays.
-    orders: AtomicU32,
-    /// The close code of the goodbyes, and the milliseconds over which they are spread.
-    goodbye: AtomicU64,
-    /// With [`LIMITS`].
-    limits: Mutex<Option<Arc<ShardLimits>>>,
-    /// Connections that have ended since the order to stop; stored once per turn.
-    ended: AtomicU64,
-}
-
-impl Handle {
-    /// Makes the reactor's poll and the handle that wakes it.
-    ///
-    /// # Errors
-    /// What `epoll_create` and `eventfd` say.
-    pub fn new() -> io::Result<(Poll, Arc<Handle>)> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE_UP)?;
-        let handle = Handle {
-            waker,
-            orders: AtomicU32::new(0),
-            goodbye: AtomicU64::new(0),
-            limits: Mutex::new(None),
-            ended: AtomicU64::new(0),
-        };
-        Ok((poll, Arc::new(handle)))
-    }
-
-    /// Ends the reactor's wait, or its next one.
-    ///
-    /// # Panics
-    /// When the descriptor is not valid in the caller's table: the rule of
-    /// [`fd_table`](crate::net::fd_table) is broken.
-    pub fn wake(&self) {
-        self.waker.wake().expect("the wake-up's descriptor is valid in every table");
-    }
-
-    /// Tells the reactor to end once its connections have, which are told `code`, over so many milliseconds.
-    pub fn stop(&self, code: u16, spread_ms: u32) {
-        self.goodbye.store(u64::from(code) << 32 | u64::from(spread_ms), Ordering::Relaxed);
-        self.order(STOP);
-    }
-
-    /// Gives the reactor's shard other bounds.
-    pub fn set_limits(&self, limits: Arc<ShardLimits>) {
-        *self.limits.lock() = Some(limits);
-        self.order(LIMITS);
-    }
-
-    /// Asks the reactor for a sign of life: see [`Handle::has_answered`].
-    pub fn feel(&self) {
-        self.order(PULSE);
-    }
-
-    /// Whether the reactor has turned since it was last asked.
-    pub fn has_answered(&self) -> bool {
-        self.orders.load(Ordering::Relaxed) & PULSE == 0
-    }
-
-    fn order(&self, bit: u32) {
-        // Release, for what is to be found with it.
-        self.orders.fetch_or(bit, Ordering::Release);
-        self.wake();
-    }
-
-    /// The orders; all but [`STOP`] are given once.
-    fn take_orders(&self) -> u32 {
-        // A plain load, as nearly always there is none.
-        let orders = self.orders.load(Ordering::Acquire);
-        if orders & !STOP != 0 {
-            self.orders.fetch_and(!orders | STOP, Ordering::AcqRel);
-        }
-        orders
-    }
-
-    /// Connections that have ended since the order to stop: whoever waits for the end sees that it comes nearer.
-    pub fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -312,7 +217,7 @@ impl Reactor {
             let Some(stopping) = self.stopping else { continue };
             let open = self.shard.connections() as u64;
             // Those who came meanwhile are none of them.
-            self.handle.ended.store(stopping.open.saturating_sub(open), Ordering::Relaxed);
+            self.handle.show_ended(stopping.open.saturating_sub(open));
             if open == 0 {
                 let reset = self.shard.counters().resets_total - stopping.resets;
                 return Ok(Ends { closed: stopping.open.saturating_sub(reset), reset });
@@ -405,14 +310,13 @@ impl Reactor {
     fn obey(&mut self, now: Tick) {
         let orders = self.handle.take_orders();
         if orders & LIMITS != 0
-            && let Some(limits) = self.handle.limits.lock().take()
+            && let Some(limits) = self.handle.take_limits()
         {
             self.shard.set_limits(limits);
         }
         match &mut self.stopping {
             None if orders & STOP != 0 => {
-                let goodbye = self.handle.goodbye.load(Ordering::Relaxed);
-                let (code, spread_ms) = ((goodbye >> 32) as u16, goodbye as u32);
+                let (code, spread_ms) = self.handle.goodbye();
                 let listens_until = now.after_ms(u64::from(spread_ms));
                 self.stopping = Some(Stopping {
                     listens_until,
