@@ -135,13 +135,21 @@ impl Inputs {
         connection.inbound.take().or_else(|| self.spare.take()).unwrap_or_default()
     }
 
-    /// Keeps incomplete input with its connection, for a holder, and nothing if it is complete.
+    /// Whether a connection holds something.
+    pub fn holds(&self, index: u32) -> bool {
+        self.held.held_by(index) > 0
+    }
+
+    /// Keeps incomplete input with its connection, and nothing if it is complete.
+    ///
+    /// # Panics
+    /// If it is incomplete, the connection held nothing before, and there is no `holder`.
     pub fn put(
         &mut self,
         index: u32,
         connection: &mut Connection,
         mut inbound: Box<Inbound>,
-        holder: impl FnOnce() -> Holder,
+        holder: Option<Holder>,
         now: Tick,
     ) {
         if connection.phase == Phase::Closed {
@@ -151,12 +159,12 @@ impl Inputs {
         // A frame's header may be cut as well, and leases nothing.
         let weight = inbound.weight() as u64;
         if weight > 0 || !self.held.is_empty() {
-            if self.held.held_by(index) == 0 {
+            if !self.holds(index) {
                 (inbound.since, inbound.had) = (now, 0);
             } else if inbound.kept() >= inbound.had + PROGRESS_BYTES {
                 (inbound.since, inbound.had) = (now, inbound.kept());
             }
-            self.held.set(index, weight, holder);
+            self.held.set(index, weight, || holder.expect("the holder of what nobody held"));
         }
         if weight == 0 {
             self.spare = Some(inbound);

@@ -290,8 +290,8 @@ impl Connections {
     /// On whose account a connection of this shard holds what clients share: the client that a proxy of `trusted` has named,
     /// else its peer's, unless that is such a proxy itself.
     pub fn holder_of(&self, index: u32, shard: u16, trusted: &[IpNet]) -> Holder {
-        let named = if self.clients.is_empty() { None } else { self.clients.get(&index).copied() };
         let peer = || self.peer(index).map(|peer| peer.ip());
+        let named = self.clients.get(&index).copied();
         let client = named.or_else(|| peer().filter(|peer| !handshake::is_trusted(*peer, trusted)));
         Holder::of(client, shard, self.key_of(index))
     }
@@ -331,18 +331,17 @@ impl Connections {
     ) -> bool {
         let source = Source::of(client);
         let before = self.sources.insert(index, source).expect("every handshake has a source");
-        if before == source {
-            self.clients.insert(index, client);
-            return true;
+        if before != source {
+            // It is one of those that there are.
+            let place = self.as_place_of_handshakes(self.handshakes - 1);
+            if let Err(too_many) = self.pending.begin(source, place) {
+                self.sources.insert(index, before);
+                counters.refused_pending_per_address_total += 1;
+                self.pending.report(too_many, now);
+                return false;
+            }
+            self.pending.end(before);
         }
-        // It is one of those that there are.
-        if let Err(too_many) = self.pending.begin(source, self.as_place_of_handshakes(self.handshakes - 1)) {
-            self.sources.insert(index, before);
-            counters.refused_pending_per_address_total += 1;
-            self.pending.report(too_many, now);
-            return false;
-        }
-        self.pending.end(before);
         self.clients.insert(index, client);
         true
     }
@@ -383,9 +382,7 @@ impl Connections {
             Some(tcb) => drop(self.tcbs.release(tcb, closer, now)),
             None => drop(self.refused_peers.remove(&index)),
         }
-        if !self.clients.is_empty() {
-            self.clients.remove(&index);
-        }
+        self.clients.remove(&index);
         self.wheel.cancel(index);
         self.closed.push(Closed { index, reset });
         Some((closer, dropped))

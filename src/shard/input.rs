@@ -12,7 +12,7 @@ use crate::conn::hold::Reason;
 use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
 use crate::message::fault::Fault;
-use crate::message::origin::{ConnKey, Holder};
+use crate::message::origin::ConnKey;
 use crate::session::End;
 use crate::shard::Shard;
 use crate::shard::proxied::Front;
@@ -49,11 +49,9 @@ impl Shard {
 
     fn put_inbound(&mut self, index: u32, inbound: Box<Inbound>, now: Tick) {
         let Shard { inputs, connections, env, .. } = self;
-        let mut holder = None;
-        if inbound.weight() > 0 {
-            holder = Some(connections.holder_of(index, env.id, &env.limits.trusted_proxies));
-        }
-        let holder = || holder.unwrap_or(Holder::Session(env.id, ConnKey::NOBODY));
+        // Asked once for each frame that is incomplete: the address takes a look at the table of all connections.
+        let holder = (inbound.weight() > 0 && !inputs.holds(index))
+            .then(|| connections.holder_of(index, env.id, &env.limits.trusted_proxies));
         inputs.put(index, &mut connections[index], inbound, holder, now);
     }
 
