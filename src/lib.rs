@@ -18,6 +18,7 @@
 //! | structures | [`tcb`] | the ledger of all connections: admission, states, lookup by 4-tuple, TIME_WAIT |
 //! | | [`buf`] | leases for incomplete input, segments of unsent output |
 //! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
+//! | | [`auth`] | passwords and tokens: who a session is, as a function of its credentials |
 //! | vocabulary | [`message`] | a message in one allocation; destinations, encoding classes, faults, replies, origins |
 //! | components | [`conn`] | connections without sockets: phase, holds, incomplete input, answers and debts |
 //! | | [`session`] | STOMP sessions: frames in, commands out |
@@ -59,6 +60,7 @@
 //! reaches its subscribers, and [`mesh`] how shards talk. [`conn::hold`] says why a connection is not read.
 //! [`tcb`] stands alone and can be used without the rest.
 
+pub mod auth;
 pub mod broker;
 pub mod buf;
 pub mod config;

@@ -16,7 +16,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// neighbours.
 const LAYERS: &[&[&str]] = &[
     &["limits", "time", "metrics", "footprint", "share"],
-    &["tcb", "buf", "wire"],
+    &["tcb", "buf", "wire", "auth"],
     &["message"],
     &["conn", "session", "broker"],
     &["members"],

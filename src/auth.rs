@@ -1,0 +1,14 @@
+//! Who a session is: credentials against a file of passwords, or against the keys of whoever issues tokens.
+//!
+//! * [`principal`] has the vocabulary: what a client says of itself, who it is, and what a check answers.
+//!
+//! A check is a function of values: the credentials, a file that was parsed before, the time as an argument. Nothing here
+//! reads a file or a clock, and nothing waits. A check costs up to tens of milliseconds of CPU, so it belongs on a thread
+//! of its own.
+//!
+//! Invariant: [`Verdict::Accepted`] is given only for a password that was hashed and compared, or a signature that was
+//! verified.
+
+pub mod principal;
+
+pub use principal::{Accepted, Credentials, Principal, Refusal, Verdict};
