@@ -125,7 +125,7 @@ section! {
     /// `[handshake]`: from `accept` to the end of the WebSocket opening handshake.
     Handshake, "handshake" {
         /// Bytes of an HTTP request head; more is answered with 431.
-        head_bytes_max: u32 = 8 * 1024, 512..=65_536;
+        head_bytes_max: u32 = 16 * 1024, 512..=65_536;
         /// Header fields of an HTTP request; more is answered with 431.
         headers_max: u32 = 64, 8..=256;
         /// Milliseconds from `accept` to a complete request head; later is answered with 408.
@@ -146,6 +146,9 @@ section! {
         /// more than a 256th of all, is answered 503, by address (of IPv6: by /64). Loopback addresses and proxies of
         /// `http.trusted_proxies` are not judged: name a balancer on another machine there. 100 switches that off.
         fair_from_percent: u32 = 87, 0..=100;
+        /// Bytes of tokens and headers of upgrades that one reactor keeps until the CONNECT comes that they are for. Past three
+        /// quarters of it, who has more than is still free is answered 503.
+        credentials_bytes_max: u64 = 32 * MIB, 64 * KIB..=1 << 40;
         /// Seconds a refused client is told to wait (`Retry-After`).
         retry_after_s: u32 = 5, 1..=3600;
     }
@@ -211,6 +214,8 @@ section! {
         head_bytes_max: u32 = 16 * 1024, 256..=1_048_576;
         /// Bytes of one header line (name, colon and value, as sent).
         header_bytes_max: u32 = 4 * 1024, 64..=1_048_576;
+        /// Bytes of one header line of CONNECT or STOMP: a token may be longer than any other header.
+        connect_header_bytes_max: u32 = 12 * 1024, 64..=1_048_576;
         /// Header lines of one STOMP frame.
         headers_max: u32 = 64, 8..=1024;
         /// Bytes of the body of one STOMP frame.

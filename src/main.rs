@@ -201,6 +201,7 @@ fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,
+            authenticator: None,
             seed,
             started_s,
             now: clock.now(),

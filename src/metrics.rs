@@ -178,7 +178,7 @@ metrics! {
         bounds_refused_total: Counter refuses [
             "websocket.frame_bytes_max", "websocket.message_bytes_max", "websocket.fragments_max",
             "echo.frame_bytes_max", "echo.message_bytes_max", "echo.fragments_max",
-            "stomp.head_bytes_max", "stomp.header_bytes_max", "stomp.headers_max",
+            "stomp.head_bytes_max", "stomp.header_bytes_max", "stomp.connect_header_bytes_max", "stomp.headers_max",
             "stomp.body_bytes_max", "stomp.destination_bytes_max", "stomp.id_bytes_max",
             "stomp.subscriptions_max", "stomp.subscriptions_per_destination_max",
             "stomp.transactions_max", "stomp.transaction_frames_max",
@@ -222,6 +222,22 @@ metrics! {
         /// RECEIPTs that sessions were due when they ended: an owner had not answered, and the peer, or the time that an
         /// end has, was gone. Those of frames behind one that was refused are not counted.
         receipts_lost_total: Counter;
+        /// CONNECTs whose client has proved who it is, or need not.
+        logins_total: Counter;
+        /// CONNECTs and new tokens that were refused: not proved, or about somebody else.
+        logins_refused_total: Counter;
+        /// CONNECTs and new tokens that were refused unseen: too many at once, too many that failed, or nobody to ask.
+        logins_put_off_total: Counter;
+        /// New tokens that were accepted.
+        logins_renewed_total: Counter;
+        /// Sessions ended because what proved their login had expired.
+        sessions_expired_total: Counter;
+        /// Bytes of what upgrades said of their clients, kept until CONNECT.
+        credentials_bytes: Gauge;
+        /// Upgrades that were answered 503 because those that wait for a CONNECT say too much of their clients.
+        credentials_refused_total: Counter refuses ["handshake.credentials_bytes_max"];
+        /// Frames that the rules did not allow.
+        frames_forbidden_total: Counter;
         /// ERROR frames sent; the connection is closed after each.
         errors_sent_total: Counter;
         /// Messages accepted from SEND frames.

@@ -11,16 +11,20 @@
 //! Invariant: `extra` is `None` or holds something.
 
 mod awaiting;
+mod expiry;
 mod extra;
 mod head;
+pub mod principals;
 mod subscriptions;
 pub mod table;
+pub mod ticket;
 
 use std::mem::discriminant;
 
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
+use crate::auth::{Credentials, Principal};
 use crate::limits;
 use crate::message::class::{AckMode, Class};
 use crate::message::destination::{Destination, Kind};
@@ -31,17 +35,26 @@ use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
 use crate::wire::ws::WsError;
 
-pub use awaiting::Awaited;
+pub use awaiting::{Awaited, Receipt};
 use extra::Extra;
 pub use extra::Unsettled;
 use head::{Head, Value};
+use principals::{PrincipalId, Principals};
 pub use subscriptions::{State, Subscription, Subscriptions};
+use ticket::{Said, Sources, Ticket};
+
+/// The destination to which a session sends a new token.
+pub const RENEWAL: &str = "/session/token";
 
 /// What a frame asks the shard to do.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Answer CONNECTED; the session is connected.
     Connected,
+    /// Ask who the client is, and answer CONNECTED then.
+    Authenticate(Box<Credentials>),
+    /// Ask again, by this token, so that the session may last longer.
+    Renew(Box<str>),
     /// Add a subscription; the class has been acquired for it.
     Subscribe {
         /// The class.
@@ -102,10 +115,14 @@ impl Command {
 pub struct Context<'a> {
     /// Bounds.
     pub limits: &'a limits::Stomp,
+    /// Where clients prove who they are, if they have to: then the server says who sent a message, too.
+    pub sources: Option<&'a Sources>,
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
     /// Forms of all sessions of the shard.
     pub classes: &'a mut Interner<Class>,
-    /// Logins and queue keys of all sessions of the shard.
-    pub names: &'a mut Interner<Box<str>>,
+    /// Who the sessions of the shard are.
+    pub principals: &'a mut Principals,
     /// Where commands go, in order.
     pub commands: &'a mut Vec<Command>,
 }
@@ -115,28 +132,13 @@ pub struct Context<'a> {
 pub struct Session {
     subscriptions: Subscriptions,
     extra: Option<Box<Extra>>,
-    login: Option<Login>,
+    principal: Option<PrincipalId>,
     beat_out: Interval,
     beat_in: Interval,
     version: Option<Version>,
 }
 
 const _: () = assert!(size_of::<Session>() <= 48);
-
-/// An interned login, with a niche so that its absence costs nothing.
-#[derive(Debug, Clone, Copy)]
-struct Login(std::num::NonZeroU32);
-
-impl Login {
-    fn new(symbol: Symbol) -> Login {
-        // Symbols are indices of a table that can not have 2^32 - 1 entries.
-        Login(std::num::NonZeroU32::MIN.saturating_add(symbol.0))
-    }
-
-    fn symbol(self) -> Symbol {
-        Symbol(self.0.get() - 1)
-    }
-}
 
 /// A heart-beat interval in ticks; 0 is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -163,6 +165,16 @@ impl Session {
     /// The version to speak: 1.2 before CONNECT, whose frames escape nothing anyway.
     pub fn version_or_newest(&self) -> Version {
         self.version.unwrap_or(Version::V12)
+    }
+
+    /// Whether CONNECTED was answered.
+    pub fn is_connected(&self) -> bool {
+        self.version.is_some() && self.extra.as_ref().is_none_or(|extra| extra.connecting.is_none())
+    }
+
+    /// Who the client is; `None` for one that has not said, or need not say.
+    pub fn principal(&self) -> Option<PrincipalId> {
+        self.principal
     }
 
     /// The negotiated heart-beats: to the client, from the client.
@@ -240,7 +252,8 @@ impl Session {
 
     /// CONNECT and STOMP (STOMP 1.2, Connecting). A missing `host` is accepted: no client sends it unasked.
     fn connect(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let [accepted, beats, login] = stomp_frame.values(["accept-version", "heart-beat", "login"]);
+        let [accepted, beats, login, passcode, authorization] =
+            stomp_frame.values(["accept-version", "heart-beat", "login", "passcode", "Authorization"]);
         let version = Version::negotiate(accepted.as_deref()).ok_or(Fault::NoCommonVersion)?;
         if let Some(beats) = beats {
             let (can_send, wants) = beats.split_once(',').ok_or(Fault::BadHeartBeat)?;
@@ -264,12 +277,21 @@ impl Session {
             }
         }
         let login = Value { header: "login", text: login };
-        if let Some(login) = login.bounded(context.limits)?
-            && !login.is_empty()
-        {
-            self.login = Some(Login::new(context.names.acquire(login.into())));
-        }
+        let login = login.bounded(context.limits)?.filter(|login| !login.is_empty());
         self.version = Some(version);
+        if let Some(sources) = context.sources {
+            let ticket = self.extra.as_mut().and_then(|extra| extra.ticket.take());
+            self.tidy();
+            let (passcode, authorization) = (passcode.as_deref(), authorization.as_deref());
+            let credentials =
+                Ticket::redeem(ticket, Said { login, passcode, authorization }, stomp_frame, sources);
+            context.commands.push(Command::Authenticate(Box::new(credentials)));
+            return Ok(());
+        }
+        if let Some(login) = login {
+            let said = Principal { login: login.into(), roles: Box::default(), claims: Box::default() };
+            self.principal = Some(context.principals.acquire(said));
+        }
         context.commands.push(Command::Connected);
         Ok(())
     }
@@ -280,14 +302,44 @@ impl Session {
         head: &Head<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
-        let destination = Destination::parse_send(head.destination(context.limits)?)?;
+        let destination = head.destination(context.limits)?;
+        if destination == RENEWAL {
+            return self.renew(stomp_frame, head, context);
+        }
+        let destination = Destination::parse_send(destination)?;
         let mut lines = Vec::new();
         stomp::user_header_lines(stomp_frame, &mut lines);
+        if context.sources.is_some() {
+            let sender = self.principal.map(|principal| context.principals.login(principal));
+            stomp::server_header_lines(sender, context.wall_ms, &mut lines);
+        }
         let message = Message::new(&destination, &lines, stomp_frame.body);
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => self.in_transaction(transaction, Command::Publish(message), context.limits),
             None => {
                 context.commands.push(Command::Publish(message));
+                Ok(())
+            }
+        }
+    }
+
+    /// A new token, for a session whose old one will expire.
+    fn renew(
+        &mut self,
+        stomp_frame: &StompFrame<'_>,
+        head: &Head<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        if context.sources.is_none() {
+            return Err(Fault::NothingToRenew);
+        }
+        // A token is ASCII: one that is no text is refused as one that is none.
+        let token = std::str::from_utf8(stomp_frame.body).unwrap_or_default().trim_ascii();
+        let command = Command::Renew(token.into());
+        match head.transaction.bounded(context.limits)? {
+            Some(transaction) => self.in_transaction(transaction, command, context.limits),
+            None => {
+                context.commands.push(command);
                 Ok(())
             }
         }
@@ -301,7 +353,7 @@ impl Session {
 
     fn subscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         let text = head.destination(context.limits)?;
-        let login = self.login.map(|login| &**context.names.value(login.symbol()));
+        let login = self.principal.map(|principal| context.principals.login(principal));
         let destination = Destination::parse_subscribe(text, login)?;
         let (id, is_named) = self.subscription_id(head, context.limits)?;
         let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
@@ -490,8 +542,49 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))
     }
 
+    /// The client is asked for by this request, and is not connected before the answer.
+    pub fn connecting(&mut self, serial: u32) {
+        self.extra_mut().connecting = Some(serial);
+    }
+
+    /// Whether this request is the one that [`Session::connecting`] noted.
+    pub fn is_connecting_by(&self, serial: u32) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.connecting == Some(serial))
+    }
+
+    /// It is known who the client is: it is connected.
+    pub fn connected_as(&mut self, principal: Option<PrincipalId>) {
+        self.principal = principal;
+        if let Some(extra) = &mut self.extra {
+            extra.connecting = None;
+            self.tidy();
+        }
+    }
+
+    /// The session's principal has other roles or claims from here on. Returns the one that it had.
+    pub fn renewed_as(&mut self, principal: Option<PrincipalId>) -> Option<PrincipalId> {
+        std::mem::replace(&mut self.principal, principal)
+    }
+
+    /// What the upgrade said of the client, for its CONNECT.
+    pub fn keep_ticket(&mut self, ticket: Box<Ticket>) {
+        self.extra_mut().ticket = Some(ticket);
+    }
+
+    /// Bytes of what the upgrade said of the client.
+    pub fn ticket_bytes(&self) -> u64 {
+        self.extra.as_ref().and_then(|extra| extra.ticket.as_ref()).map_or(0, |ticket| ticket.weight())
+    }
+
+    /// The receipt of this request will say until when the session may last, in seconds since 1970.
+    pub fn lasts_until(&mut self, serial: u32, expires_s: u64) {
+        if let Some(extra) = &mut self.extra {
+            extra.awaiting.lasts_until(serial, expires_s);
+        }
+    }
+
     /// A request is done, or one part of it. Adds the receipts that may be sent, in the order of the frames.
-    pub fn completed(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) {
+    pub fn completed(&mut self, serial: u32, receipts: &mut SmallVec<[Receipt; 1]>) {
         let Some(extra) = &mut self.extra else { return };
         extra.awaiting.complete(serial, receipts);
         self.tidy();
@@ -506,7 +599,8 @@ impl Session {
 
     /// Whether this request is waited for.
     pub fn awaits_request(&self, serial: u32) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.awaiting.has(serial))
+        let awaits = |extra: &Extra| extra.connecting == Some(serial) || extra.awaiting.has(serial);
+        self.extra.as_deref().is_some_and(awaits)
     }
 
     /// A request was refused, and with it the frame that asked: the receipt for the ERROR. Receipts of later frames will
@@ -565,11 +659,10 @@ impl Session {
     }
 
     /// The connection is gone: gives back what the session holds besides its subscriptions.
-    pub fn end(&mut self, names: &mut Interner<Box<str>>) {
-        if let Some(login) = self.login.take() {
-            names.release(login.symbol());
-        }
+    /// Returns who the client was.
+    pub fn end(&mut self) -> Option<PrincipalId> {
         self.extra = None;
         self.subscriptions.shrink();
+        self.principal.take()
     }
 }

@@ -6,7 +6,7 @@
 //! that is, is carried out here. A reactor gives the shard bytes and time and carries bytes away; the simulation does the same
 //! with no socket at all. A *turn* is: receive, take the mail, expire timers, flush, take the closed.
 //!
-//! What is where: `input` (bytes to frames), `commands` (what frames ask for), `requests` (what owners do, and completions),
+//! What is where: `input` (bytes to frames), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and completions),
 //! `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends), `farewell` (the
 //! end of the process), `reload` (other bounds), `proxied` (what balancers say), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is
 //! true between two calls).
@@ -19,6 +19,7 @@ mod commands;
 mod ending;
 pub mod farewell;
 mod flush;
+mod identity;
 mod input;
 pub mod memory;
 mod proxied;
@@ -49,6 +50,7 @@ use crate::limits;
 use crate::members::{Members, Terms};
 use crate::mesh::Mesh;
 use crate::mesh::port::Port;
+use crate::mesh::request::Authenticator;
 use crate::message::Epochs;
 use crate::message::destination::Pattern;
 pub use crate::message::origin::ConnKey;
@@ -127,6 +129,8 @@ pub struct ShardSetup {
     pub metrics: Arc<ShardMetrics>,
     /// Pages.
     pub site: Arc<dyn Site>,
+    /// Who knows who clients are; `None` if they are who they say.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Seed of all hashes: the same for all shards, and not guessable by peers.
     pub seed: u64,
     /// Start of the server in seconds since 1970, for message ids.
@@ -147,6 +151,7 @@ struct Env {
     /// How clients are pinged, if they are.
     ping: Option<Ping>,
     site: Arc<dyn Site>,
+    authenticator: Option<Arc<dyn Authenticator>>,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -205,7 +210,7 @@ impl Shard {
             }),
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
-            sessions: Sessions::new(setup.seed, &limits.stomp),
+            sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
             dead_letters: queues::DeadLetters::default(),
@@ -224,6 +229,7 @@ impl Shard {
                 terms: Terms::new(&limits.turn, &limits.rooms, &limits.outbound),
                 ping: Ping::configured(&limits.keepalive),
                 site: setup.site,
+                authenticator: setup.authenticator,
                 metrics: setup.metrics,
                 limits,
             },
@@ -306,7 +312,8 @@ impl Shard {
             || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));
-        [self.connections.next_deadline(), sweep, farewell].into_iter().flatten().min()
+        let deadlines = [self.connections.next_deadline(), self.sessions.next_expiry(), sweep, farewell];
+        deadlines.into_iter().flatten().min()
     }
 
     /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.

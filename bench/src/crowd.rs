@@ -145,6 +145,7 @@ impl Crowd {
                 tcbs: Arc::clone(&tcbs),
                 metrics: Arc::new(ShardMetrics::default()),
                 site: Arc::new(NoSite),
+                authenticator: None,
                 seed: 1,
                 started_s: 1,
                 now,

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `Output` | a push that passes `outbound.high_water_bytes`; more than 1,024 pieces of logs owed | the write that passes `outbound.low_water_bytes`; half of that owed |
 //! | `Answer` | a frame that must not overtake a request; more than 1,024 requests awaited | the completion of the last such request; half of that awaited |
+//! | `Identity` | a CONNECT, or a new token, whose client must prove who it is | the answer of the service |
 //! | `Room` | the owner of a full room, for who publishes to it | the owner, when the room has been walked |
 //! | `Credit` | a publication past the credit of `[mesh]`, or a full mailbox | the credit that comes back, the mailbox that is emptied |
 //!
@@ -23,6 +24,8 @@ pub enum Reason {
     Output,
     /// A request is under way that the next frame must not overtake.
     Answer,
+    /// It is being found out who the client is.
+    Identity,
     /// A room that the session publishes to has more waiting for its members than it may have.
     Room,
     /// Too much mail is under way, or waits for another shard.
@@ -31,7 +34,8 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 4] = [Reason::Output, Reason::Answer, Reason::Room, Reason::Credit];
+    pub const ALL: [Reason; 5] =
+        [Reason::Output, Reason::Answer, Reason::Identity, Reason::Room, Reason::Credit];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -140,7 +144,7 @@ mod tests {
     proptest! {
         /// The model is a list of reasons.
         #[test]
-        fn input_is_taken_exactly_while_no_reason_holds(steps in prop::collection::vec((0usize..4, any::<bool>()), 0..40)) {
+        fn input_is_taken_exactly_while_no_reason_holds(steps in prop::collection::vec((0..Reason::ALL.len(), any::<bool>()), 0..40)) {
             let mut holds = Holds::default();
             let mut connection = Connection::new(2, None, Phase::Stomp, Tick(0));
             let mut model: Vec<Reason> = Vec::new();

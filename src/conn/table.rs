@@ -287,6 +287,12 @@ impl Connections {
         self.refused_peers.get(&index).is_some_and(|refused| refused.is_above_share)
     }
 
+    /// The client's address: the one that a proxy has named, else the peer's.
+    pub fn client_of(&self, index: u32) -> Option<IpAddr> {
+        let named = self.clients.get(&index).copied();
+        named.or_else(|| self.peer(index).map(|peer| peer.ip()))
+    }
+
     /// On whose account a connection of this shard holds what clients share: the client that a proxy of `trusted` has named,
     /// else its peer's, unless that is such a proxy itself.
     pub fn holder_of(&self, index: u32, shard: u16, trusted: &[IpNet]) -> Holder {

@@ -5,6 +5,7 @@
 //! | SUBSCRIBE | the destination's owner | [`Completion::Subscribed`], in order with the room's messages |
 //! | UNSUBSCRIBE | the same | [`Completion::Unsubscribed`], the same |
 //! | SEND with a receipt | the same | [`Completion::Published`], when the message has its place |
+//! | CONNECT, a new token | the [`Authenticator`] | [`Completion::Identified`] |
 //! | any of them | | [`Completion::Refused`] |
 //!
 //! A request is named by the connection and a serial number; who asks keeps what it waits for with its session
@@ -15,9 +16,42 @@
 
 use super::mail::Mail;
 use super::mailbox::Mesh;
+use crate::auth::{Credentials, Principal};
 use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::origin::Origin;
+use crate::session::ticket::Sources;
+
+/// Who a client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its login, roles and claims; `None` for one that may be nobody.
+    pub principal: Option<Principal>,
+    /// Until when that holds, if not for as long as the session lasts.
+    pub expiry: Option<Expiry>,
+}
+
+/// When a proof ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    /// Seconds since 1970.
+    pub at_s: u64,
+    /// Milliseconds from the answer on, so that no later step of the wall clock counts.
+    pub in_ms: u64,
+}
+
+/// Knows who clients are.
+pub trait Authenticator: Send + Sync {
+    /// Where credentials are looked for.
+    fn sources(&self) -> &Sources;
+
+    /// Takes a question. The answer is one completion of the request: [`Completion::Identified`] or
+    /// [`Completion::Refused`].
+    ///
+    /// # Errors
+    /// It takes no more questions, or none from this client; the session ends by this.
+    fn ask(&self, origin: Origin, credentials: Box<Credentials>) -> Result<(), Fault>;
+}
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +70,8 @@ pub enum Completion {
     },
     /// A message has its place.
     Published,
+    /// The client has proved who it is, or need not.
+    Identified(Box<Identity>),
     /// It was refused; the session ends with this.
     Refused(Fault),
 }

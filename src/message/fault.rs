@@ -147,6 +147,23 @@ pub enum Fault {
     },
     /// A header that would be right without the blanks at its ends: `name = "value"`.
     Blanks(Box<str>),
+    /// The client did not prove who it is, and this is why.
+    NotAuthenticated(Box<str>),
+    /// As many clients prove who they are as may, or this one has failed too often.
+    AuthBusy,
+    /// What is asked who a client is does not answer.
+    AuthUnavailable,
+    /// What proved who the client is holds no longer.
+    Expired,
+    /// SEND to `/session/token` where nobody has to prove anything.
+    NothingToRenew,
+    /// The rules do not let this client do this.
+    Forbidden {
+        /// What it asked for: `send`, `subscribe`.
+        action: &'static str,
+        /// The destination.
+        destination: Box<str>,
+    },
 }
 
 impl Fault {
@@ -188,6 +205,12 @@ impl Fault {
             Fault::ConnectTimeout { .. } => "connect-timeout",
             Fault::ConnectUnfinished { .. } => "connect-unfinished",
             Fault::Blanks(_) => "blanks",
+            Fault::NotAuthenticated(_) => "not-authenticated",
+            Fault::AuthBusy => "auth-busy",
+            Fault::AuthUnavailable => "auth-unavailable",
+            Fault::Expired => "expired",
+            Fault::NothingToRenew => "nothing-to-renew",
+            Fault::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -207,13 +230,18 @@ impl Fault {
             | Fault::HeartBeatTimeout { .. }
             | Fault::PongTimeout { .. }
             | Fault::ConnectTimeout { .. }
-            | Fault::ConnectUnfinished { .. } => 1008,
+            | Fault::ConnectUnfinished { .. }
+            | Fault::NotAuthenticated(_)
+            | Fault::Expired
+            | Fault::Forbidden { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
             | Fault::RoomFull { .. }
             | Fault::OutboundExhausted { .. }
             | Fault::BuffersExhausted { .. }
-            | Fault::TransactionsExhausted { .. } => 1013,
+            | Fault::TransactionsExhausted { .. }
+            | Fault::AuthBusy
+            | Fault::AuthUnavailable => 1013,
             _ => 1002,
         }
     }
@@ -328,6 +356,16 @@ impl fmt::Display for Fault {
                 "no CONNECT within handshake.connect_timeout_ms = {max}: a frame has begun, and there is no NUL at its end"
             ),
             Fault::Blanks(value) => write!(f, "blanks at the ends of a value are part of it: {value}"),
+            Fault::NotAuthenticated(why) => write!(f, "not authenticated: {why}"),
+            Fault::AuthBusy => {
+                f.write_str("too many logins at once, or too many that failed: try again later")
+            }
+            Fault::AuthUnavailable => f.write_str("logins cannot be checked now: try again later"),
+            Fault::Expired => f.write_str("what the session was authenticated by has expired"),
+            Fault::NothingToRenew => f.write_str("nothing to renew: auth.mode is open"),
+            Fault::Forbidden { action, destination } => {
+                write!(f, "this session may not {action}: {destination}")
+            }
         }
     }
 }
@@ -390,6 +428,12 @@ mod tests {
             Fault::ConnectTimeout { max: Handshake::default().connect_timeout_ms },
             Fault::ConnectUnfinished { max: Handshake::default().connect_timeout_ms },
             Fault::Blanks("HEADER = VALUE".into()),
+            Fault::NotAuthenticated("VALUE".into()),
+            Fault::AuthBusy,
+            Fault::AuthUnavailable,
+            Fault::Expired,
+            Fault::NothingToRenew,
+            Fault::Forbidden { action: "SEND", destination: "VALUE".into() },
         ]);
         all
     }

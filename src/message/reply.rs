@@ -63,10 +63,14 @@ pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], o
     });
 }
 
-/// RECEIPT.
-pub fn receipt(version: Version, id: &str, out: &mut Vec<u8>) {
+/// RECEIPT; that of a new token says until when the session may last, in seconds since 1970.
+pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        Encoder::new(out, Command::Receipt, version).known("receipt-id", id).finish()
+        let mut encoder = Encoder::new(out, Command::Receipt, version).known("receipt-id", id);
+        if let Some(at) = lasts_until_s {
+            encoder = encoder.plain("expires", itoa::Buffer::new().format(at));
+        }
+        encoder.finish()
     });
 }
 

@@ -25,7 +25,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -228,6 +228,10 @@ impl Reactor {
     fn turn(&mut self) -> io::Result<()> {
         self.poll()?;
         let now = self.clock.now();
+        if self.shard.is_guarded() {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            self.shard.set_wall_ms(since.map_or(0, |since| since.as_millis() as u64));
+        }
         self.obey(now);
         self.note_events(now);
         self.accept(now);

@@ -10,6 +10,15 @@ use std::collections::VecDeque;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
+/// A receipt that may be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The `receipt-id`.
+    pub id: CompactString,
+    /// Until when the session may last, in seconds since 1970, if that was asked for.
+    pub lasts_until_s: Option<u64>,
+}
+
 /// A request, or several that one receipt covers.
 #[derive(Debug)]
 pub struct Awaited {
@@ -18,7 +27,7 @@ pub struct Awaited {
     /// Completions that have not come.
     pub left: u32,
     /// The receipt to send when all have.
-    pub receipt: Option<CompactString>,
+    pub receipt: Option<Receipt>,
     /// A SUBSCRIBE or UNSUBSCRIBE: the shard that was asked.
     pub owner: Option<u16>,
     /// The hash of the key of a room that is being subscribed to.
@@ -58,7 +67,7 @@ impl Awaiting {
     }
 
     /// Receipts that wait.
-    pub(super) fn receipts(&self) -> impl Iterator<Item = &CompactString> {
+    pub(super) fn receipts(&self) -> impl Iterator<Item = &Receipt> {
         self.list.iter().filter_map(|awaited| awaited.receipt.as_ref())
     }
 
@@ -74,7 +83,7 @@ impl Awaiting {
     }
 
     /// One completion has come. Adds the receipts that may leave.
-    pub(super) fn complete(&mut self, serial: u32, receipts: &mut SmallVec<[CompactString; 1]>) {
+    pub(super) fn complete(&mut self, serial: u32, receipts: &mut SmallVec<[Receipt; 1]>) {
         if let Some(awaited) = self.list.iter_mut().find(|awaited| awaited.serial == serial) {
             let was_membership = awaited.is_membership();
             awaited.left = awaited.left.saturating_sub(1);
@@ -82,6 +91,14 @@ impl Awaiting {
         }
         while let Some(done) = self.list.pop_front_if(|awaited| awaited.left == 0) {
             receipts.extend(done.receipt);
+        }
+    }
+
+    /// The receipt of this request says until when the session may last.
+    pub(super) fn lasts_until(&mut self, serial: u32, expires_s: u64) {
+        let awaited = self.list.iter_mut().find(|awaited| awaited.serial == serial);
+        if let Some(receipt) = awaited.and_then(|awaited| awaited.receipt.as_mut()) {
+            receipt.lasts_until_s = Some(expires_s);
         }
     }
 
@@ -107,7 +124,7 @@ impl Awaiting {
         let memberships = u32::from(refused.is_membership())
             + given_up.map(|awaited| u32::from(awaited.is_membership())).sum::<u32>();
         self.memberships -= memberships;
-        refused.receipt
+        refused.receipt.map(|receipt| receipt.id)
     }
 }
 
@@ -116,13 +133,14 @@ mod tests {
     use super::*;
 
     fn awaited(serial: u32, left: u32, receipt: Option<&str>) -> Awaited {
-        Awaited { serial, left, receipt: receipt.map(CompactString::new), owner: None, joins: None }
+        let receipt = receipt.map(|id| Receipt { id: id.into(), lasts_until_s: None });
+        Awaited { serial, left, receipt, owner: None, joins: None }
     }
 
     fn complete(awaiting: &mut Awaiting, serial: u32) -> Vec<CompactString> {
         let mut receipts = SmallVec::new();
         awaiting.complete(serial, &mut receipts);
-        receipts.into_vec()
+        receipts.into_iter().map(|receipt| receipt.id).collect()
     }
 
     #[test]

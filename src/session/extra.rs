@@ -10,6 +10,7 @@ use crate::message::class::AckMode;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::session::awaiting::Awaiting;
+use crate::session::ticket::Ticket;
 use crate::session::{Command, End};
 
 /// A queue's message that this session was given and has not settled.
@@ -37,6 +38,10 @@ pub(super) struct Extra {
     /// The same under `ack:auto`, each with the end of its bytes in the stream of answers.
     pub(super) auto: VecDeque<(u64, Unsettled)>,
     pub(super) awaiting: Awaiting,
+    /// The request that asks who the client is, before it is connected.
+    pub(super) connecting: Option<u32>,
+    /// What the upgrade said of the client, before its CONNECT.
+    pub(super) ticket: Option<Box<Ticket>>,
     /// Publications that wait for full rooms.
     pub(super) parked: u32,
     /// How the session ends, once it waits for nothing.
@@ -49,6 +54,8 @@ impl Extra {
             && self.unsettled.is_empty()
             && self.auto.is_empty()
             && self.awaiting.is_empty()
+            && self.connecting.is_none()
+            && self.ticket.is_none()
             && self.parked == 0
             && self.ends.is_empty()
     }

@@ -2,31 +2,51 @@
 //!
 //! A connection without a session has an empty one, which owns nothing. The sums over all sessions are kept as counts.
 //!
-//! Invariant: `subscriptions` and `transactions` are the sums over all sessions; a name is held by the logins and queue
+//! Invariant: `subscriptions`, `transactions` and `tickets` are the sums over all sessions; a name is held by the queue
 //! subscriptions that have it ([`Sessions::check`]).
 
 use std::ops::{Index, IndexMut};
 
+use crate::auth::Principal;
 use crate::footprint::Part;
 use crate::limits;
 use crate::message::class::Class;
 use crate::message::fault::Fault;
 use crate::message::interner::Interner;
 use crate::message::origin::Holder;
+use crate::session::expiry::Expiries;
+use crate::session::principals::Principals;
+use crate::session::ticket::{Sources, Ticket};
 use crate::session::{Command, Context, Session};
 use crate::share::Shares;
+use crate::time::Tick;
 use crate::wire::stomp::StompFrame;
+
+/// What frames are judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Bounds.
+    pub limits: &'a limits::Stomp,
+    /// Where clients prove who they are, if they have to.
+    pub sources: Option<&'a Sources>,
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Sessions {
     table: Vec<Session>,
-    /// Logins and keys of queues.
+    /// Keys of queues.
     names: Interner<Box<str>>,
+    principals: Principals,
+    expiries: Expiries,
     next_serial: u32,
     subscriptions: u64,
     /// Bytes that open transactions hold.
     transactions: Shares<u32, Holder>,
+    /// Bytes of what upgrades said of clients whose CONNECT has not come.
+    tickets: Shares<u32, Holder>,
     commands: Vec<Command>,
 }
 
@@ -46,20 +66,24 @@ impl IndexMut<u32> for Sessions {
 
 impl Sessions {
     /// No sessions. `seed` must not be guessable by peers.
-    pub fn new(seed: u64, limits: &limits::Stomp) -> Sessions {
+    pub fn new(seed: u64, limits: &limits::Stomp, ticket_bytes_max: u64) -> Sessions {
         Sessions {
             table: Vec::new(),
             names: Interner::new(seed),
+            principals: Principals::new(seed),
+            expiries: Expiries::default(),
             next_serial: 0,
             subscriptions: 0,
             transactions: Shares::new(limits.reactor_transaction_bytes_max),
+            tickets: Shares::new(ticket_bytes_max),
             commands: Vec::new(),
         }
     }
 
     /// Other bounds hold from here on.
-    pub fn set_limits(&mut self, limits: &limits::Stomp) {
+    pub fn set_limits(&mut self, limits: &limits::Stomp, ticket_bytes_max: u64) {
         self.transactions.set_max(limits.reactor_transaction_bytes_max);
+        self.tickets.set_max(ticket_bytes_max);
     }
 
     /// A connection has this index: it has an empty session.
@@ -74,6 +98,75 @@ impl Sessions {
     /// The last connection has gone.
     pub fn clear(&mut self) {
         self.table = Vec::new();
+        self.expiries.clear();
+    }
+
+    // ---- who clients are ----
+
+    /// Who the sessions are.
+    pub fn principals(&self) -> &Principals {
+        &self.principals
+    }
+
+    /// Keeps what an upgrade says of its client until its CONNECT comes. `false` if upgrades of all clients say too much for
+    /// that, and this one's client most of it.
+    pub fn keep_ticket(&mut self, index: u32, ticket: Box<Ticket>, holder: Holder) -> bool {
+        let bytes = ticket.weight();
+        if !self.tickets.admits(holder, bytes) {
+            return false;
+        }
+        self.tickets.charge(index, holder, bytes);
+        self.table[index as usize].keep_ticket(ticket);
+        true
+    }
+
+    /// Bytes of what upgrades said that wait for a CONNECT.
+    pub fn ticket_bytes(&self) -> u64 {
+        self.tickets.total()
+    }
+
+    /// It is known who a client is, if it is anybody, and when that ends: it is connected.
+    pub fn connected_as(
+        &mut self,
+        index: u32,
+        principal: Option<Principal>,
+        expires: Option<Tick>,
+        now: Tick,
+    ) {
+        let principal = principal.map(|principal| self.principals.acquire(principal));
+        self.table[index as usize].connected_as(principal);
+        self.expiries.set(index, expires, now);
+    }
+
+    /// A client has proved again who it is. `false`, and nothing has changed, if it is somebody else.
+    pub fn renewed_as(
+        &mut self,
+        index: u32,
+        principal: Option<Principal>,
+        expires: Option<Tick>,
+        now: Tick,
+    ) -> bool {
+        let session = &mut self.table[index as usize];
+        let login = session.principal().map(|principal| self.principals.login(principal));
+        if principal.as_ref().map(|principal| &*principal.login) != login {
+            return false;
+        }
+        let principal = principal.map(|principal| self.principals.acquire(principal));
+        if let Some(before) = session.renewed_as(principal) {
+            self.principals.release(before);
+        }
+        self.expiries.set(index, expires, now);
+        true
+    }
+
+    /// A moment to look for expired sessions at, if there will be any.
+    pub fn next_expiry(&self) -> Option<Tick> {
+        self.expiries.next()
+    }
+
+    /// Adds the sessions that have expired, `budget` at most. Returns whether there are more.
+    pub fn take_expired(&mut self, now: Tick, budget: usize, expired: &mut Vec<u32>) -> bool {
+        self.expiries.take(now, budget, expired)
     }
 
     /// A number for a request: no other request of the same session has it that is under way.
@@ -83,12 +176,12 @@ impl Sessions {
         self.next_serial
     }
 
-    /// Logins and keys of queues.
+    /// Keys of queues.
     pub fn names(&self) -> &Interner<Box<str>> {
         &self.names
     }
 
-    /// Logins and keys of queues, to acquire and release.
+    /// Keys of queues, to acquire and release.
     pub fn names_mut(&mut self) -> &mut Interner<Box<str>> {
         &mut self.names
     }
@@ -121,16 +214,21 @@ impl Sessions {
         &mut self,
         index: u32,
         stomp_frame: &StompFrame<'_>,
-        limits: &limits::Stomp,
+        terms: Terms<'_>,
         classes: &mut Interner<Class>,
         holder: impl FnOnce() -> Holder,
     ) -> Result<(), Fault> {
-        let Sessions { table, names, commands, transactions, .. } = self;
+        let Sessions { table, principals, commands, transactions, tickets, .. } = self;
+        let Terms { limits, sources, wall_ms } = terms;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
-        let mut context = Context { limits, classes, names, commands };
+        let ticket_bytes = session.ticket_bytes();
+        let mut context = Context { limits, sources, wall_ms, classes, principals, commands };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
+        if ticket_bytes > 0 {
+            tickets.release(index, ticket_bytes - session.ticket_bytes());
+        }
         let mut handled = handled;
         if after > before {
             // Past three quarters of the bound, whoever has most gets no more.
@@ -169,16 +267,22 @@ impl Sessions {
 
     /// A session that has no subscriptions any more ends: gives back what it holds besides.
     pub fn end(&mut self, index: u32) {
-        let Sessions { table, names, transactions, .. } = self;
+        let Sessions { table, principals, expiries, transactions, tickets, .. } = self;
         let session = &mut table[index as usize];
         transactions.release(index, session.transaction_bytes());
-        session.end(names);
+        tickets.release(index, session.ticket_bytes());
+        expiries.cancel(index);
+        if let Some(principal) = session.end() {
+            principals.release(principal);
+        }
     }
 
     /// What the table takes, and what is interned.
     pub fn memory(&self) -> (Part, Part) {
         let table = Part::array(self.table.len(), self.table.capacity(), size_of::<Session>());
-        (table, self.names.memory(|name| name.len()))
+        let interned =
+            [self.names.memory(|name| name.len()), self.principals.memory(), self.expiries.memory()];
+        (table, interned.into_iter().sum())
     }
 
     /// All sessions, empty ones included.
@@ -200,12 +304,15 @@ impl Sessions {
         let bytes = self.table.iter().map(Session::transaction_bytes).sum::<u64>();
         self.transactions.check();
         assert_eq!(bytes, self.transactions.total());
+        self.principals.check();
+        self.tickets.check();
+        assert_eq!(self.table.iter().map(Session::ticket_bytes).sum::<u64>(), self.tickets.total());
     }
 
     /// Panics unless nothing is left of any session.
     pub fn check_empty(&self) {
-        assert!(self.names.is_empty());
-        assert_eq!((self.subscriptions, self.transactions.total()), (0, 0));
+        assert!(self.names.is_empty() && self.principals.is_empty() && self.expiries.is_empty());
+        assert_eq!((self.subscriptions, self.transactions.total(), self.tickets.total()), (0, 0, 0));
         assert!(self.table.iter().all(|session| session.subscriptions().is_empty() && !session.awaits()));
     }
 }

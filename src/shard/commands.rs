@@ -20,7 +20,7 @@ use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::reply;
-use crate::session::{Awaited, Command, End, State, Subscription};
+use crate::session::{Awaited, Command, End, Receipt, State, Subscription};
 use crate::shard::Shard;
 use crate::shard::requests::AWAITED_MAX;
 use crate::time::Tick;
@@ -89,6 +89,12 @@ impl Shard {
                     self.connected(index, now);
                     Ok(())
                 }
+                Command::Authenticate(credentials) => self.authenticate(index, credentials),
+                Command::Renew(token) => {
+                    let serial = *covered.serial.get_or_insert_with(|| self.sessions.serial());
+                    covered.left += 1;
+                    self.renew(index, serial, token)
+                }
                 Command::Subscribe { class, key, kind, ack } => {
                     self.subscribe(index, class, key, kind, ack, &mut covered, now)
                 }
@@ -125,7 +131,8 @@ impl Shard {
         }
     }
 
-    fn connected(&mut self, index: u32, now: Tick) {
+    /// Answers CONNECTED.
+    pub(super) fn connected(&mut self, index: u32, now: Tick) {
         let session = &self.sessions[index];
         let min = self.env.limits.stomp.heart_beat_min_ms;
         // The session's name is the connection's: which shard, which place, which use of it.
@@ -318,8 +325,11 @@ impl Shard {
     fn receipt(&mut self, index: u32, id: Option<CompactString>, covered: &mut Covered) {
         let left = std::mem::take(&mut covered.left);
         match (id, covered.serial) {
-            (Some(id), _) if left == 0 && !self.sessions[index].awaits() => self.send_receipt(index, &id),
-            (receipt, Some(serial)) => {
+            (Some(id), _) if left == 0 && !self.sessions[index].awaits() => {
+                self.send_receipt(index, &id, None)
+            }
+            (id, Some(serial)) => {
+                let receipt = id.map(|id| Receipt { id, lasts_until_s: None });
                 let (owner, joins) = (covered.owner, covered.joins);
                 self.sessions[index].wait_for(Awaited { serial, left, receipt, owner, joins });
                 if self.sessions[index].awaited() > AWAITED_MAX {
@@ -331,9 +341,9 @@ impl Shard {
         }
     }
 
-    pub(super) fn send_receipt(&mut self, index: u32, id: &str) {
+    pub(super) fn send_receipt(&mut self, index: u32, id: &str, lasts_until_s: Option<u64>) {
         let version = self.sessions[index].version_or_newest();
-        self.say(index, |out| reply::receipt(version, id, out));
+        self.say(index, |out| reply::receipt(version, id, lasts_until_s, out));
         self.counters.receipts_sent_total += 1;
     }
 }

@@ -246,6 +246,9 @@ impl Shard {
         self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
         match fault {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
+            Fault::NotAuthenticated(_) => self.counters.logins_refused_total += 1,
+            Fault::AuthBusy | Fault::AuthUnavailable => self.counters.logins_put_off_total += 1,
+            Fault::Forbidden { .. } => self.counters.frames_forbidden_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
             Fault::ConnectTimeout { .. } | Fault::ConnectUnfinished { .. } => {

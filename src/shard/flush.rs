@@ -363,6 +363,7 @@ impl Shard {
         counters.inbound_leased_bytes = self.inputs.pool.stats().leased_bytes;
         counters.subscriptions = self.sessions.subscriptions();
         counters.transaction_bytes = self.sessions.transaction_bytes();
+        counters.credentials_bytes = self.sessions.ticket_bytes();
         counters.rooms = self.members.len().max(self.topics.len()) as u64;
         counters.rooms_waiting = self.members.waiting() as u64;
         counters.publications_parked_bytes = self.topics.parked_bytes();

@@ -14,6 +14,7 @@ use crate::conn::phase::Event;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
 use crate::session::End;
+use crate::session::table::Terms;
 use crate::shard::Shard;
 use crate::shard::proxied::Front;
 use crate::tcb::Event as TcbEvent;
@@ -198,6 +199,10 @@ impl Shard {
                 let is_above_share = self.connections.is_above_share(index);
                 let error = if is_above_share { &HttpError::ABOVE_SHARE } else { &HttpError::TABLE_FULL };
                 self.http_refuse(index, error, retry_after_s, is_head, now);
+            }
+            Ok(Route::Stomp(_)) if !self.keep_ticket(index, &request) => {
+                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
+                self.http_refuse(index, &HttpError::CREDENTIALS, retry_after_s, is_head, now);
             }
             Ok(Route::Stomp(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToStomp, now),
             Ok(Route::Echo(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToEcho, now),
@@ -403,9 +408,11 @@ impl Shard {
 
     fn stomp_frame(&mut self, index: u32, stomp_frame: &StompFrame<'_>, now: Tick) {
         self.counters.stomp_frames_received_total += 1;
-        let Shard { env, connections, sessions, members, .. } = self;
+        let Shard { env, connections, sessions, members, timers, .. } = self;
         let holder = || connections.holder_of(index, env.id, &env.limits.trusted_proxies);
-        match sessions.handle(index, stomp_frame, &env.limits.stomp, members.classes_mut(), holder) {
+        let sources = Shard::sources(env.authenticator.as_deref());
+        let terms = Terms { limits: &env.limits.stomp, sources, wall_ms: timers.wall_ms() };
+        match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder) {
             Ok(()) => self.apply(index, now),
             Err(fault) => {
                 let receipt = stomp_frame.header("receipt");

@@ -18,7 +18,7 @@ impl Shard {
     pub fn set_limits(&mut self, limits: Arc<ShardLimits>) {
         self.env.terms = Terms::new(&limits.turn, &limits.rooms, &limits.outbound);
         self.connections.set_limits(limits.handshake.clone());
-        self.sessions.set_limits(&limits.stomp);
+        self.sessions.set_limits(&limits.stomp, limits.handshake.credentials_bytes_max);
         self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;
     }

@@ -390,6 +390,11 @@ impl Shard {
                     self.completed(index, serial, now);
                 }
             }
+            Completion::Identified(identity) if is_there => {
+                if let Some(serial) = serial {
+                    self.identified(connection, serial, *identity, now);
+                }
+            }
             // A service may say so of what it has completed before.
             Completion::Refused(_)
                 if is_there && serial.is_some_and(|serial| !self.sessions[index].awaits_request(serial)) => {}
@@ -419,7 +424,7 @@ impl Shard {
         let mut receipts = SmallVec::new();
         self.sessions[index].completed(serial, &mut receipts);
         for receipt in receipts {
-            self.send_receipt(index, &receipt);
+            self.send_receipt(index, &receipt.id, receipt.lasts_until_s);
         }
         match self.connections.phase(index) {
             Phase::Concluding => self.conclude_if_done(index, now),

@@ -30,6 +30,8 @@ const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
 pub(super) struct Timers {
     /// The time when the shard was last flushed.
     now: Tick,
+    /// Milliseconds since 1970, if anybody asks.
+    wall_ms: u64,
     swept: Tick,
     /// More of queues was due than one call does.
     is_late_for_queues: bool,
@@ -41,6 +43,7 @@ impl Timers {
     pub(super) fn new(now: Tick) -> Timers {
         Timers {
             now,
+            wall_ms: 0,
             swept: now,
             is_late_for_queues: false,
             suspects: Suspects::default(),
@@ -55,6 +58,15 @@ impl Timers {
 
     pub(super) fn set_now(&mut self, now: Tick) {
         self.now = now;
+    }
+
+    /// Milliseconds since 1970, as [`Shard::set_wall_ms`] said last.
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.wall_ms
+    }
+
+    pub(super) fn set_wall_ms(&mut self, wall_ms: u64) {
+        self.wall_ms = wall_ms;
     }
 
     /// When the next look at queues, TIME_WAIT and memory is due.
@@ -94,12 +106,13 @@ impl Shard {
             self.timers.suspects.note_wake_up(planned, now);
         }
         let mut fired = std::mem::take(&mut self.timers.fired);
-        let has_more = self.connections.expire(now, self.env.limits.turn.timers_max as usize, &mut fired);
+        let mut has_more = self.connections.expire(now, self.env.limits.turn.timers_max as usize, &mut fired);
         self.counters.timers_fired_total += fired.len() as u64;
         for index in fired.drain(..) {
             self.fire(index, transport, now);
         }
         self.timers.fired = fired;
+        has_more |= self.expire_sessions(now);
         let is_sweep = now >= self.timers.next_sweep();
         if is_sweep || self.timers.is_late_for_queues {
             self.timers.is_late_for_queues = self.expire_queues(now);
@@ -138,7 +151,7 @@ impl Shard {
         let session = &self.sessions[index];
         match self.connections.phase(index) {
             Phase::Echo => true,
-            Phase::Stomp => session.version().is_some(),
+            Phase::Stomp => session.is_connected(),
             // The client waits for the receipts as long as it likes to.
             Phase::Concluding => session.is_disconnecting(),
             _ => false,

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Error, Message};
 
+use crate::gate;
 use crate::model::{Model, SubscriptionId};
 
 /// Both directions of a stream, in memory.
@@ -81,6 +82,12 @@ pub struct Client {
     used: HashSet<String>,
     next: u32,
     name: String,
+    /// The server asks who it is.
+    is_guarded: bool,
+    /// It has said so in its upgrade.
+    has_token: bool,
+    /// Whether its first CONNECT is right.
+    pub proof: Option<bool>,
     /// Messages of topics that it has not reacted to.
     pub unanswered: usize,
     /// Names of the ERRORs that it was sent.
@@ -92,11 +99,15 @@ pub struct Client {
 }
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v12.stomp\r\n\r\n";
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v12.stomp\r\n";
 
 impl Client {
-    pub fn new(name: String) -> Client {
-        let memory = Memory { incoming: VecDeque::new(), outgoing: UPGRADE.as_bytes().to_vec() };
+    /// A client that has asked for its upgrade. A server that asks who it is may hear it there already.
+    pub fn new(name: String, is_guarded: bool) -> Client {
+        let has_token = is_guarded && name.ends_with(['0', '2', '4', '6', '8']);
+        let token = if has_token { format!("Authorization: Bearer {name}\r\n") } else { String::new() };
+        let outgoing = format!("{UPGRADE}{token}\r\n").into_bytes();
+        let memory = Memory { incoming: VecDeque::new(), outgoing };
         Client {
             stage: Stage::Http,
             is_upgraded: false,
@@ -113,6 +124,9 @@ impl Client {
             used: HashSet::new(),
             next: 0,
             name,
+            is_guarded,
+            has_token,
+            proof: None,
             unanswered: 0,
             faults: Vec::new(),
             due: HashSet::new(),
@@ -153,9 +167,21 @@ impl Client {
         id
     }
 
-    pub fn connect(&mut self, heart_beat: Option<u32>) {
+    pub fn connect(&mut self, heart_beat: Option<u32>, is_wrong: bool) {
         let beats = heart_beat.map(|ms| format!("heart-beat:{ms},{ms}\n")).unwrap_or_default();
-        self.say(format!("CONNECT\naccept-version:1.1,1.2\nlogin:{}\n{beats}\n\0", self.name));
+        // Some are nobody.
+        let is_silent = self.has_token || (self.is_guarded && self.name.ends_with('5'));
+        let login = if is_silent { String::new() } else { format!("login:{}\n", self.name) };
+        let passcode = if is_wrong { format!("passcode:{}\n", gate::WRONG) } else { String::new() };
+        self.proof.get_or_insert(!is_wrong || !self.is_guarded);
+        self.say(format!("CONNECT\naccept-version:1.1,1.2\n{login}{passcode}{beats}\n\0"));
+    }
+
+    /// Proves again who it is, or that it is somebody else.
+    pub fn renew(&mut self, is_another: bool) {
+        let token = if is_another { gate::ANOTHER.to_owned() } else { self.name.clone() };
+        let receipt = self.receipt(Awaited::Nothing);
+        self.say(format!("SEND\ndestination:/session/token\nreceipt:{receipt}\n\n{token}\0"));
     }
 
     pub fn beat(&mut self) {
@@ -248,7 +274,7 @@ impl Client {
         let body = format!("{}-{}{}", self.name, self.next, ".".repeat(padding));
         model.sent(&self.name, place, &body);
         let receipt = self.receipt(Awaited::Sent(body.clone()));
-        self.say(format!("SEND\ndestination:{place}\nreceipt:{receipt}\nx:y\n\n{body}\0"));
+        self.say(format!("SEND\ndestination:{place}\nreceipt:{receipt}\nsender:forged\nx:y\n\n{body}\0"));
     }
 
     /// A committed transaction of two messages.
@@ -421,6 +447,7 @@ impl Client {
             "CONNECTED" => {
                 assert_eq!(headers["version"], "1.2");
                 self.stage = Stage::Ready;
+                assert_eq!(self.proof, Some(true), "it is let in");
             }
             "RECEIPT" => match self.awaited.remove(headers["receipt-id"]).expect("a receipt once") {
                 Awaited::Subscribed(subscription) => model.subscribed(subscription),
@@ -439,6 +466,11 @@ impl Client {
                 Awaited::Nothing => {}
             },
             "MESSAGE" => {
+                let (author, _) = body.split_once('-').expect("a body begins with its author");
+                let said = headers.get("sender").copied();
+                assert!(said.is_none() || said == Some(author), "{body} is said to be by {said:?}");
+                assert_eq!(headers.contains_key("timestamp"), self.is_guarded);
+                assert!(said.is_none() || self.is_guarded, "nobody has proved who it is");
                 let id = headers["subscription"];
                 let key = (id.to_owned(), headers["destination"].to_owned());
                 assert!(!self.left.contains(&key), "{key:?} got {body} after the RECEIPT of its end");

@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 4] = [
+const WANTED: [(&str, &[&str]); 5] = [
     (
         "mail",
         &[
@@ -26,6 +26,7 @@ const WANTED: [(&str, &[&str]); 4] = [
             "Completed: Subscribed to a room",
             "Completed: Unsubscribed",
             "Completed: Published",
+            "Completed: Identified",
             "Completed: Refused",
             "Handled",
             "RoomFull",
@@ -50,6 +51,16 @@ const WANTED: [(&str, &[&str]); 4] = [
         ],
     ),
     (
+        "gate",
+        &[
+            "refuses",
+            "never answers",
+            "lets somebody in who is nobody",
+            "says when it ends",
+            "says who it is",
+        ],
+    ),
+    (
         "breath",
         &[
             "SEND, UNSUBSCRIBE",
@@ -63,12 +74,23 @@ const WANTED: [(&str, &[&str]); 4] = [
     ),
     (
         "fault",
-        &["slow-consumer", "outbound-exhausted", "heart-beat-timeout", "pong-timeout", "connect-timeout"],
+        &[
+            "slow-consumer",
+            "outbound-exhausted",
+            "heart-beat-timeout",
+            "pong-timeout",
+            "connect-timeout",
+            "not-authenticated",
+            "not-authenticated at CONNECT",
+            "auth-busy",
+            "expired",
+            "nothing-to-renew",
+        ],
     ),
 ];
 
 /// Counters that no shard without sockets reaches, or that bounds of the world keep away.
-const EXCUSED: [&str; 15] = [
+const EXCUSED: [&str; 17] = [
     // The reactor counts, or tells of, these.
     "accept_errors_total",
     "bytes_received_total",
@@ -79,6 +101,8 @@ const EXCUSED: [&str; 15] = [
     // The bounds are far: component tests and `tests/sockets` hold them.
     "refused_pending_total",
     "refused_limit_total",
+    "credentials_refused_total",
+    "frames_forbidden_total",
     "bounds_refused_total",
     "input_timeouts_total",
     "inbound_leases_exhausted_total",

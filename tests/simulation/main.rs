@@ -2,7 +2,7 @@
 //!
 //! Each seed makes a world of one to three shards and a dozen clients that connect, subscribe, publish,
 //! acknowledge, read slowly, vanish and come back, over wires that split and hold back bytes, under a clock
-//! that jumps; and a service that completes requests late, wrongly or never. What every client sees is held against a plain
+//! that jumps; and services that complete requests late, wrongly or never. What every client sees is held against a plain
 //! model of rooms and queues (`model`). In the end everybody leaves, and every pool, table and count must be back to zero.
 //!
 //! A run prints what it has reached (`coverage`; `--nocapture` shows it) and fails if anything was not.
@@ -13,6 +13,7 @@
 mod bounds;
 mod client;
 mod coverage;
+mod gate;
 mod model;
 mod post;
 mod scenes;

@@ -20,6 +20,7 @@ use tcbchat::message::origin::{Holder, Origin};
 use tcbchat::shard::ConnKey;
 
 use crate::coverage::Coverage;
+use crate::gate::Gate;
 
 /// A number that no request of a world has.
 const NO_SERIAL: u32 = u32::MAX - 7;
@@ -97,6 +98,11 @@ impl Post {
         while !self.held.is_empty() && self.rng.random_bool(0.2) {
             self.complete_one();
         }
+    }
+
+    /// Has the gate answer some of what it was asked, or all of it. Returns whether there was any.
+    pub fn answer_by(&mut self, gate: &Gate, is_all: bool) -> bool {
+        gate.answer(is_all, &self.mesh, &mut self.coverage)
     }
 
     /// Completes all of it. Returns whether there was any.
@@ -180,6 +186,7 @@ fn kind_of(mail: &Mail) -> &'static str {
         }
         Mail::Completed { completion: Completion::Unsubscribed { .. }, .. } => "Completed: Unsubscribed",
         Mail::Completed { completion: Completion::Published, .. } => "Completed: Published",
+        Mail::Completed { completion: Completion::Identified(_), .. } => "Completed: Identified",
         Mail::Completed { completion: Completion::Refused(_), .. } => "Completed: Refused",
         Mail::Handled { .. } => "Handled",
         Mail::RoomFull { is_full: true, .. } => "RoomFull",

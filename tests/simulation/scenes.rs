@@ -56,9 +56,9 @@ impl Scene {
         let at = self.clients.len();
         let remote = SocketAddr::from(([192, 0, 2, host], 1_000 + at as u16));
         let connection = self.server.open_in(HERE, remote, usize::MAX, NOW).expect("there is a place");
-        self.clients.push((Client::new(format!("c{at}")), connection));
+        self.clients.push((Client::new(format!("c{at}"), false), connection));
         self.until(|scene| scene.clients[at].0.stage == Stage::Connecting);
-        self.clients[at].0.connect(None);
+        self.clients[at].0.connect(None, false);
         self.until(|scene| scene.clients[at].0.stage == Stage::Ready);
         at
     }

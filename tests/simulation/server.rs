@@ -13,6 +13,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tcbchat::conn::pending::Pending;
 use tcbchat::mesh::Mesh;
+use tcbchat::mesh::request::Authenticator;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
@@ -20,6 +21,7 @@ use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 use crate::bounds;
+use crate::gate::Gate;
 use crate::post::Post;
 use crate::wires::{Meanwhile, Wire, Wired, Wires};
 
@@ -49,6 +51,8 @@ pub struct Server {
     awake: Arc<[AtomicBool]>,
     wires: Vec<Wires>,
     pub post: Post,
+    /// Who knows who clients are, if they have to prove it.
+    pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
     pending: Arc<Pending>,
     /// Goes on with every turn, and does not leap as the world's clock does.
@@ -59,11 +63,16 @@ impl Server {
     /// One of one to three shards.
     pub fn draw(seed: u64, rng: &mut StdRng) -> Server {
         let count = rng.random_range(1..=3u16);
-        Server::with(seed, count, bounds::draw(rng))
+        let gate = rng.random_bool(0.5).then(|| Arc::new(Gate::new(seed)));
+        Server::guarded(seed, count, bounds::draw(rng), gate)
     }
 
-    /// One of so many shards, with these bounds.
+    /// One of so many shards, with these bounds, where clients are who they say.
     pub fn with(seed: u64, count: u16, limits: ShardLimits) -> Server {
+        Server::guarded(seed, count, limits, None)
+    }
+
+    fn guarded(seed: u64, count: u16, limits: ShardLimits, gate: Option<Arc<Gate>>) -> Server {
         let awake: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
         let wake = |shard: u16| {
             let awake = Arc::clone(&awake);
@@ -87,6 +96,7 @@ impl Server {
                     tcbs: Arc::clone(&tcbs),
                     metrics: Arc::new(ShardMetrics::default()),
                     site: Arc::new(NoSite),
+                    authenticator: gate.clone().map(|gate| gate as Arc<dyn Authenticator>),
                     seed,
                     started_s: 1,
                     now: Tick(0),
@@ -98,6 +108,7 @@ impl Server {
             awake,
             wires: (0..count).map(|_| Wires::default()).collect(),
             post: Post::new(seed, mesh),
+            gate,
             tcbs,
             pending,
             at: Micros(0),
@@ -151,6 +162,20 @@ impl Server {
         self.shards[at].flush(&mut self.wires[at], now, self.at);
     }
 
+    /// Services complete some of what they were asked.
+    pub fn complete_some(&mut self) {
+        self.post.complete_some();
+        if let Some(gate) = &self.gate {
+            self.post.answer_by(gate, false);
+        }
+    }
+
+    /// Services complete all that they will. Returns whether there was any.
+    pub fn complete_all(&mut self) -> bool {
+        let has_answers = self.gate.as_ref().is_some_and(|gate| self.post.answer_by(gate, true));
+        self.post.complete_all() || has_answers
+    }
+
     /// Reads up to `count` bytes of a connection, or its end. Returns whether there was anything, and it may be read.
     pub fn read(&mut self, connection: Connection, count: usize, now: Tick) -> bool {
         let key = connection.key;
@@ -201,6 +226,7 @@ impl Server {
         self.at = self.at.after(100);
         let mut all: Vec<_> = self.shards.iter_mut().zip(&mut self.wires).enumerate().collect();
         let (_, (shard, wires)) = all.swap_remove(at);
+        shard.set_wall_ms(now.as_millis());
         shard.continue_farewell(now);
         self.post.look(at);
         shard.take_mail(now);
@@ -245,5 +271,8 @@ impl Server {
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);
         self.post.check_empty();
+        if let Some(gate) = &self.gate {
+            gate.check_empty();
+        }
     }
 }

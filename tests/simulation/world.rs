@@ -100,7 +100,7 @@ impl World {
         }
         let live = self.seats.first().map(|seat| (seat.connection.shard, seat.connection.key));
         self.server.post.stray(live);
-        self.server.post.complete_some();
+        self.server.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
         }
@@ -142,7 +142,7 @@ impl World {
             }
         };
         self.seats.push(Seat {
-            client: Client::new(format!("c{}", self.named)),
+            client: Client::new(format!("c{}", self.named), self.server.gate.is_some()),
             connection,
             has_heart_beat: false,
             is_sluggish: self.rng.random_bool(0.15),
@@ -209,7 +209,7 @@ impl World {
             (Stage::Connecting, 2..40) => {
                 // A second CONNECT ends the session; until then the first one's promise is kept.
                 seat.has_heart_beat |= beats;
-                client.connect(beats.then_some(2000));
+                client.connect(beats.then_some(2000), kind == 0);
             }
             (Stage::Ready, 2..15) => client.subscribe(place, model),
             (Stage::Ready, 15..20) => {
@@ -255,6 +255,7 @@ impl World {
                     self.server.wire(self.seats[at].connection).end_in_order();
                 }
             },
+            (Stage::Ready, 94) if kind < 20 => client.renew(kind == 0),
             (Stage::Ready, 94) => client.blunder(kind, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             (Stage::Ready, 95..98) => seat.is_unreported = true,
@@ -393,6 +394,9 @@ impl World {
             }
             seat.client.leave(&mut self.model);
             self.server.post.ended(at, seat.connection.key);
+            if seat.client.proof == Some(false) && seat.client.faults == ["not-authenticated"] {
+                self.server.post.coverage.note("fault", "not-authenticated at CONNECT");
+            }
             for fault in seat.client.faults {
                 self.server.post.coverage.note("fault", &fault);
             }
@@ -404,7 +408,7 @@ impl World {
     fn settle(&mut self) {
         let mut has_moved = true;
         while has_moved {
-            has_moved = self.server.post.complete_all();
+            has_moved = self.server.complete_all();
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 self.seats[at].is_unreported = false;
@@ -423,6 +427,9 @@ impl World {
 
     /// Reads all queues empty, checks the model, and sends everybody home.
     pub fn finish(mut self) -> (Coverage, u64) {
+        if let Some(gate) = &self.server.gate {
+            gate.calm_down();
+        }
         self.settle();
         self.find_the_hung();
         // Who has said DISCONNECT, and waits behind a request that is never completed, hangs up: that is what ends it.
@@ -521,7 +528,7 @@ impl World {
             self.settle();
         }
         let at = self.seats.len() - 1;
-        self.seats[at].client.connect(None);
+        self.seats[at].client.connect(None, false);
         self.settle();
         assert_eq!(self.seats[at].client.stage, Stage::Ready);
         for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {

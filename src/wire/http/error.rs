@@ -85,6 +85,8 @@ errors! {
     TABLE_FULL = 503, "The server is at its capacity of connections.", &[];
     /// Few places are left, and those who come from the peer's address have more than those.
     ABOVE_SHARE = 503, "Your address has its share of the server's connections.", &[];
+    /// Upgrades that wait for their CONNECT say too much of their clients.
+    CREDENTIALS = 503, "Too many tokens wait for a CONNECT: see handshake.credentials_bytes_max.", &[];
     /// All who are connected are told to go; so is who comes.
     SHUTTING_DOWN = 503, "The server is shutting down.", &[];
     /// Not every reactor listens yet.

@@ -158,11 +158,16 @@ impl Decoder {
         let escapes = Escapes::of(command, version);
         loop {
             let head_left = limits.head_bytes_max.saturating_sub(self.line) as usize;
-            let header_max = limits.header_bytes_max as usize;
+            let is_connect = matches!(command, Command::Connect | Command::Stomp);
+            let (header_max, header_too_long) = if is_connect {
+                (limits.connect_header_bytes_max as usize, StompError::connect_header_too_long(limits))
+            } else {
+                (limits.header_bytes_max as usize, StompError::header_too_long(limits))
+            };
             let (line_max, too_long) = if head_left < header_max {
                 (head_left, StompError::head_too_long(limits))
             } else {
-                (header_max, StompError::header_too_long(limits))
+                (header_max, header_too_long)
             };
             let (content, consumed) = match self.line(buf, line_max, too_long)? {
                 Line::Partial => return Ok(None),

@@ -26,6 +26,11 @@ pub enum StompError {
         /// `stomp.header_bytes_max`
         max: u32,
     },
+    /// One header line of CONNECT is longer than `max` bytes.
+    ConnectHeaderTooLong {
+        /// `stomp.connect_header_bytes_max`
+        max: u32,
+    },
     /// There are more than `max` header lines.
     TooManyHeaders {
         /// `stomp.headers_max`
@@ -66,6 +71,7 @@ impl StompError {
             StompError::UnknownCommand,
             StompError::head_too_long(limits),
             StompError::header_too_long(limits),
+            StompError::connect_header_too_long(limits),
             StompError::too_many_headers(limits),
             StompError::body_too_long(limits),
             StompError::NulInHead,
@@ -87,6 +93,7 @@ impl StompError {
             StompError::UnknownCommand => "unknown-command",
             StompError::HeadTooLong { .. } => "head-too-long",
             StompError::HeaderTooLong { .. } => "header-too-long",
+            StompError::ConnectHeaderTooLong { .. } => "connect-header-too-long",
             StompError::TooManyHeaders { .. } => "too-many-headers",
             StompError::BodyTooLong { .. } => "body-too-long",
             StompError::NulInHead => "nul-in-head",
@@ -108,6 +115,7 @@ impl StompError {
             self,
             StompError::HeadTooLong { .. }
                 | StompError::HeaderTooLong { .. }
+                | StompError::ConnectHeaderTooLong { .. }
                 | StompError::TooManyHeaders { .. }
                 | StompError::BodyTooLong { .. }
         )
@@ -119,6 +127,10 @@ impl StompError {
 
     pub(super) fn header_too_long(limits: &limits::Stomp) -> Self {
         StompError::HeaderTooLong { max: limits.header_bytes_max }
+    }
+
+    pub(super) fn connect_header_too_long(limits: &limits::Stomp) -> Self {
+        StompError::ConnectHeaderTooLong { max: limits.connect_header_bytes_max }
     }
 
     pub(super) fn too_many_headers(limits: &limits::Stomp) -> Self {
@@ -139,6 +151,9 @@ impl fmt::Display for StompError {
             }
             StompError::HeaderTooLong { max } => {
                 write!(f, "header line is longer than stomp.header_bytes_max = {max}")
+            }
+            StompError::ConnectHeaderTooLong { max } => {
+                write!(f, "header line of CONNECT is longer than stomp.connect_header_bytes_max = {max}")
             }
             StompError::TooManyHeaders { max } => {
                 write!(f, "more header lines than stomp.headers_max = {max}")

@@ -21,7 +21,9 @@ pub const SERVER_HEADERS: &[&str] = &[
     "receipt",
     "receipt-id",
     "redelivered",
+    "sender",
     "subscription",
+    "timestamp",
     "transaction",
 ];
 
@@ -45,6 +47,18 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
         Escapes::V12.write(&value, false, out);
         out.push(b'\n');
     }
+}
+
+/// Appends what the server says of a message, as such lines: who sent it, if that was proved, and when it was accepted.
+pub fn server_header_lines(sender: Option<&str>, timestamp_ms: u64, out: &mut Vec<u8>) {
+    if let Some(sender) = sender {
+        out.extend_from_slice(b"sender:");
+        Escapes::V12.write(sender, false, out);
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"timestamp:");
+    out.extend_from_slice(itoa::Buffer::new().format(timestamp_ms).as_bytes());
+    out.push(b'\n');
 }
 
 /// Appends header lines that are escaped for 1.2, as the version `to` writes them. What that version has no

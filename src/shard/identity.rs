@@ -1,0 +1,119 @@
+//! Who clients are: the question, the answer, and its end.
+//!
+//! A CONNECT whose client must prove who it is becomes a request to the [`Authenticator`], as does a new token that a session
+//! sends to [`RENEWAL`](crate::session::RENEWAL). The connection is held until the answer comes, and the deadline for CONNECT goes on.
+//!
+//! Invariant: a session that is connected has what the last answer said, and a deadline if that ends.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::auth::Credentials;
+use crate::conn::Phase;
+use crate::conn::hold::Reason;
+use crate::mesh::request::{Authenticator, Identity};
+use crate::message::fault::Fault;
+use crate::message::origin::{ConnKey, Origin};
+use crate::session::ticket::{Sources, Ticket};
+use crate::shard::Shard;
+use crate::time::Tick;
+use crate::wire::http::Request;
+
+/// The address of a client that has none: it came by a Unix socket, and no proxy named it.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Shard {
+    /// Whether clients prove who they are: then messages say when they were accepted, and [`Shard::set_wall_ms`] is to be called.
+    pub fn is_guarded(&self) -> bool {
+        self.env.authenticator.is_some()
+    }
+
+    /// The wall clock, in milliseconds since 1970, for what is accepted in this turn.
+    pub fn set_wall_ms(&mut self, wall_ms: u64) {
+        self.timers.set_wall_ms(wall_ms);
+    }
+
+    pub(super) fn sources(authenticator: Option<&dyn Authenticator>) -> Option<&Sources> {
+        authenticator.map(Authenticator::sources)
+    }
+
+    /// Keeps what an upgrade says of its client. `false` if it cannot be kept.
+    pub(super) fn keep_ticket(&mut self, index: u32, request: &Request<'_>) -> bool {
+        let Some(authenticator) = &self.env.authenticator else { return true };
+        let Some(ticket) = Ticket::of(request, authenticator.sources()) else { return true };
+        let holder = self.holder(index);
+        let is_kept = self.sessions.keep_ticket(index, ticket, holder);
+        self.counters.credentials_refused_total += u64::from(!is_kept);
+        is_kept
+    }
+
+    /// Asks who the client is that says CONNECT.
+    pub(super) fn authenticate(&mut self, index: u32, credentials: Box<Credentials>) -> Result<(), Fault> {
+        let serial = self.sessions.serial();
+        self.sessions[index].connecting(serial);
+        self.ask_identity(index, serial, credentials)
+    }
+
+    /// Asks who the client is that sends a new token. Its receipt waits for the answer.
+    pub(super) fn renew(&mut self, index: u32, serial: u32, token: Box<str>) -> Result<(), Fault> {
+        let credentials = Credentials {
+            login: None,
+            passcode: None,
+            token: Some(token),
+            headers: Box::default(),
+            address: NOWHERE,
+        };
+        self.ask_identity(index, serial, Box::new(credentials))
+    }
+
+    fn ask_identity(
+        &mut self,
+        index: u32,
+        serial: u32,
+        mut credentials: Box<Credentials>,
+    ) -> Result<(), Fault> {
+        let Some(authenticator) = self.env.authenticator.clone() else { return Err(Fault::AuthUnavailable) };
+        credentials.address = self.connections.client_of(index).unwrap_or(NOWHERE);
+        let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
+        self.holds.hold(&mut self.connections[index], Reason::Identity);
+        authenticator.ask(origin, credentials)
+    }
+
+    /// The service says who the client is.
+    pub(super) fn identified(&mut self, connection: ConnKey, serial: u32, identity: Identity, now: Tick) {
+        let index = connection.index;
+        let Identity { principal, expiry } = identity;
+        let expires = expiry.map(|expiry| now.after_ms(expiry.in_ms));
+        if self.connections.phase(index) == Phase::Stomp && self.sessions[index].is_connecting_by(serial) {
+            self.sessions.connected_as(index, principal, expires, now);
+            self.counters.logins_total += 1;
+            // While it was held nothing could be heard.
+            self.connections[index].heard = now;
+            self.connected(index, now);
+            self.release(connection, Reason::Identity);
+        } else if self.sessions[index].awaits_request(serial) {
+            if !self.sessions.renewed_as(index, principal, expires, now) {
+                let receipt = self.sessions[index].refused(serial);
+                let fault = Fault::NotAuthenticated("a new token cannot change the login".into());
+                return self.refuse_earlier(index, fault, receipt, now);
+            }
+            self.counters.logins_renewed_total += 1;
+            if let Some(expiry) = expiry {
+                self.sessions[index].lasts_until(serial, expiry.at_s);
+            }
+            self.release(connection, Reason::Identity);
+            self.completed(index, serial, now);
+        }
+    }
+
+    /// Ends sessions whose proof has expired. Returns whether there are more: `turn.timers_max` bounds one call.
+    pub(super) fn expire_sessions(&mut self, now: Tick) -> bool {
+        let mut expired = Vec::new();
+        let budget = self.env.limits.turn.timers_max as usize;
+        let has_more = self.sessions.take_expired(now, budget, &mut expired);
+        for index in expired {
+            self.counters.sessions_expired_total += 1;
+            self.fault(index, Fault::Expired, None, now);
+        }
+        has_more
+    }
+}

@@ -1,0 +1,116 @@
+//! Who knows who clients are, in a world where that must be proved: late, in another order, wrongly, or never.
+//!
+//! A client proves that it is `c7` by saying so: as its login, or as its token. It is refused if its passcode is `wrong`.
+//!
+//! Invariant: a question is answered once at most; one of a session that is connected is answered before the world ends.
+
+use std::sync::Mutex;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tcbchat::auth::{Credentials, Principal};
+use tcbchat::mesh::Mesh;
+use tcbchat::mesh::request::{Authenticator, Completion, Expiry, Identity};
+use tcbchat::message::fault::Fault;
+use tcbchat::message::origin::Origin;
+use tcbchat::session::ticket::Sources;
+
+use crate::coverage::Coverage;
+
+/// The passcode that is wrong.
+pub const WRONG: &str = "wrong";
+/// The token of somebody else.
+pub const ANOTHER: &str = "another";
+
+struct State {
+    rng: StdRng,
+    asked: Vec<(Origin, Credentials)>,
+    /// From here on everybody is who he says he is, for good.
+    is_calm: bool,
+}
+
+/// See the module.
+pub struct Gate {
+    sources: Sources,
+    state: Mutex<State>,
+}
+
+impl Gate {
+    pub fn new(seed: u64) -> Gate {
+        let rng = StdRng::seed_from_u64(seed ^ 0x6a7e);
+        let sources = Sources { connect_headers: seed.is_multiple_of(2), ..Sources::default() };
+        Gate { sources, state: Mutex::new(State { rng, asked: Vec::new(), is_calm: false }) }
+    }
+
+    /// Nobody is refused any more, or expires.
+    pub fn calm_down(&self) {
+        self.state.lock().expect("no test panics in it").is_calm = true;
+    }
+
+    /// Answers some of what was asked, or all of it, in no order. Returns whether there was any.
+    pub fn answer(&self, is_all: bool, mesh: &Mesh, coverage: &mut Coverage) -> bool {
+        let mut state = self.state.lock().expect("no test panics in it");
+        let mut has_any = false;
+        while !state.asked.is_empty() && (is_all || state.rng.random_bool(0.3)) {
+            let State { rng, asked, is_calm } = &mut *state;
+            let (origin, credentials) = asked.swap_remove(rng.random_range(0..asked.len()));
+            if let Some(completion) = answer_one(&credentials, rng, *is_calm, coverage) {
+                has_any = true;
+                mesh.complete(origin, completion);
+            }
+        }
+        has_any
+    }
+
+    /// Panics if a question is left.
+    pub fn check_empty(&self) {
+        assert!(self.state.lock().expect("no test panics in it").asked.is_empty());
+    }
+}
+
+fn answer_one(
+    credentials: &Credentials,
+    rng: &mut StdRng,
+    is_calm: bool,
+    coverage: &mut Coverage,
+) -> Option<Completion> {
+    if credentials.passcode.as_deref() == Some(WRONG) {
+        coverage.note("gate", "refuses");
+        return Some(Completion::Refused(Fault::NotAuthenticated("a passcode".into())));
+    }
+    // Of a renewal it has to say something: the session waits as long as its client does.
+    let is_renewal = credentials.login.is_none() && credentials.headers.is_empty();
+    if !is_calm && !is_renewal && rng.random_bool(0.02) {
+        coverage.note("gate", "never answers");
+        return None;
+    }
+    let login = credentials.login.as_ref().or(credentials.token.as_ref());
+    let Some(login) = login else {
+        coverage.note("gate", "lets somebody in who is nobody");
+        return Some(Completion::Identified(Box::new(Identity { principal: None, expiry: None })));
+    };
+    let roles = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
+    let principal = Some(Principal::new(&**login, roles, []));
+    let expiry = (!is_calm && rng.random_bool(0.2)).then(|| {
+        coverage.note("gate", "says when it ends");
+        let in_ms = rng.random_range(0..20_000);
+        Expiry { at_s: in_ms / 1000, in_ms }
+    });
+    coverage.note("gate", "says who it is");
+    Some(Completion::Identified(Box::new(Identity { principal, expiry })))
+}
+
+impl Authenticator for Gate {
+    fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    fn ask(&self, origin: Origin, credentials: Box<Credentials>) -> Result<(), Fault> {
+        let mut state = self.state.lock().expect("no test panics in it");
+        if !state.is_calm && state.rng.random_bool(0.03) {
+            return Err(Fault::AuthBusy);
+        }
+        state.asked.push((origin, *credentials));
+        Ok(())
+    }
+}
