@@ -207,6 +207,11 @@ impl Port {
         self.deferred.push_back(mail);
     }
 
+    /// The mailboxes, for a service that completes requests of this shard.
+    pub fn mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.mesh)
+    }
+
     /// Whether any is held back.
     pub fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()

@@ -14,6 +14,8 @@
 //!
 //! Invariant: a request whose origin has a serial number is completed exactly once.
 
+use std::sync::Arc;
+
 use super::mail::Mail;
 use super::mailbox::Mesh;
 use crate::auth::{Credentials, Principal};
@@ -45,12 +47,55 @@ pub trait Authenticator: Send + Sync {
     /// Where credentials are looked for.
     fn sources(&self) -> &Sources;
 
-    /// Takes a question. The answer is one completion of the request: [`Completion::Identified`] or
-    /// [`Completion::Refused`].
-    ///
-    /// # Errors
-    /// It takes no more questions, or none from this client; the session ends by this.
-    fn ask(&self, origin: Origin, credentials: Box<Credentials>) -> Result<(), Fault>;
+    /// Takes a question, in the thread of a shard: it must not wait. It is answered from any thread, at any time.
+    fn ask(&self, question: Question);
+}
+
+/// Who somebody is who says so. It is answered once: one that is dropped is refused as nobody's fault.
+#[derive(Debug)]
+pub struct Question {
+    origin: Origin,
+    credentials: Box<Credentials>,
+    mesh: Arc<Mesh>,
+    is_answered: bool,
+}
+
+impl Question {
+    /// A question of this origin, which has a serial number.
+    pub fn new(origin: Origin, credentials: Box<Credentials>, mesh: Arc<Mesh>) -> Question {
+        Question { origin, credentials, mesh, is_answered: false }
+    }
+
+    /// Who asks.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What the client says.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Who it is, or the fault that its session ends by.
+    pub fn answer(mut self, answer: Result<Identity, Fault>) {
+        self.complete(match answer {
+            Ok(identity) => Completion::Identified(Box::new(identity)),
+            Err(fault) => Completion::Refused(fault),
+        });
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        self.is_answered = true;
+        self.mesh.complete(self.origin, completion);
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.complete(Completion::Refused(Fault::AuthUnavailable));
+        }
+    }
 }
 
 /// What came of a request.

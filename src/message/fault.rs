@@ -361,7 +361,7 @@ impl fmt::Display for Fault {
                 f.write_str("too many logins at once, or too many that failed: try again later")
             }
             Fault::AuthUnavailable => f.write_str("logins cannot be checked now: try again later"),
-            Fault::Expired => f.write_str("what the session was authenticated by has expired"),
+            Fault::Expired => f.write_str("what proved the login has expired: log in again"),
             Fault::NothingToRenew => f.write_str("nothing to renew: auth.mode is open"),
             Fault::Forbidden { action, destination } => {
                 write!(f, "this session may not {action}: {destination}")

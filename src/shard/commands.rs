@@ -89,11 +89,15 @@ impl Shard {
                     self.connected(index, now);
                     Ok(())
                 }
-                Command::Authenticate(credentials) => self.authenticate(index, credentials),
+                Command::Authenticate(credentials) => {
+                    self.authenticate(index, credentials);
+                    Ok(())
+                }
                 Command::Renew(token) => {
                     let serial = *covered.serial.get_or_insert_with(|| self.sessions.serial());
                     covered.left += 1;
-                    self.renew(index, serial, token)
+                    self.renew(index, serial, token);
+                    Ok(())
                 }
                 Command::Subscribe { class, key, kind, ack } => {
                     self.subscribe(index, class, key, kind, ack, &mut covered, now)

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::auth::Credentials;
 use crate::conn::Phase;
 use crate::conn::hold::Reason;
-use crate::mesh::request::{Authenticator, Identity};
+use crate::mesh::request::{Authenticator, Identity, Question};
 use crate::message::fault::Fault;
 use crate::message::origin::{ConnKey, Origin};
 use crate::session::ticket::{Sources, Ticket};
@@ -47,14 +47,14 @@ impl Shard {
     }
 
     /// Asks who the client is that says CONNECT.
-    pub(super) fn authenticate(&mut self, index: u32, credentials: Box<Credentials>) -> Result<(), Fault> {
+    pub(super) fn authenticate(&mut self, index: u32, credentials: Box<Credentials>) {
         let serial = self.sessions.serial();
         self.sessions[index].connecting(serial);
-        self.ask_identity(index, serial, credentials)
+        self.ask_identity(index, serial, credentials);
     }
 
     /// Asks who the client is that sends a new token. Its receipt waits for the answer.
-    pub(super) fn renew(&mut self, index: u32, serial: u32, token: Box<str>) -> Result<(), Fault> {
+    pub(super) fn renew(&mut self, index: u32, serial: u32, token: Box<str>) {
         let credentials = Credentials {
             login: None,
             passcode: None,
@@ -62,20 +62,19 @@ impl Shard {
             headers: Box::default(),
             address: NOWHERE,
         };
-        self.ask_identity(index, serial, Box::new(credentials))
+        self.ask_identity(index, serial, Box::new(credentials));
     }
 
-    fn ask_identity(
-        &mut self,
-        index: u32,
-        serial: u32,
-        mut credentials: Box<Credentials>,
-    ) -> Result<(), Fault> {
-        let Some(authenticator) = self.env.authenticator.clone() else { return Err(Fault::AuthUnavailable) };
+    fn ask_identity(&mut self, index: u32, serial: u32, mut credentials: Box<Credentials>) {
         credentials.address = self.connections.client_of(index).unwrap_or(NOWHERE);
         let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
         self.holds.hold(&mut self.connections[index], Reason::Identity);
-        authenticator.ask(origin, credentials)
+        let question = Question::new(origin, credentials, self.port.mesh());
+        match &self.env.authenticator {
+            Some(authenticator) => authenticator.ask(question),
+            // It is refused.
+            None => drop(question),
+        }
     }
 
     /// The service says who the client is.

@@ -83,6 +83,7 @@ const WANTED: [(&str, &[&str]); 5] = [
             "not-authenticated",
             "not-authenticated at CONNECT",
             "auth-busy",
+            "auth-unavailable",
             "expired",
             "nothing-to-renew",
         ],

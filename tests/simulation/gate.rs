@@ -9,10 +9,8 @@ use std::sync::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tcbchat::auth::{Credentials, Principal};
-use tcbchat::mesh::Mesh;
-use tcbchat::mesh::request::{Authenticator, Completion, Expiry, Identity};
+use tcbchat::mesh::request::{Authenticator, Expiry, Identity, Question};
 use tcbchat::message::fault::Fault;
-use tcbchat::message::origin::Origin;
 use tcbchat::session::ticket::Sources;
 
 use crate::coverage::Coverage;
@@ -24,7 +22,7 @@ pub const ANOTHER: &str = "another";
 
 struct State {
     rng: StdRng,
-    asked: Vec<(Origin, Credentials)>,
+    asked: Vec<Question>,
     /// From here on everybody is who he says he is, for good.
     is_calm: bool,
 }
@@ -48,15 +46,18 @@ impl Gate {
     }
 
     /// Answers some of what was asked, or all of it, in no order. Returns whether there was any.
-    pub fn answer(&self, is_all: bool, mesh: &Mesh, coverage: &mut Coverage) -> bool {
+    pub fn answer(&self, is_all: bool, coverage: &mut Coverage) -> bool {
         let mut state = self.state.lock().expect("no test panics in it");
         let mut has_any = false;
         while !state.asked.is_empty() && (is_all || state.rng.random_bool(0.3)) {
             let State { rng, asked, is_calm } = &mut *state;
-            let (origin, credentials) = asked.swap_remove(rng.random_range(0..asked.len()));
-            if let Some(completion) = answer_one(&credentials, rng, *is_calm, coverage) {
-                has_any = true;
-                mesh.complete(origin, completion);
+            let question = asked.swap_remove(rng.random_range(0..asked.len()));
+            match answer_one(question.credentials(), rng, *is_calm, coverage) {
+                Some(answer) => {
+                    has_any = true;
+                    question.answer(answer);
+                }
+                None => std::mem::forget(question),
             }
         }
         has_any
@@ -73,10 +74,10 @@ fn answer_one(
     rng: &mut StdRng,
     is_calm: bool,
     coverage: &mut Coverage,
-) -> Option<Completion> {
+) -> Option<Result<Identity, Fault>> {
     if credentials.passcode.as_deref() == Some(WRONG) {
         coverage.note("gate", "refuses");
-        return Some(Completion::Refused(Fault::NotAuthenticated("a passcode".into())));
+        return Some(Err(Fault::NotAuthenticated("a passcode".into())));
     }
     // Of a renewal it has to say something: the session waits as long as its client does.
     let is_renewal = credentials.login.is_none() && credentials.headers.is_empty();
@@ -87,7 +88,7 @@ fn answer_one(
     let login = credentials.login.as_ref().or(credentials.token.as_ref());
     let Some(login) = login else {
         coverage.note("gate", "lets somebody in who is nobody");
-        return Some(Completion::Identified(Box::new(Identity { principal: None, expiry: None })));
+        return Some(Ok(Identity { principal: None, expiry: None }));
     };
     let roles = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
     let principal = Some(Principal::new(&**login, roles, []));
@@ -97,7 +98,7 @@ fn answer_one(
         Expiry { at_s: in_ms / 1000, in_ms }
     });
     coverage.note("gate", "says who it is");
-    Some(Completion::Identified(Box::new(Identity { principal, expiry })))
+    Some(Ok(Identity { principal, expiry }))
 }
 
 impl Authenticator for Gate {
@@ -105,12 +106,13 @@ impl Authenticator for Gate {
         &self.sources
     }
 
-    fn ask(&self, origin: Origin, credentials: Box<Credentials>) -> Result<(), Fault> {
+    fn ask(&self, question: Question) {
         let mut state = self.state.lock().expect("no test panics in it");
-        if !state.is_calm && state.rng.random_bool(0.03) {
-            return Err(Fault::AuthBusy);
+        match state.rng.random_range(0..100) {
+            0..2 if !state.is_calm => question.answer(Err(Fault::AuthBusy)),
+            // It is dropped.
+            2..4 if !state.is_calm => {}
+            _ => state.asked.push(question),
         }
-        state.asked.push((origin, *credentials));
-        Ok(())
     }
 }

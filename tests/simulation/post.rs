@@ -102,7 +102,7 @@ impl Post {
 
     /// Has the gate answer some of what it was asked, or all of it. Returns whether there was any.
     pub fn answer_by(&mut self, gate: &Gate, is_all: bool) -> bool {
-        gate.answer(is_all, &self.mesh, &mut self.coverage)
+        gate.answer(is_all, &mut self.coverage)
     }
 
     /// Completes all of it. Returns whether there was any.
