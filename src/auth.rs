@@ -1,6 +1,8 @@
 //! Who a session is: credentials against a file of passwords, or against the keys of whoever issues tokens.
 //!
-//! * [`principal`] has the vocabulary: what a client says of itself, who it is, and what a check answers.
+//! * [`principal`] has the vocabulary: what a client says of itself, who it is, and what a check answers;
+//! * [`users`] checks passwords against a file of hashes;
+//! * [`mistake`] is what may be wrong with a file.
 //!
 //! A check is a function of values: the credentials, a file that was parsed before, the time as an argument. Nothing here
 //! reads a file or a clock, and nothing waits. A check costs up to tens of milliseconds of CPU, so it belongs on a thread
@@ -9,6 +11,10 @@
 //! Invariant: [`Verdict::Accepted`] is given only for a password that was hashed and compared, or a signature that was
 //! verified.
 
+pub mod mistake;
 pub mod principal;
+pub mod users;
 
+pub use mistake::Mistake;
 pub use principal::{Accepted, Credentials, Principal, Refusal, Verdict};
+pub use users::Users;
