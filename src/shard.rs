@@ -8,7 +8,7 @@
 //!
 //! What is where: `input` (bytes to frames), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and completions),
 //! `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends), `farewell` (the
-//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `check` (what is
+//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `notes` (who was ended, for the log), `check` (what is
 //! true between two calls).
 //!
 //! Invariant: a connection that is not open is in no room and no queue, waits for no request and is held by nothing. Together
@@ -22,6 +22,7 @@ mod flush;
 mod identity;
 mod input;
 pub mod memory;
+mod notes;
 mod proxied;
 mod queues;
 pub mod reload;
@@ -181,6 +182,7 @@ pub struct Shard {
     port: Port,
     flush: Flush,
     timers: timers::Timers,
+    notes: notes::Notes,
     rest: Rest,
     /// The server is ending.
     farewell: Option<Farewell>,
@@ -218,6 +220,7 @@ impl Shard {
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
             flush: Flush::new(limits.outbound.reactor_bytes_max),
             timers: timers::Timers::new(setup.now),
+            notes: notes::Notes::default(),
             rest: Rest::default(),
             farewell: None,
             counters: ShardCounters::default(),

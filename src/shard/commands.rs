@@ -139,11 +139,11 @@ impl Shard {
     pub(super) fn connected(&mut self, index: u32, now: Tick) {
         let session = &self.sessions[index];
         let min = self.env.limits.stomp.heart_beat_min_ms;
-        // The session's name is the connection's: which shard, which place, which use of it.
-        let name = [u32::from(self.env.id), index, self.connections[index].generation];
+        let name = self.session_numbers(index);
         let version = session.version_or_newest();
         self.say(index, |out| reply::connected(version, name, [min, min], out));
         self.keep_alive(index, now);
+        self.note_connected(index);
     }
 
     /// The session as the origin of a request.

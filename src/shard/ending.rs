@@ -237,8 +237,12 @@ impl Shard {
         if !self.connections.phase(index).has_session() {
             return;
         }
+        self.note_fault(index, &fault, now);
+        self.end_by_fault(index, fault, receipt, now);
+    }
+
+    fn end_by_fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
         let ends = self.sessions[index].take_ends();
-        tracing::debug!(shard = self.env.id, index, fault = fault.name(), "session ended: {fault}");
         self.leave_all(index, now);
         let version = self.sessions[index].version_or_newest();
         self.say(index, |out| reply::error(version, &fault, receipt, out));
@@ -267,12 +271,15 @@ impl Shard {
             return;
         }
         self.counters.slow_consumers_total += 1;
+        if phase.has_session() {
+            self.note_fault(index, &fault, now);
+        }
         let ends = self.sessions[index].take_ends();
         self.leave_all(index, now);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
         match phase {
-            Phase::Stomp | Phase::Concluding => self.fault(index, fault, None, now),
+            Phase::Stomp | Phase::Concluding => self.end_by_fault(index, fault, None, now),
             Phase::Echo => self.begin_close(index, fault.close_code(), fault.name(), now),
             // Its last answers and its close frame were behind what is dropped.
             Phase::Closing => {

@@ -506,6 +506,7 @@ impl Shard {
         if !self.connections.phase(index).has_session() {
             return;
         }
+        self.note_over(index);
         self.drop_debts(index, true);
         while let Some(gone) = self.sessions[index].subscriptions_mut().pop() {
             self.sessions.uncount_subscription();
