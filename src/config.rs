@@ -56,6 +56,8 @@ pub struct Config {
     pub keepalive: limits::KeepAlive,
     /// `[stomp]`.
     pub stomp: limits::Stomp,
+    /// `[rate]`.
+    pub rate: limits::Rate,
     /// `[outbound]`.
     pub outbound: limits::Outbound,
     /// `[buffers]`.
@@ -161,6 +163,7 @@ impl From<&Settings> for Config {
             websocket: settings.numbers("websocket"),
             keepalive: settings.numbers("keepalive"),
             stomp: settings.numbers("stomp"),
+            rate: settings.numbers("rate"),
             outbound: settings.numbers("outbound"),
             buffers: settings.numbers("buffers"),
             rooms: settings.numbers("rooms"),

@@ -245,6 +245,23 @@ section! {
 }
 
 section! {
+    /// `[rate]`: how fast clients may publish. Who is faster is read later, and nothing is refused. Each reactor counts for
+    /// itself.
+    Rate, "rate" {
+        /// SENDs of one session in a second; 0 does not bound them.
+        session_messages_per_s: u32 = 0, 0..=10_000_000;
+        /// Bytes of the SENDs of one session in a second; 0 does not bound them.
+        session_bytes_per_s: u64 = 0, 0..=1 << 40;
+        /// SENDs of all sessions of one verified login in a second; 0 does not bound them.
+        login_messages_per_s: u32 = 0, 0..=10_000_000;
+        /// Bytes of the SENDs of all sessions of one verified login in a second; 0 does not bound them.
+        login_bytes_per_s: u64 = 0, 0..=1 << 40;
+        /// Seconds of its rate that somebody who was silent may publish at once.
+        burst_s: u32 = 2, 1..=3_600;
+    }
+}
+
+section! {
     /// `[outbound]`: what waits to be sent to one connection.
     Outbound, "outbound" {
         /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
@@ -426,6 +443,7 @@ pub fn specs() -> Vec<Spec> {
         KeepAlive::specs(),
         Echo::specs(),
         Stomp::specs(),
+        Rate::specs(),
         Outbound::specs(),
         Buffers::specs(),
         Rooms::specs(),

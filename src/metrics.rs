@@ -222,6 +222,11 @@ metrics! {
         /// RECEIPTs that sessions were due when they ended: an owner had not answered, and the peer, or the time that an
         /// end has, was gone. Those of frames behind one that was refused are not counted.
         receipts_lost_total: Counter;
+        /// Times that a session was not read for a while because it, or its login, published faster than it may.
+        publishers_slowed_total: Counter refuses [
+            "rate.session_messages_per_s", "rate.session_bytes_per_s", "rate.login_messages_per_s",
+            "rate.login_bytes_per_s", "rate.burst_s"
+        ];
         /// CONNECTs whose client has proved who it is, or need not.
         logins_total: Counter;
         /// CONNECTs and new tokens that were refused: not proved, or about somebody else.

@@ -44,6 +44,7 @@ use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
 use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::pending::Pending;
+use crate::conn::rate::Rates;
 pub use crate::conn::table::{Closed, Refusal};
 use crate::conn::table::{Connections, Setup};
 pub use crate::conn::transport::{Silence, Transport};
@@ -96,6 +97,8 @@ pub struct ShardLimits {
     pub keepalive: limits::KeepAlive,
     /// Sessions.
     pub stomp: limits::Stomp,
+    /// How fast clients may publish.
+    pub rate: limits::Rate,
     /// Unsent bytes.
     pub outbound: limits::Outbound,
     /// Incomplete input.
@@ -174,6 +177,7 @@ pub struct Shard {
     connections: Connections,
     inputs: Inputs,
     holds: Holds,
+    rates: Rates,
     sessions: Sessions,
     topics: Topics,
     queues: Queues<Consumer, Holder>,
@@ -212,6 +216,7 @@ impl Shard {
             }),
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
+            rates: Rates::new(&limits.rate),
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
@@ -312,11 +317,12 @@ impl Shard {
         let is_swept = self.connections.tcbs().has_time_wait()
             || !self.queues.is_empty()
             || self.inputs.has_incomplete()
+            || self.rates.has_any()
             || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));
-        let deadlines = [self.connections.next_deadline(), self.sessions.next_expiry(), sweep, farewell];
-        deadlines.into_iter().flatten().min()
+        let (connections, sessions) = (self.connections.next_deadline(), self.sessions.next_expiry());
+        [connections, sessions, self.rates.next(), sweep, farewell].into_iter().flatten().min()
     }
 
     /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.
@@ -349,6 +355,11 @@ impl Shard {
     /// How often a reason began to hold a connection, for the simulation.
     pub fn holds_total(&self, reason: Reason) -> u64 {
         self.holds.held_total(reason)
+    }
+
+    /// Whether somebody is not read because it published too fast, for the simulation.
+    pub fn slows_somebody(&self) -> bool {
+        self.rates.next().is_some()
     }
 
     /// The shard's numbers, for its tests.

@@ -6,13 +6,16 @@
 //! | `Answer` | a frame that must not overtake a request; more than 1,024 requests awaited | the completion of the last such request; half of that awaited |
 //! | `Identity` | a CONNECT, or a new token, whose client must prove who it is | the answer of the service |
 //! | `Room` | the owner of a full room, for who publishes to it | the owner, when the room has been walked |
+//! | `Rate` | a SEND past the rates of `[rate]` | the time in which that is paid |
 //! | `Credit` | a publication past the credit of `[mesh]`, or a full mailbox | the credit that comes back, the mailbox that is emptied |
 //!
-//! Input is taken while the set is empty. What was read before waits in a lease, its socket is not read, and a connection
-//! whose set becomes empty is on the list that [`Holds::take_free`] gives out. Who ends a reason keeps the list of those who
-//! wait for it; this module only keeps the set.
+//! Input is taken while the set is empty. What was read before waits in a lease, and its socket is not read. A connection
+//! whose last reason ends is on the list that [`Holds::take_free`] gives out; its socket is not read before it is taken up from
+//! there ([`Set::take_up`]), because what waits in the lease, and an end that the socket has, are in that order. Who ends a
+//! reason keeps the list of those who wait for it; this module only keeps the set.
 //!
-//! Invariant: a connection that is on the list of the free was held, and has no reason left unless it was held again.
+//! Invariant: a connection is on the list of the free once, and until it is taken up; it was held, and has no reason left
+//! unless it was held again.
 
 use crate::conn::Connection;
 use crate::message::origin::ConnKey;
@@ -28,14 +31,16 @@ pub enum Reason {
     Identity,
     /// A room that the session publishes to has more waiting for its members than it may have.
     Room,
+    /// It publishes faster than it may.
+    Rate,
     /// Too much mail is under way, or waits for another shard.
     Credit,
 }
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Reason; 5] =
-        [Reason::Output, Reason::Answer, Reason::Identity, Reason::Room, Reason::Credit];
+    pub const ALL: [Reason; 6] =
+        [Reason::Output, Reason::Answer, Reason::Identity, Reason::Room, Reason::Rate, Reason::Credit];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -46,10 +51,20 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Set(u8);
 
+/// Not a reason: the connection is on the list of the free.
+const FREED: u8 = 1 << 7;
+const _: () = assert!(Reason::ALL.len() < 8);
+
 impl Set {
-    /// Whether nothing holds.
+    /// Whether nothing holds, and nothing that was held waits to be taken up.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// A connection from the list of the free goes on. Returns whether it does: it may have been held again.
+    pub fn take_up(&mut self) -> bool {
+        self.0 &= !FREED;
+        self.is_empty()
     }
 
     /// Whether this reason holds.
@@ -59,7 +74,7 @@ impl Set {
 
     /// Whether any other reason than this one holds.
     pub fn has_other_than(self, reason: Reason) -> bool {
-        self.0 & !reason.bit() != 0
+        self.0 & !reason.bit() & !FREED != 0
     }
 }
 
@@ -84,6 +99,7 @@ impl Holds {
         if connection.holds.has(reason) {
             connection.holds.0 &= !reason.bit();
             if connection.holds.is_empty() {
+                connection.holds.0 = FREED;
                 self.free.push(key);
             }
         }
@@ -91,8 +107,8 @@ impl Holds {
 
     /// Ends all reasons: what a connection says that is ending is thrown away, but for its close frame.
     pub fn release_all(&mut self, key: ConnKey, connection: &mut Connection) {
-        if !connection.holds.is_empty() {
-            connection.holds = Set::default();
+        let before = std::mem::take(&mut connection.holds);
+        if !before.is_empty() && before.0 & FREED == 0 {
             self.free.push(key);
         }
     }
@@ -162,10 +178,13 @@ mod tests {
                     freed += usize::from(had > 0 && model.is_empty());
                     holds.release(KEY, &mut connection, reason);
                 }
-                prop_assert_eq!(connection.holds.is_empty(), model.is_empty());
+                // Its input is taken when it is taken up.
+                prop_assert!(!connection.holds.is_empty() || model.is_empty());
                 prop_assert!(Reason::ALL.iter().all(|reason| connection.holds.has(*reason) == model.contains(reason)));
             }
-            prop_assert_eq!(holds.take_free().len(), freed);
+            let is_free = model.is_empty();
+            prop_assert_eq!(holds.take_free().len(), usize::from(freed > 0));
+            prop_assert_eq!(connection.holds.take_up(), is_free);
         }
     }
 

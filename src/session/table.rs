@@ -15,7 +15,7 @@ use crate::message::fault::Fault;
 use crate::message::interner::Interner;
 use crate::message::origin::Holder;
 use crate::session::expiry::Expiries;
-use crate::session::principals::Principals;
+use crate::session::principals::{PrincipalId, Principals};
 use crate::session::ticket::{Sources, Ticket};
 use crate::session::{Command, Context, Session};
 use crate::share::Shares;
@@ -265,16 +265,15 @@ impl Sessions {
         self.commands = commands;
     }
 
-    /// A session that has no subscriptions any more ends: gives back what it holds besides.
-    pub fn end(&mut self, index: u32) {
+    /// A session that has no subscriptions any more ends: gives back what it holds besides. Returns the number of its
+    /// principal, if no other session is that.
+    pub fn end(&mut self, index: u32) -> Option<u32> {
         let Sessions { table, principals, expiries, transactions, tickets, .. } = self;
         let session = &mut table[index as usize];
         transactions.release(index, session.transaction_bytes());
         tickets.release(index, session.ticket_bytes());
         expiries.cancel(index);
-        if let Some(principal) = session.end() {
-            principals.release(principal);
-        }
+        session.end().filter(|principal| principals.release(*principal)).map(PrincipalId::number)
     }
 
     /// What the table takes, and what is interned.

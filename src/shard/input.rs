@@ -396,6 +396,9 @@ impl Shard {
                     }
                     self.stomp_frame(index, &stomp_frame, now);
                     at += consumed;
+                    if stomp_frame.command == stomp::Command::Send && !self.rates.is_off() {
+                        self.pay(index, consumed, now);
+                    }
                 }
                 Err(error) => {
                     self.refuse(index, error.into(), None, now);
@@ -404,6 +407,19 @@ impl Shard {
             }
         }
         at
+    }
+
+    /// A SEND of so many bytes was taken: who has sent more than its rate is not read for a while.
+    fn pay(&mut self, index: u32, bytes: usize, now: Tick) {
+        if self.connections.phase(index) != Phase::Stomp {
+            return;
+        }
+        let login = self.env.authenticator.as_ref().and_then(|_| self.sessions[index].principal());
+        let login = login.map(|principal| principal.number());
+        if self.rates.spend(self.connections.key_of(index), login, bytes as u64, now) {
+            self.counters.publishers_slowed_total += 1;
+            self.holds.hold(&mut self.connections[index], Reason::Rate);
+        }
     }
 
     fn stomp_frame(&mut self, index: u32, stomp_frame: &StompFrame<'_>, now: Tick) {
@@ -432,7 +448,7 @@ impl Shard {
                 continue;
             }
             let connection = &mut self.connections[key.index];
-            if connection.phase.is_open() && !connection.holds.is_empty() {
+            if !connection.holds.take_up() && connection.phase.is_open() {
                 continue;
             }
             // Of one that is ending, what is left is thrown away, but for the close frame that may be in it.

@@ -93,6 +93,7 @@ impl Shard {
             self.connections.list_memory(),
             Part::array(waiting, room, size_of::<ConnKey>()),
             self.timers.list_memory(),
+            self.rates.memory(),
         ];
         keys.into_iter().chain(others).sum()
     }

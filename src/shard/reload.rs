@@ -11,7 +11,7 @@ use crate::members::Terms;
 use crate::shard::{Shard, ShardLimits};
 
 /// Sections of the configuration whose numbers [`Shard::set_limits`] puts into force.
-pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "outbound", "echo"];
+pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "rate", "outbound", "echo"];
 
 impl Shard {
     /// Takes other bounds from here on.
@@ -19,6 +19,9 @@ impl Shard {
         self.env.terms = Terms::new(&limits.turn, &limits.rooms, &limits.outbound);
         self.connections.set_limits(limits.handshake.clone());
         self.sessions.set_limits(&limits.stomp, limits.handshake.credentials_bytes_max);
+        if limits.rate != self.env.limits.rate {
+            self.rates.set_limits(&limits.rate);
+        }
         self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;
     }

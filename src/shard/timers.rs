@@ -10,6 +10,7 @@
 //! Invariant: a connection that lives has a timer for the next moment at which something about it is due.
 
 use crate::conn::Phase;
+use crate::conn::hold::Reason;
 use crate::conn::keepalive::{self, Activity, Due, Mechanism, Rhythm, Suspicion};
 use crate::conn::suspects::{Deadline, Suspects, Verdict};
 use crate::conn::transport::Transport;
@@ -113,6 +114,9 @@ impl Shard {
         }
         self.timers.fired = fired;
         has_more |= self.expire_sessions(now);
+        while let Some(key) = self.rates.take_paid(now) {
+            self.release(key, Reason::Rate);
+        }
         let is_sweep = now >= self.timers.next_sweep();
         if is_sweep || self.timers.is_late_for_queues {
             self.timers.is_late_for_queues = self.expire_queues(now);
@@ -120,6 +124,7 @@ impl Shard {
         if is_sweep {
             self.timers.swept = now;
             self.expire_inputs(now);
+            self.rates.tidy(now);
             self.connections.tcbs().expire_time_wait(now);
             self.rest();
         }
@@ -249,7 +254,8 @@ impl Shard {
         }
         if !connection.wants_read() {
             let arrived = Tick(now.0.saturating_sub(progress.arrived_ms_ago / Tick::MILLIS));
-            if progress.has_unread && connection.output.is_empty() {
+            let has_untaken = connection.inbound.as_ref().is_some_and(|inbound| inbound.raw.is_some());
+            if (progress.has_unread || has_untaken) && connection.output.is_empty() {
                 // Not its fault, and what it has said is there.
                 return self.connections.arm(index, look_again(Tick(now.0.saturating_add(patience))));
             }

@@ -24,6 +24,12 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
             reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
             ..limits::Outbound::default()
         },
+        // So low that who publishes much is read later, now and then.
+        rate: limits::Rate {
+            session_messages_per_s: if rng.random_bool(0.3) { 2 } else { 0 },
+            login_bytes_per_s: if rng.random_bool(0.3) { 500 } else { 0 },
+            ..limits::Rate::default()
+        },
         // So short that those who read slowly are taken for dead now and then.
         keepalive: limits::KeepAlive {
             ws_ping_interval_s: if rng.random_bool(0.5) { 3 } else { 0 },

@@ -431,6 +431,11 @@ impl World {
             gate.calm_down();
         }
         self.settle();
+        // Who publishes too fast is read in the end.
+        while self.server.shards.iter().any(Shard::slows_somebody) {
+            self.let_pass(5);
+            self.settle();
+        }
         self.find_the_hung();
         // Who has said DISCONNECT, and waits behind a request that is never completed, hangs up: that is what ends it.
         for at in 0..self.seats.len() {
