@@ -20,6 +20,7 @@
 //! | | [`wire`] | HTTP, WebSocket and STOMP as plain functions over bytes |
 //! | | [`auth`] | passwords and tokens: who a session is, as a function of its credentials |
 //! | vocabulary | [`message`] | a message in one allocation; destinations, encoding classes, faults, replies, origins |
+//! | | [`policy`] | rules: who may do what where, and verdicts that are kept |
 //! | components | [`conn`] | connections without sockets: phase, holds, incomplete input, answers and debts |
 //! | | [`session`] | STOMP sessions: frames in, commands out |
 //! | | [`broker`] | what an owner does: the order of rooms, who gets a queue's message |
@@ -73,6 +74,7 @@ pub mod message;
 pub mod metrics;
 pub mod net;
 pub mod ops;
+pub mod policy;
 pub mod session;
 pub mod shard;
 pub mod share;

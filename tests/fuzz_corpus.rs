@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/checks/http.rs"]
 mod http;
+#[path = "../fuzz/checks/policy.rs"]
+mod policy;
 #[path = "../fuzz/checks/stomp.rs"]
 mod stomp;
 #[path = "../fuzz/checks/ws.rs"]
@@ -18,7 +20,8 @@ mod ws;
 /// A target and the function that the fuzzer calls for it.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: &[Target] = &[("http", http::run), ("stomp", stomp::run), ("ws", ws::run)];
+const TARGETS: &[Target] =
+    &[("http", http::run), ("policy", policy::run), ("stomp", stomp::run), ("ws", ws::run)];
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")

@@ -17,10 +17,11 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const LAYERS: &[&[&str]] = &[
     &["limits", "time", "metrics", "footprint", "share"],
     &["tcb", "buf", "wire", "auth"],
-    &["message"],
+    &["message", "policy"],
     &["conn", "session", "broker"],
     &["members"],
     &["mesh"],
+    &["services"],
     &["shard"],
     &["net"],
     &["ops", "config"],

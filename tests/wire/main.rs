@@ -9,6 +9,9 @@ mod stomp_checks;
 #[path = "../../fuzz/checks/ws.rs"]
 mod ws_checks;
 
+#[path = "../support/counting.rs"]
+mod counting;
+
 mod allocations;
 mod http;
 mod pipe;
