@@ -4,6 +4,7 @@
 //! * [`settings`] lays the sources over each other and remembers where each value came from;
 //! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
+//! * [`rules`] has the `[[rules]]` tables of the file;
 //! * [`render`] prints the effective configuration;
 //! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads,
 //!   descriptor tables and memory from it.
@@ -19,18 +20,21 @@ pub mod plan;
 pub mod procfs;
 pub mod profile;
 pub mod render;
+pub mod rules;
 pub mod settings;
 
 mod check;
 mod file;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::limits;
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
+use crate::policy::Rules;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
@@ -42,6 +46,8 @@ pub struct Config {
     pub listen: Listen,
     /// `[auth]`: the mode said, or the one that loopback addresses imply.
     pub auth: AuthMode,
+    /// `[[rules]]`, compiled; in an [`Arc`], as all shards have the same.
+    pub rules: Arc<Rules>,
     /// `[reactors]`.
     pub reactors: limits::Reactors,
     /// `[tcb]`.
@@ -153,6 +159,11 @@ impl From<&Settings> for Config {
             listen: Listen { addresses: addresses(settings).to_vec(), limits: settings.numbers("listen") },
             // Unset is open: `check` lets that pass on loopback addresses only.
             auth: settings.word("auth.mode").and_then(AuthMode::from_word).unwrap_or(AuthMode::Open),
+            rules: match rules::compile(settings.rules()) {
+                Ok(rules) => Arc::new(rules),
+                // Not one that would allow everything.
+                Err(problems) => unreachable!("`check` lets no such rules pass: {problems:?}"),
+            },
             reactors: settings.numbers("reactors"),
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),

@@ -7,7 +7,7 @@
 //! Invariant: the defaults fit each other; a unit test checks it.
 
 use super::settings::{Origin, Settings};
-use super::{Problem, addresses};
+use super::{Problem, addresses, rules};
 
 /// The longest header of a WebSocket frame from a server (RFC 6455, section 5.2): 2 bytes and a 64-bit length.
 const WS_FRAME_HEADER_BYTES_MAX: u64 = 10;
@@ -21,6 +21,7 @@ const ESCAPE_GROWTH: u64 = 2;
 pub(super) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     let mut checker = Checker { settings, problems };
     checker.open_mode();
+    checker.rules();
     checker.stomp();
     checker.websocket();
     checker.outbound();
@@ -50,6 +51,12 @@ impl Checker<'_> {
                 beyond.join(", ")
             );
             self.problems.push(Problem::new(self.settings.get("listen.address").origin.clone(), text));
+        }
+    }
+
+    fn rules(&mut self) {
+        if let Err(problems) = rules::compile(self.settings.rules()) {
+            self.problems.extend(problems);
         }
     }
 

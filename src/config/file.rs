@@ -4,7 +4,7 @@
 //! its line, key, value and permitted values, and the rest of the file is still read. Text that is not
 //! TOML yields all the errors the parser finds.
 //!
-//! Invariant: a file can set nothing that the catalogue of keys does not have.
+//! Invariant: a file can set nothing that the catalogue of keys does not have, rules aside.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::keys::{self, Key, Value};
+use super::rules;
 use super::settings::{Origin, Settings, unknown};
 
 /// Reads the file into the settings. What is wrong with it is added to `problems`.
@@ -47,6 +48,12 @@ impl Reader<'_> {
         }
         for (section, value) in document.get_ref() {
             let name = section.get_ref().as_ref();
+            if name == rules::TABLE {
+                let mut found = Vec::new();
+                self.settings.set_rules(rules::read(value, &|byte| self.origin(byte), &mut found));
+                self.problems.append(&mut found);
+                continue;
+            }
             match value.get_ref() {
                 DeValue::Table(table) if keys::SECTIONS.iter().any(|(known, _)| *known == name) => {
                     self.read_section(name, table);

@@ -1,14 +1,15 @@
 //! The effective configuration as TOML.
 //!
-//! It is printed from the catalogue of [`super::keys`], so `tcbchat check` says what the program does. Nothing
+//! It is printed from the catalogue of [`super::keys`] and the rules, so `tcbchat check` says what the program does. Nothing
 //! is read or validated here.
 //!
 //! Invariant: the TOML, read again as a file, gives the same settings.
 
 use std::fmt::Write as _;
 
-use super::keys;
 use super::settings::{Origin, Settings};
+use super::{keys, rules};
+use crate::policy::Field;
 
 /// Column at which comments wrap.
 const WIDTH: usize = 100;
@@ -37,7 +38,32 @@ pub fn toml(settings: &Settings) -> String {
             None => put(&mut text, format_args!("# {} is unset\n", key.name)),
         }
     }
+    put_rules(&mut text, settings);
     text
+}
+
+/// The rules, behind all sections: a key that followed would be taken for one of the last rule.
+fn put_rules(text: &mut String, settings: &Settings) {
+    text.push('\n');
+    comment(
+        text,
+        if settings.rules().is_empty() {
+            "Rules: who may do what where. There are none, so everything is allowed."
+        } else {
+            "Rules: who may do what where. The first that fits decides; what none fits is refused."
+        },
+    );
+    for written in settings.rules() {
+        text.push('\n');
+        comment(text, &format!("Set by {}.", written.origin));
+        put(text, format_args!("[[{}]]\n", rules::TABLE));
+        for field in Field::ALL {
+            let list = written.rule.list(field);
+            if !list.is_empty() {
+                put(text, format_args!("{} = {}\n", field.name(), rules::toml_list(list)));
+            }
+        }
+    }
 }
 
 fn comment(text: &mut String, words: &str) {

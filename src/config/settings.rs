@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::keys::{self, ENVIRONMENT_PREFIX, Key, Value};
+use super::rules::WrittenRule;
 use super::{Problem, file, profile};
 
 /// The environment variable that names the configuration file; the only one with the prefix that is no key.
@@ -86,10 +87,11 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// The values of all keys.
+/// The values of all keys, and the rules.
 #[derive(Debug, Clone)]
 pub struct Settings {
     all: Vec<Setting>,
+    rules: Vec<WrittenRule>,
     passed_over: Vec<String>,
 }
 
@@ -97,7 +99,8 @@ impl Settings {
     /// The defaults.
     pub fn new() -> Self {
         let setting = |key: &'static Key| Setting { key, value: key.default(), origin: Origin::Default };
-        Self { all: keys::catalogue().iter().map(setting).collect(), passed_over: Vec::new() }
+        let all = keys::catalogue().iter().map(setting).collect();
+        Self { all, rules: Vec::new(), passed_over: Vec::new() }
     }
 
     /// Reads all sources. What is wrong with them is added to `problems`, and left out of the settings.
@@ -177,6 +180,16 @@ impl Settings {
                 *setting = other.clone();
             }
         }
+    }
+
+    /// The rules, in their order.
+    pub fn rules(&self) -> &[WrittenRule] {
+        &self.rules
+    }
+
+    /// These rules instead.
+    pub fn set_rules(&mut self, rules: Vec<WrittenRule>) {
+        self.rules = rules;
     }
 
     /// Environment variables with the prefix that are no keys, and no mistakes: Kubernetes makes them for a service that
