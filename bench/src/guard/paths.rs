@@ -11,6 +11,7 @@ use tcbchat::limits;
 use tcbchat::tcb::Closer;
 use tcbchat::time::Tick;
 use tcbchat::wire::ws::{self, Kind};
+use tcbchat_bench::paths::policy;
 use tcbchat_bench::paths::rooms::{Publications, visit};
 use tcbchat_bench::paths::wheel::{AHEAD, BUDGET, KEYS, arm_again, armed_ahead, expire};
 use tcbchat_bench::paths::wire::{SEND_BODY, WsInput, answer_handshake, decode_stomp, encode_message};
@@ -67,6 +68,18 @@ pub const ALL: &[Path] = &[
     path("wire/message/read_and_write", 1_000, 1, || {
         let mut read_and_write = wire::read_and_write();
         warm(1, move || _ = read_and_write())
+    }),
+    path("policy/verdict/room/100_rules", 1_000, 1, || {
+        let mut verdict = policy::verdict(100, "/topic/room-17");
+        warm(1, move || _ = black_box(verdict()))
+    }),
+    path("policy/send/unchecked", 1_000, 1, || {
+        let mut send = policy::checked_send(None);
+        warm(1, move || _ = black_box(send()))
+    }),
+    path("policy/send/checked/100_rules", 1_000, 1, || {
+        let mut send = policy::checked_send(Some(100));
+        warm(1, move || _ = black_box(send()))
     }),
     path("rooms/fan_out/1x1000/1_ids", 10, 1_000, || publish(1_000, Publications::to_rooms(1, 1_000, 1))),
     path("rooms/fan_out/1000x10/1_ids", 1, 10_000, || publish(10_000, Publications::to_rooms(1_000, 10, 1))),
