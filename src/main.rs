@@ -259,6 +259,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         handshake: config.handshake.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         websocket: config.websocket.clone(),
+        rules: Arc::clone(&config.rules),
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),

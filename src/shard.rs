@@ -58,6 +58,7 @@ use crate::message::destination::Pattern;
 pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
+use crate::policy::{Authorizer, Rules};
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
 use crate::time::{Micros, Tick};
@@ -95,6 +96,8 @@ pub struct ShardLimits {
     pub echo: limits::Echo,
     /// Peers that vanish.
     pub keepalive: limits::KeepAlive,
+    /// Who may do what where.
+    pub rules: Arc<Rules>,
     /// Sessions.
     pub stomp: limits::Stomp,
     /// How fast clients may publish.
@@ -178,6 +181,7 @@ pub struct Shard {
     inputs: Inputs,
     holds: Holds,
     rates: Rates,
+    authorizer: Authorizer,
     sessions: Sessions,
     topics: Topics,
     queues: Queues<Consumer, Holder>,
@@ -217,6 +221,7 @@ impl Shard {
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
             rates: Rates::new(&limits.rate),
+            authorizer: Authorizer::new(Arc::clone(&limits.rules), setup.seed),
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),

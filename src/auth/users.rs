@@ -123,7 +123,12 @@ fn decoy(hash: &PasswordHash) -> PasswordHash {
 ///
 /// # Errors
 /// The login, a role or the password is not permitted, or a line of the text is no user.
-pub fn set(text: &str, login: &str, password: &str, roles: Option<&[String]>) -> Result<String, Vec<Mistake>> {
+pub fn set(
+    text: &str,
+    login: &str,
+    password: &str,
+    roles: Option<&[String]>,
+) -> Result<String, Vec<Mistake>> {
     Users::parse(text)?;
     let whole = |text: String| vec![Mistake::on(0, text)];
     let mut entry = Entry::new(login, password, roles.unwrap_or_default()).map_err(whole)?;

@@ -138,25 +138,26 @@ impl Sessions {
         self.expiries.set(index, expires, now);
     }
 
-    /// A client has proved again who it is. `false`, and nothing has changed, if it is somebody else.
+    /// A client has proved again who it is. Returns the number of the principal that it was, if nobody is that any more.
+    ///
+    /// # Errors
+    /// It has proved that it is somebody else. Nothing has changed.
     pub fn renewed_as(
         &mut self,
         index: u32,
         principal: Option<Principal>,
         expires: Option<Tick>,
         now: Tick,
-    ) -> bool {
+    ) -> Result<Option<u32>, Fault> {
         let session = &mut self.table[index as usize];
         let login = session.principal().map(|principal| self.principals.login(principal));
         if principal.as_ref().map(|principal| &*principal.login) != login {
-            return false;
+            return Err(Fault::NotAuthenticated("a new token cannot change the login".into()));
         }
         let principal = principal.map(|principal| self.principals.acquire(principal));
-        if let Some(before) = session.renewed_as(principal) {
-            self.principals.release(before);
-        }
+        let before = session.renewed_as(principal);
         self.expiries.set(index, expires, now);
-        true
+        Ok(before.filter(|before| self.principals.release(*before)).map(PrincipalId::number))
     }
 
     /// A moment to look for expired sessions at, if there will be any.

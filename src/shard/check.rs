@@ -10,6 +10,7 @@ impl Shard {
     pub fn check(&self) {
         self.connections.check();
         self.sessions.check();
+        self.authorizer.check();
         self.topics.check();
         self.queues.check();
         self.members.check(&self.connections);

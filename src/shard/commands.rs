@@ -74,7 +74,8 @@ impl Shard {
         // One number for all requests of the frame: the receipt waits for all.
         let mut covered =
             Covered { serial: is_confirmed.then(|| self.sessions.serial()), ..Covered::default() };
-        let mut failed = None;
+        // All of it or nothing, of a transaction too.
+        let mut failed = self.forbidden(index, &commands).map(|fault| (fault, None));
         for command in commands.drain(..) {
             if let Some((_, receipt)) = &mut failed {
                 match command {

@@ -13,6 +13,9 @@ use crate::conn::hold::Reason;
 use crate::mesh::request::{Authenticator, Identity, Question};
 use crate::message::fault::Fault;
 use crate::message::origin::{ConnKey, Origin};
+use crate::policy::{Action, NOBODY, Who};
+use crate::session::Command;
+use crate::session::principals::PrincipalId;
 use crate::session::ticket::{Sources, Ticket};
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -90,10 +93,12 @@ impl Shard {
             self.connected(index, now);
             self.release(connection, Reason::Identity);
         } else if self.sessions[index].awaits_request(serial) {
-            if !self.sessions.renewed_as(index, principal, expires, now) {
-                let receipt = self.sessions[index].refused(serial);
-                let fault = Fault::NotAuthenticated("a new token cannot change the login".into());
-                return self.refuse_earlier(index, fault, receipt, now);
+            match self.sessions.renewed_as(index, principal, expires, now) {
+                Ok(freed) => freed.into_iter().for_each(|number| self.forget_principal(number)),
+                Err(fault) => {
+                    let receipt = self.sessions[index].refused(serial);
+                    return self.refuse_earlier(index, fault, receipt, now);
+                }
             }
             self.counters.logins_renewed_total += 1;
             if let Some(expiry) = expiry {
@@ -102,6 +107,43 @@ impl Shard {
             self.release(connection, Reason::Identity);
             self.completed(index, serial, now);
         }
+    }
+
+    /// What the rules do not let a session do of what a frame asks for.
+    pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
+        if self.authorizer.rules().is_empty() {
+            return None;
+        }
+        commands.iter().find_map(|command| match command {
+            Command::Publish(message) => self.may(index, Action::Send, message.key()).err(),
+            Command::Subscribe { key, .. } => self.may(index, Action::Subscribe, key).err(),
+            _ => None,
+        })
+    }
+
+    /// Whether the rules let a session do this with a destination. Who has not proved a login has none for them.
+    fn may(&mut self, index: u32, action: Action, key: &str) -> Result<(), Fault> {
+        let Shard { env, sessions, authorizer, .. } = self;
+        let principal = env.authenticator.as_ref().and_then(|_| sessions[index].principal());
+        let who = || {
+            let principals = sessions.principals();
+            principal.map_or_else(Who::default, |principal| Who {
+                login: Some(principals.login(principal)),
+                roles: principals.roles(principal),
+                claims: principals.claims(principal),
+            })
+        };
+        let number = principal.map_or(NOBODY, PrincipalId::number);
+        if authorizer.may(number, who, action, key) {
+            return Ok(());
+        }
+        Err(Fault::Forbidden { action: action.word(), destination: key.into() })
+    }
+
+    /// No session is the principal with this number any more.
+    pub(super) fn forget_principal(&mut self, number: u32) {
+        self.rates.end_login(number);
+        self.authorizer.release(number);
     }
 
     /// Ends sessions whose proof has expired. Returns whether there are more: `turn.timers_max` bounds one call.

@@ -94,6 +94,7 @@ impl Shard {
             Part::array(waiting, room, size_of::<ConnKey>()),
             self.timers.list_memory(),
             self.rates.memory(),
+            self.authorizer.memory(),
         ];
         keys.into_iter().chain(others).sum()
     }

@@ -56,7 +56,12 @@ impl Shard {
     /// Says that a session ends by a fault, before it has left anything.
     pub(super) fn note_fault(&mut self, index: u32, fault: &Fault, now: Tick) {
         if !is_verdict(fault) {
-            return tracing::debug!(shard = self.env.id, index, fault = fault.name(), "session ended: {fault}");
+            return tracing::debug!(
+                shard = self.env.id,
+                index,
+                fault = fault.name(),
+                "session ended: {fault}"
+            );
         }
         if !tracing::enabled!(tracing::Level::INFO) {
             return;

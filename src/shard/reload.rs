@@ -14,11 +14,14 @@ use crate::shard::{Shard, ShardLimits};
 pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "rate", "outbound", "echo"];
 
 impl Shard {
-    /// Takes other bounds from here on.
+    /// Takes other bounds, and other rules, from here on. What a session has subscribed to by the old rules, it keeps.
     pub fn set_limits(&mut self, limits: Arc<ShardLimits>) {
         self.env.terms = Terms::new(&limits.turn, &limits.rooms, &limits.outbound);
         self.connections.set_limits(limits.handshake.clone());
         self.sessions.set_limits(&limits.stomp, limits.handshake.credentials_bytes_max);
+        if !Arc::ptr_eq(&limits.rules, &self.env.limits.rules) {
+            self.authorizer.set_rules(Arc::clone(&limits.rules));
+        }
         if limits.rate != self.env.limits.rate {
             self.rates.set_limits(&limits.rate);
         }

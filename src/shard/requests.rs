@@ -543,8 +543,8 @@ impl Shard {
         self.count_sources(index);
         self.counters.receipts_lost_total += self.sessions[index].receipts_due() as u64;
         self.rates.end(index);
-        if let Some(login) = self.sessions.end(index) {
-            self.rates.end_login(login);
+        if let Some(number) = self.sessions.end(index) {
+            self.forget_principal(number);
         }
         let key = self.connections.key_of(index);
         self.holds.release_all(key, &mut self.connections[index]);

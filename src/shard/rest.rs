@@ -79,6 +79,7 @@ impl Shard {
         let has_shrunk = self.rest.peak > held.saturating_mul(2).max(SHRUNK_BYTES_MIN);
         if has_shrunk || (is_calm && !was_leased && self.is_worth_trimming()) {
             (self.rest.trimmed, self.rest.peak) = (turnover, held);
+            self.authorizer.shrink();
             self.rest.is_trim_due = true;
         }
         self.rest.seen = turnover;

@@ -2,11 +2,30 @@
 //!
 //! Owns how small they are: a bound is to be met within a run, and not by every world.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tcbchat::limits;
 use tcbchat::message::destination::Pattern;
+use tcbchat::policy::{Rule, Rules};
 use tcbchat::shard::ShardLimits;
+
+/// The room that nobody may enter, where there are rules.
+pub const FORBIDDEN: &str = "/topic/forbidden";
+
+fn forbidding() -> Rules {
+    let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let all = [("subscribe", "send")].map(|(one, other)| list(&[one, other])).concat();
+    let forbidden = Rule {
+        who: list(&["anyone"]),
+        deny: all.clone(),
+        destinations: list(&[FORBIDDEN]),
+        ..Rule::default()
+    };
+    let others = Rule { who: list(&["anyone"]), may: all, destinations: list(&["**"]), ..Rule::default() };
+    Rules::compile(vec![forbidden, others]).expect("they are right")
+}
 
 /// Those of all shards of a world.
 pub fn draw(rng: &mut StdRng) -> ShardLimits {
@@ -24,6 +43,8 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
             reactor_bytes_max: if rng.random_bool(0.3) { 24 * 1024 } else { 512 << 20 },
             ..limits::Outbound::default()
         },
+        // Half of the worlds have a room that nobody may enter.
+        rules: Arc::new(if rng.random_bool(0.5) { forbidding() } else { Rules::default() }),
         // So low that who publishes much is read later, now and then.
         rate: limits::Rate {
             session_messages_per_s: if rng.random_bool(0.3) { 2 } else { 0 },

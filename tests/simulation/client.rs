@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Error, Message};
 
+use crate::bounds;
 use crate::gate;
 use crate::model::{Model, SubscriptionId};
 
@@ -318,6 +319,20 @@ impl Client {
         let (text, fault) = BLUNDERS[kind % BLUNDERS.len()];
         self.say(text.into());
         self.blundered = Some(fault);
+        self.leave_in_order(model);
+    }
+
+    /// Does what the rules forbid; the session ends by it.
+    pub fn trespass(&mut self, kind: usize, model: &mut Model) {
+        let place = bounds::FORBIDDEN;
+        self.say(match kind % 3 {
+            0 => format!("SEND\ndestination:{place}\n\nx\0"),
+            1 => format!("SUBSCRIBE\ndestination:{place}\nid:trespass\n\n\0"),
+            _ => format!(
+                "BEGIN\ntransaction:t\n\n\0SEND\ntransaction:t\ndestination:{place}\n\nx\0COMMIT\ntransaction:t\n\n\0"
+            ),
+        });
+        self.blundered = Some("forbidden");
         self.leave_in_order(model);
     }
 

@@ -51,6 +51,8 @@ pub struct Server {
     awake: Arc<[AtomicBool]>,
     wires: Vec<Wires>,
     pub post: Post,
+    /// Nobody may enter [`bounds::FORBIDDEN`].
+    pub has_rules: bool,
     /// Who knows who clients are, if they have to prove it.
     pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
@@ -82,6 +84,7 @@ impl Server {
         let mut config = TableConfig::sized(CAPACITY, 1);
         config.time_wait.counts_against_capacity = false;
         let tcbs = Arc::new(TcbTable::new(config));
+        let has_rules = !limits.rules.is_empty();
         let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let shards = (0..count)
@@ -108,6 +111,7 @@ impl Server {
             awake,
             wires: (0..count).map(|_| Wires::default()).collect(),
             post: Post::new(seed, mesh),
+            has_rules,
             gate,
             tcbs,
             pending,

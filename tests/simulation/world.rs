@@ -256,6 +256,7 @@ impl World {
                 }
             },
             (Stage::Ready, 94) if kind < 20 => client.renew(kind == 0),
+            (Stage::Ready, 94) if kind < 25 && self.server.has_rules => client.trespass(kind, model),
             (Stage::Ready, 94) => client.blunder(kind, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
             (Stage::Ready, 95..98) => seat.is_unreported = true,
