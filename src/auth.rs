@@ -2,6 +2,8 @@
 //!
 //! * [`principal`] has the vocabulary: what a client says of itself, who it is, and what a check answers;
 //! * [`users`] checks passwords against a file of hashes;
+//! * [`keys`] are what tokens are verified with, and [`tokens`] verifies them;
+//! * [`signing`] makes tokens for a try-out;
 //! * [`mistake`] is what may be wrong with a file.
 //!
 //! A check is a function of values: the credentials, a file that was parsed before, the time as an argument. Nothing here
@@ -11,10 +13,24 @@
 //! Invariant: [`Verdict::Accepted`] is given only for a password that was hashed and compared, or a signature that was
 //! verified.
 
+pub mod keys;
 pub mod mistake;
 pub mod principal;
+pub mod signing;
+pub mod tokens;
 pub mod users;
 
+pub use keys::Keys;
 pub use mistake::Mistake;
 pub use principal::{Accepted, Credentials, Principal, Refusal, Verdict};
+pub use tokens::{Terms, Tokens};
 pub use users::Users;
+
+/// What is checked with: the files of a configuration, as they are in force.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Logins with passwords.
+    pub users: Option<Users>,
+    /// Tokens.
+    pub tokens: Option<Tokens>,
+}

@@ -42,6 +42,12 @@ pub enum Command {
     Check(Options),
     /// Ask a running server whether it is well; exit code 1 if it is not.
     Health(Health),
+    /// Add a login to a file of users, give it another password, or remove it.
+    #[command(after_help = PASSWD_AFTER_HELP)]
+    Passwd(Passwd),
+    /// Print a signed token, to try a server out.
+    #[command(after_help = TOKEN_AFTER_HELP)]
+    Token(Token),
     /// Print the manual page, for packages.
     #[command(hide = true)]
     Manual,
@@ -70,6 +76,68 @@ Examples:
 
 Exit codes: 0 the connections fit; 1 a wall is below them, or (--watch) is being hit; 2 the command line or \
 configuration is not right.";
+
+const PASSWD_AFTER_HELP: &str = "\
+The password is asked for twice on a terminal, without showing it; otherwise it is the one line of standard input. The \
+file is made if it is not there, and replaced as a whole: readable by its owner only, who stays the same. Other lines and \
+comments are kept. A running server reads it on SIGHUP.
+
+Examples:
+  tcbchat passwd users alice --role staff     asks for alice's password
+  tcbchat passwd users bot < bot.secret       for scripts
+  tcbchat passwd users alice --delete         alice may connect no more";
+
+const TOKEN_AFTER_HELP: &str = "\
+In earnest, tokens come from the application or its identity provider, with `sub`, `exp` and, if you have configured them, \
+`roles`, `aud` and `iss`.
+
+Examples:
+  openssl genpkey -algorithm ed25519 -out key.pem
+  openssl pkey -in key.pem -pubout -out key.pub.pem        this is the server's auth.keys_file
+  tcbchat token --key key.pem --login alice --role staff   this is a passcode for the next hour";
+
+/// Options of `passwd`.
+#[derive(Debug, Args)]
+pub struct Passwd {
+    /// The file, auth.users_file of the server.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The login.
+    #[arg(value_name = "LOGIN")]
+    pub login: String,
+    /// A role of the login, in place of those that it has; may be given several times.
+    #[arg(long, value_name = "ROLE", conflicts_with = "delete")]
+    pub role: Vec<String>,
+    /// Remove the login.
+    #[arg(long)]
+    pub delete: bool,
+}
+
+/// Options of `token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The private key: PEM, a JWK or a JWKS, in which a shared secret is an "oct".
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The claim `sub`.
+    #[arg(long, value_name = "LOGIN")]
+    pub login: String,
+    /// One of the claim `roles`; may be given several times.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Vec<String>,
+    /// How long it is good: a number with s, m, h or d. A negative one makes a token that has expired.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_seconds, allow_hyphen_values = true)]
+    pub expires_in: i64,
+    /// The claim `aud`.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub audience: Option<String>,
+    /// The claim `iss`.
+    #[arg(long, value_name = "ISSUER")]
+    pub issuer: Option<String>,
+    /// Which key of a JWKS signs; of a key without a name, what the token calls it.
+    #[arg(long, value_name = "KID")]
+    pub kid: Option<String>,
+}
 
 /// Options of `health`.
 #[derive(Debug, Args)]
@@ -155,6 +223,21 @@ fn parse_setting(text: &str) -> Result<(String, String), &'static str> {
     Ok((key.trim().into(), value.trim().into()))
 }
 
+/// Seconds of a text such as `90s`, `5m`, `-1h`.
+fn parse_seconds(text: &str) -> Result<i64, &'static str> {
+    const NEEDED: &str = "a number with s, m, h or d is needed, such as 90s";
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(NEEDED)?;
+    let unit_s = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(NEEDED),
+    };
+    let number: i64 = number.parse().map_err(|_| NEEDED)?;
+    number.checked_mul(unit_s).ok_or("that is too long")
+}
+
 impl Options {
     /// The sources that these flags, and the environment of the process, make.
     pub fn sources(&self) -> Sources {
@@ -190,6 +273,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("-1h", -3_600), ("2d", 172_800), ("0s", 0)] {
+            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
+        }
+        for bad in ["", "s", "90", "1.5h", "5 m", "1w", "9223372036854775807d", "5\u{e9}"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

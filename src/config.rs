@@ -5,6 +5,7 @@
 //! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`rules`] has the `[[rules]]` tables of the file;
+//! * [`credentials`] reads the files of users and keys;
 //! * [`render`] prints the effective configuration;
 //! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads,
 //!   descriptor tables and memory from it.
@@ -14,6 +15,7 @@
 //! Invariant: a [`Config`] holds only values inside their ranges that fit each other, so nobody behind it
 //! checks a bound again.
 
+pub mod credentials;
 pub mod keys;
 pub mod machine;
 pub mod plan;
@@ -27,6 +29,7 @@ mod check;
 mod file;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -44,8 +47,8 @@ use settings::{Origin, Settings, Sources};
 pub struct Config {
     /// `[listen]`.
     pub listen: Listen,
-    /// `[auth]`: the mode said, or the one that loopback addresses imply.
-    pub auth: AuthMode,
+    /// `[auth]`.
+    pub auth: Auth,
     /// `[[rules]]`, compiled; in an [`Arc`], as all shards have the same.
     pub rules: Arc<Rules>,
     /// `[reactors]`.
@@ -97,6 +100,29 @@ pub struct Listen {
     pub addresses: Vec<Address>,
     /// The numbers of the section.
     pub limits: limits::Backlog,
+}
+
+/// `[auth]`: who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The modes said, in order, or the one that loopback addresses imply; at least one.
+    pub modes: Vec<AuthMode>,
+    /// Logins with passwords; there if a mode is [`AuthMode::Users`].
+    pub users_file: Option<PathBuf>,
+    /// Keys that verify tokens; there if a mode is [`AuthMode::Jwt`].
+    pub keys_file: Option<PathBuf>,
+    /// What `iss` must be.
+    pub issuer: Option<Box<str>>,
+    /// What `aud` must be, or contain.
+    pub audience: Option<Box<str>>,
+    /// The claim that is the login.
+    pub login_claim: Box<str>,
+    /// The claim that lists the roles.
+    pub roles_claim: Box<str>,
+    /// Whether a token without `exp` is refused.
+    pub is_token_expiry_required: bool,
+    /// The numbers of the section.
+    pub limits: limits::Auth,
 }
 
 /// `[tcb]`: the table of TCP control blocks.
@@ -157,8 +183,7 @@ impl From<&Settings> for Config {
         let word = |path| settings.word(path).unwrap_or_default();
         Self {
             listen: Listen { addresses: addresses(settings).to_vec(), limits: settings.numbers("listen") },
-            // Unset is open: `check` lets that pass on loopback addresses only.
-            auth: settings.word("auth.mode").and_then(AuthMode::from_word).unwrap_or(AuthMode::Open),
+            auth: auth(settings),
             rules: match rules::compile(settings.rules()) {
                 Ok(rules) => Arc::new(rules),
                 // Not one that would allow everything.
@@ -199,6 +224,24 @@ impl From<&Settings> for Config {
             memory: settings.numbers("memory"),
             shutdown: settings.numbers("shutdown"),
         }
+    }
+}
+
+fn auth(settings: &Settings) -> Auth {
+    let line = |path| settings.line(path).map(Into::into);
+    Auth {
+        // Unset is open: `check` lets that pass on loopback addresses only.
+        modes: settings.words("auth.mode").map_or(vec![AuthMode::Open], |words| {
+            words.iter().filter_map(|word| AuthMode::from_word(word)).collect()
+        }),
+        users_file: settings.path("auth.users_file").map(Into::into),
+        keys_file: settings.path("auth.keys_file").map(Into::into),
+        issuer: line("auth.issuer"),
+        audience: line("auth.audience"),
+        login_claim: line("auth.login_claim").unwrap_or_default(),
+        roles_claim: line("auth.roles_claim").unwrap_or_default(),
+        is_token_expiry_required: settings.switch("auth.token_expiry_required"),
+        limits: settings.numbers("auth"),
     }
 }
 
@@ -278,7 +321,8 @@ mod tests {
     fn nothing_said_is_a_valid_configuration_of_the_defaults() {
         let (config, _) = load(&Sources::default()).unwrap();
         assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
-        assert_eq!(config.auth, AuthMode::Open);
+        assert_eq!(config.auth.modes, [AuthMode::Open]);
+        assert_eq!(config.auth.limits, limits::Auth::default());
         assert_eq!(config.stomp, limits::Stomp::default());
         assert_eq!(config.outbound, limits::Outbound::default());
         assert_eq!(config.tcb.limits, limits::Tcb::default());

@@ -122,6 +122,17 @@ pub const KIB: u64 = 1024;
 pub const MIB: u64 = 1024 * KIB;
 
 section! {
+    /// `[auth]`: who may connect (`auth.mode` and the files are no numbers).
+    Auth, "auth" {
+        /// Bytes of a token, wherever it stands; a longer one is refused.
+        token_bytes_max: u32 = 16 * 1024, 256..=1_048_576;
+        /// Seconds by which the clock of who issues tokens may be wrong: a token is taken so long before its `nbf`, and its
+        /// session ends so long after its `exp`.
+        leeway_s: u32 = 0, 0..=300;
+    }
+}
+
+section! {
     /// `[handshake]`: from `accept` to the end of the WebSocket opening handshake.
     Handshake, "handshake" {
         /// Bytes of an HTTP request head; more is answered with 431.
@@ -438,6 +449,7 @@ section! {
 /// Every bound of every section.
 pub fn specs() -> Vec<Spec> {
     [
+        Auth::specs(),
         Handshake::specs(),
         WebSocket::specs(),
         KeepAlive::specs(),

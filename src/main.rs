@@ -5,6 +5,8 @@ mod doctor;
 mod health;
 mod lifecycle;
 mod output;
+mod passwd;
+mod token;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -13,12 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
-use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
+use tcbchat::config::keys::{AuthMode, Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::raise_fd_limit;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
-use tcbchat::config::{self, Config, ConfigError, render};
+use tcbchat::config::{self, Config, ConfigError, credentials, render};
 use tcbchat::conn::pending::Pending;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
             Ok((config, _)) => health::ask(&health, &config),
             Err(code) => code,
         },
+        Command::Passwd(options) => passwd::change(&options),
+        Command::Token(options) => token::make(&options),
         Command::Check(options) => match load(&options) {
             Ok((config, settings)) => check(&config, &settings),
             Err(code) => code,
@@ -113,8 +117,20 @@ fn trim_heap() {
 
 /// Prints what would be in force on this machine.
 fn check(config: &Config, settings: &Settings) -> ExitCode {
+    let checks = match credentials::load(&config.auth, &[]) {
+        Ok(checks) => checks,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
     match machine_plan(config) {
-        Ok((plan, _)) => print(&format!("{}\n# On this machine: {plan}.\n", render::toml(settings))),
+        Ok((plan, _)) => {
+            // As comments, so that all of it can be read back.
+            let who: String = credentials::describe(&config.auth, &checks)
+                .lines()
+                .map(|line| format!("#   {line}\n"))
+                .collect();
+            let settings = render::toml(settings);
+            print(&format!("{settings}\n# Who may connect:\n{who}\n# On this machine: {plan}.\n"))
+        }
         Err(code) => code,
     }
 }
@@ -143,6 +159,9 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
         Ok(begun) => begun,
         Err(error) => return fail(&format!("cannot start the log's thread: {error}"), 1),
     };
+    if config.auth.modes != [AuthMode::Open] {
+        return fail(&"auth.mode: this server checks nobody yet, so only \"open\" can be served", EXIT_USAGE);
+    }
     let (plan, forecast) = match machine_plan(config) {
         Ok(planned) => planned,
         Err(code) => return code,

@@ -14,14 +14,21 @@ mod http;
 mod policy;
 #[path = "../fuzz/checks/stomp.rs"]
 mod stomp;
+#[path = "../fuzz/checks/tokens.rs"]
+mod tokens;
 #[path = "../fuzz/checks/ws.rs"]
 mod ws;
 
 /// A target and the function that the fuzzer calls for it.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: &[Target] =
-    &[("http", http::run), ("policy", policy::run), ("stomp", stomp::run), ("ws", ws::run)];
+const TARGETS: &[Target] = &[
+    ("http", http::run),
+    ("policy", policy::run),
+    ("stomp", stomp::run),
+    ("tokens", tokens::run),
+    ("ws", ws::run),
+];
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")

@@ -21,6 +21,7 @@ const ESCAPE_GROWTH: u64 = 2;
 pub(super) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     let mut checker = Checker { settings, problems };
     checker.open_mode();
+    checker.modes();
     checker.rules();
     checker.stomp();
     checker.websocket();
@@ -36,7 +37,7 @@ struct Checker<'a> {
 impl Checker<'_> {
     /// Everyone who reaches an open server can be anyone, so a reachable one must be meant.
     fn open_mode(&mut self) {
-        if self.settings.word("auth.mode").is_some() {
+        if self.settings.words("auth.mode").is_some() {
             return;
         }
         let beyond: Vec<String> = addresses(self.settings)
@@ -47,7 +48,8 @@ impl Checker<'_> {
         if !beyond.is_empty() {
             let text = format!(
                 "listen.address = {}: reachable from other machines, and everyone could log in under any name; \
-                 if that is meant, say so with --open or auth.mode = \"open\", else listen on a loopback address",
+                 if that is meant, say so with --open or auth.mode = \"open\"; else say who may, with auth.mode = \"users\" or \
+                 \"jwt\", or listen on a loopback address",
                 beyond.join(", ")
             );
             self.problems.push(Problem::new(self.settings.get("listen.address").origin.clone(), text));
@@ -57,6 +59,39 @@ impl Checker<'_> {
     fn rules(&mut self) {
         if let Err(problems) = rules::compile(self.settings.rules()) {
             self.problems.extend(problems);
+        }
+    }
+
+    /// Each mode has its file, and a file that is named has its mode: whoever names one means to use it.
+    fn modes(&mut self) {
+        let modes = self.settings.words("auth.mode");
+        let origin = self.settings.get("auth.mode").origin.clone();
+        for (mode, key, what) in [
+            ("users", "auth.users_file", "logins and passwords, which `tcbchat passwd` writes"),
+            ("jwt", "auth.keys_file", "public keys as PEM, or a JWKS"),
+        ] {
+            let is_named = self.settings.path(key).is_some();
+            match modes {
+                Some(modes) if modes.contains(&mode) && !is_named => {
+                    let text =
+                        format!("auth.mode has \"{mode}\", and {key} is unset: name the file of {what}");
+                    self.problems.push(Problem::new(origin.clone(), text));
+                }
+                // Else what was meant to shut a server would leave it open.
+                None if is_named => {
+                    let text =
+                        format!("{key} is set, and auth.mode is not: say auth.mode = \"{mode}\" to use it");
+                    self.problems.push(Problem::new(self.settings.get(key).origin.clone(), text));
+                }
+                _ => {}
+            }
+        }
+        if let Some([before @ .., _]) = modes
+            && before.contains(&"open")
+        {
+            let text =
+                "auth.mode: \"open\" accepts everybody, so what follows it would never be asked".into();
+            self.problems.push(Problem::new(origin, text));
         }
     }
 
@@ -176,6 +211,43 @@ mod tests {
             assert_eq!(found.len(), 1, "{beyond}: {found:?}");
             assert!(found[0].contains("--open or auth.mode = \"open\""), "{}", found[0]);
             assert_eq!(problems(&[("listen.address", beyond), ("auth.mode", "open")]), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn modes_and_their_files_belong_together() {
+        let (users, keys) = (("auth.users_file", "u"), ("auth.keys_file", "k"));
+        let mode = |words| ("auth.mode", words);
+        for good in [
+            &[mode("users"), users][..],
+            &[mode("jwt,users"), users, keys],
+            &[mode("users,open"), users],
+            &[mode("open"), users, keys],
+            &[mode("http")],
+        ] {
+            assert_eq!(problems(good), Vec::<String>::new(), "{good:?}");
+        }
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (
+                &[mode("users")],
+                "--set: auth.mode has \"users\", and auth.users_file is unset: name the file of logins",
+            ),
+            (&[mode("users"), keys], "auth.users_file is unset"),
+            (
+                &[mode("jwt")],
+                "--set: auth.mode has \"jwt\", and auth.keys_file is unset: name the file of public keys",
+            ),
+            (&[users], "--set: auth.users_file is set, and auth.mode is not: say auth.mode = \"users\""),
+            (&[keys], "--set: auth.keys_file is set, and auth.mode is not: say auth.mode = \"jwt\""),
+            (
+                &[mode("open,users"), users],
+                "\"open\" accepts everybody, so what follows it would never be asked",
+            ),
+        ];
+        for (values, expected) in cases {
+            let found = problems(values);
+            assert_eq!(found.len(), 1, "{values:?}: {found:?}");
+            assert!(found[0].contains(expected), "{values:?}: {found:?}");
         }
     }
 

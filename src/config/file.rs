@@ -113,13 +113,16 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
         // A list of one may be written without brackets.
         DeValue::String(text) => key
             .word(text)
+            .or_else(|| key.words([text.as_ref()]))
+            .or_else(|| key.line(text))
             .or_else(|| key.addresses([text.as_ref()]))
             .or_else(|| key.networks([text.as_ref()]))
             .or_else(|| key.patterns([text.as_ref()])),
         DeValue::Array(values) => {
             let texts: Option<Vec<&str>> = values.iter().map(|value| value.get_ref().as_str()).collect();
             let texts = texts?;
-            key.addresses(texts.iter().copied())
+            key.words(texts.iter().copied())
+                .or_else(|| key.addresses(texts.iter().copied()))
                 .or_else(|| key.networks(texts.iter().copied()))
                 .or_else(|| key.patterns(texts))
         }
@@ -147,9 +150,17 @@ mod tests {
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!(settings.number("websocket.frame_bytes_max"), 1 << 20);
         assert!(settings.switch("echo.enabled"));
-        assert_eq!(settings.word("auth.mode"), Some("open"));
+        assert_eq!(settings.words("auth.mode"), Some(&["open"][..]));
         let address = settings.get("listen.address").value.clone().unwrap();
         assert_eq!(address.to_string(), "[\"0.0.0.0:80\", \"[::]:80\"]");
+
+        let (settings, problems) =
+            read_all("[auth]\nmode = [\"jwt\", \"users\"]\nusers_file = 'u\\v'\nissuer = \"a, b\"\n");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.words("auth.mode"), Some(&["jwt", "users"][..]));
+        assert_eq!(settings.path("auth.users_file"), Some(Path::new("u\\v")));
+        assert_eq!(settings.line("auth.issuer"), Some("a, b"));
+        assert_eq!((settings.path("auth.keys_file"), settings.line("auth.login_claim")), (None, Some("sub")));
 
         let (settings, problems) = read_all("[listen]\naddress = \"127.0.0.1:9\"\n");
         assert_eq!(problems, Vec::<String>::new());

@@ -8,6 +8,7 @@
 //! value that the key itself accepts.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use ipnet::IpNet;
@@ -56,6 +57,20 @@ pub enum Domain {
         /// Words accepted.
         allowed: &'static [&'static str],
     },
+    /// One or more words of a list, in order.
+    Words {
+        /// Words accepted.
+        allowed: &'static [&'static str],
+    },
+    /// A text of one line; not empty.
+    Text {
+        /// Value when nothing is said; `None` leaves the key unset.
+        default: Option<&'static str>,
+        /// What it is, in words.
+        meaning: &'static str,
+    },
+    /// The path of a file; unset when nothing is said.
+    Path,
     /// A list of patterns of rooms.
     Patterns {
         /// Value when nothing is said.
@@ -79,6 +94,12 @@ pub enum Value {
     Switch(bool),
     /// Of a [`Domain::Word`].
     Word(&'static str),
+    /// Of a [`Domain::Words`]; at least one, none twice.
+    Words(Vec<&'static str>),
+    /// Of a [`Domain::Text`].
+    Text(Box<str>),
+    /// Of a [`Domain::Path`].
+    Path(PathBuf),
     /// Of a [`Domain::Patterns`]; at least one.
     Patterns(Vec<Pattern>),
     /// Of a [`Domain::Networks`].
@@ -104,6 +125,8 @@ impl Key {
             Domain::Number { default, .. } => Some(Value::Number(*default)),
             Domain::Switch { default } => Some(Value::Switch(*default)),
             Domain::Word { default, .. } => default.map(Value::Word),
+            Domain::Words { .. } | Domain::Path => None,
+            Domain::Text { default, .. } => default.and_then(|text| self.line(text)),
             Domain::Patterns { default } => self.patterns([*default]),
             Domain::Networks => Some(Value::Networks(Vec::new())),
             Domain::Addresses { default } => self.addresses([*default]),
@@ -115,9 +138,12 @@ impl Key {
         match &self.domain {
             Domain::Number { range, .. } => format!("{} to {}", range.start(), range.end()),
             Domain::Switch { .. } => "true or false".into(),
-            Domain::Word { allowed, .. } => {
-                allowed.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
+            Domain::Word { allowed, .. } => quoted(allowed, " or "),
+            Domain::Words { allowed } => {
+                format!("one or more of {}, in the order in which they are asked", quoted(allowed, ", "))
             }
+            Domain::Text { meaning, .. } => (*meaning).into(),
+            Domain::Path => "the path of a file".into(),
             Domain::Patterns { .. } => {
                 "one or more destinations of rooms, a * at the end for all that begin so, such as \"/topic/prices.*\""
                     .into()
@@ -153,6 +179,22 @@ impl Key {
         }
     }
 
+    /// Words of this key; `None` if there are none, if one is not permitted or there twice, or if the key takes one word.
+    pub fn words<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Words { allowed } = self.domain else { return None };
+        distinct(texts, |text| allowed.iter().find(|word| **word == text).copied()).map(Value::Words)
+    }
+
+    /// A text or a path of this key; `None` if it is empty or has control characters, or if the key takes neither.
+    pub fn line(&self, text: &str) -> Option<Value> {
+        let is_line = !text.is_empty() && !text.contains(char::is_control);
+        match self.domain {
+            Domain::Text { .. } => is_line.then(|| Value::Text(text.into())),
+            Domain::Path => is_line.then(|| Value::Path(text.into())),
+            _ => None,
+        }
+    }
+
     /// Addresses of this key; `None` if there are none, if one is malformed or there twice, or if the
     /// key takes no addresses.
     pub fn addresses<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
@@ -179,7 +221,11 @@ impl Key {
 
     /// Why a list is refused, if that is not what its items are: one of them is there twice.
     pub fn repeated<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-        if !matches!(self.domain, Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. }) {
+        let is_list = matches!(
+            self.domain,
+            Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. } | Domain::Words { .. }
+        );
+        if !is_list {
             return None;
         }
         let mut seen = Vec::new();
@@ -200,6 +246,8 @@ impl Key {
             }
             Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
             Domain::Word { .. } => self.word(text),
+            Domain::Words { .. } => self.words(text.split(',').map(str::trim)),
+            Domain::Text { .. } | Domain::Path => self.line(text),
             Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
             Domain::Networks => self.networks(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
             Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
@@ -230,6 +278,16 @@ fn network(text: &str) -> Option<IpNet> {
         .ok()
 }
 
+/// Words in quotes.
+fn quoted(words: &[&str], between: &str) -> String {
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(between)
+}
+
+/// A text without control characters as TOML's basic string.
+fn basic_string(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Result {
+    write!(f, "\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// A list as TOML.
 fn list(f: &mut std::fmt::Formatter<'_>, items: &[impl std::fmt::Display]) -> std::fmt::Result {
     let items: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
@@ -243,6 +301,9 @@ impl std::fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
+            Self::Words(words) => list(f, words),
+            Self::Text(text) => basic_string(f, text),
+            Self::Path(path) => basic_string(f, &path.to_string_lossy()),
             Self::Patterns(patterns) => list(f, patterns),
             Self::Networks(networks) => list(f, networks),
             Self::Addresses(addresses) => list(f, addresses),
@@ -283,6 +344,12 @@ words! {
     AuthMode {
         /// Any login, with any passcode.
         Open = "open",
+        /// Logins and passwords of a file.
+        Users = "users",
+        /// Tokens that are signed.
+        Jwt = "jwt",
+        /// Whom the application knows.
+        Http = "http",
     }
     /// `ops.metrics`: who is answered on `/metrics`.
     MetricsAccess {
@@ -417,9 +484,57 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "auth",
             "mode",
-            word(None, AuthMode::WORDS),
-            "\"open\" accepts every login with every passcode. It is what an unset mode means as long as all
-             addresses are loopback ones; on any other address the server starts only if it is said.",
+            Domain::Words { allowed: AuthMode::WORDS },
+            "Who decides who a client is. The first that the credentials are for decides. \"users\": a file of logins and passwords
+             (auth.users_file). \"jwt\": tokens, in the passcode or as a Bearer (auth.keys_file). \"http\": the application.
+             \"open\" accepts every login with every passcode; it is what an unset mode means as long as all addresses are loopback
+             ones, and on any other address the server starts only if a mode is said.",
+        ),
+        key(
+            "auth",
+            "users_file",
+            Domain::Path,
+            "Logins with argon2id hashes of their passwords and with roles; `tcbchat passwd FILE LOGIN` writes it. It is read
+             at the start and on SIGHUP.",
+        ),
+        key(
+            "auth",
+            "keys_file",
+            Domain::Path,
+            "Keys that verify tokens: public keys as PEM, or a JWKS, in which a shared secret is an \"oct\". Each verifies the
+             algorithm that its \"alg\" names, else those of its kind. It is read at the start and on SIGHUP.",
+        ),
+        key(
+            "auth",
+            "issuer",
+            Domain::Text { default: None, meaning: "a text, as tokens have it" },
+            "What the `iss` of a token must be. Unset: anything, or nothing.",
+        ),
+        key(
+            "auth",
+            "audience",
+            Domain::Text { default: None, meaning: "a text, as tokens have it" },
+            "What the `aud` of a token must be, or contain. Unset: anything, or nothing. Then tokens that the same issuer has made
+             for other services are good here, too.",
+        ),
+        key(
+            "auth",
+            "login_claim",
+            Domain::Text { default: Some("sub"), meaning: "the name of a claim, or a path such as \"user.name\"" },
+            "The claim of a token that is the login: a text of 1 to 255 bytes.",
+        ),
+        key(
+            "auth",
+            "roles_claim",
+            Domain::Text { default: Some("roles"), meaning: "the name of a claim, or a path such as \"realm_access.roles\"" },
+            "The claim of a token that lists the roles: a list of texts, or one text with spaces between. A token need not
+             have it.",
+        ),
+        key(
+            "auth",
+            "token_expiry_required",
+            Domain::Switch { default: true },
+            "Whether a token without `exp` is refused. Its session would never end by itself.",
         ),
         key(
             "tcb",
@@ -543,6 +658,18 @@ mod tests {
         assert_eq!(find("echo", "enabled").unwrap().text("yes"), None);
         let delayed = find("rooms", "flush_delay_destinations").unwrap();
         assert_eq!(delayed.text("/topic/a, /user/*").unwrap().to_string(), "[\"/topic/a\", \"/user/*\"]");
+        let mode = find("auth", "mode").unwrap();
+        assert_eq!(mode.text("jwt, users").unwrap().to_string(), "[\"jwt\", \"users\"]");
+        for bad in ["", "shut", "jwt,jwt", "jwt,", "JWT"] {
+            assert_eq!(mode.text(bad), None, "{bad}");
+        }
+        assert_eq!(mode.repeated(["jwt", "jwt"]), Some("jwt"));
+        let audience = find("auth", "audience").unwrap();
+        assert_eq!(audience.text("a \"b\" \\ c,d").unwrap().to_string(), r#""a \"b\" \\ c,d""#);
+        assert_eq!((audience.text(""), audience.text("a\nb")), (None, None));
+        let file = find("auth", "users_file").unwrap();
+        assert_eq!(file.text("/etc/a b").unwrap(), Value::Path("/etc/a b".into()));
+        assert_eq!(file.text(""), None);
         for bad in ["", "/queue/*", "/topic/*/a", "/topic/a,/topic/a"] {
             assert_eq!(delayed.text(bad), None, "{bad}");
         }

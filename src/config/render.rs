@@ -98,7 +98,10 @@ mod tests {
         let sources = Sources {
             flags: vec![
                 flag("tcb.capacity", "50000"),
-                flag("auth.mode", "open"),
+                flag("auth.mode", "jwt,users"),
+                flag("auth.users_file", "/etc/users"),
+                flag("auth.keys_file", "a \"b\" \\ \u{e9}"),
+                flag("auth.audience", "a, \"b\""),
                 flag("listen.address", "0.0.0.0:80,[::]:80"),
             ],
             ..Sources::default()

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::keys::{self, ENVIRONMENT_PREFIX, Key, Value};
@@ -243,6 +243,42 @@ impl Settings {
             Some(Value::Word(word)) => Some(word),
             None => None,
             ref other => panic!("{path} is {other:?}, not a word"),
+        }
+    }
+
+    /// The words of a key, if it is set.
+    ///
+    /// # Panics
+    /// If there is no such key, or it is no list of words.
+    pub fn words(&self, path: &str) -> Option<&[&'static str]> {
+        match &self.get(path).value {
+            Some(Value::Words(words)) => Some(words),
+            None => None,
+            other => panic!("{path} is {other:?}, not words"),
+        }
+    }
+
+    /// The text of a key, if it is set.
+    ///
+    /// # Panics
+    /// If there is no such key, or it is no text.
+    pub fn line(&self, path: &str) -> Option<&str> {
+        match &self.get(path).value {
+            Some(Value::Text(text)) => Some(text),
+            None => None,
+            other => panic!("{path} is {other:?}, not a text"),
+        }
+    }
+
+    /// The path of a key, if it is set.
+    ///
+    /// # Panics
+    /// If there is no such key, or it is no path.
+    pub fn path(&self, path: &str) -> Option<&Path> {
+        match &self.get(path).value {
+            Some(Value::Path(file)) => Some(file),
+            None => None,
+            other => panic!("{path} is {other:?}, not a path"),
         }
     }
 
