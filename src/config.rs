@@ -38,6 +38,7 @@ use crate::limits;
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
 use crate::policy::Rules;
+use crate::services::auth::Mode;
 use crate::tcb::time_wait;
 use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
 use settings::{Origin, Settings, Sources};
@@ -119,10 +120,43 @@ pub struct Auth {
     pub login_claim: Box<str>,
     /// The claim that lists the roles.
     pub roles_claim: Box<str>,
+    /// The cookie that has a token.
+    pub token_cookie: Option<Box<str>>,
+    /// The parameter of the query that has a token.
+    pub token_query: Option<Box<str>>,
+    /// Where the application is asked; there if a mode is [`AuthMode::Http`].
+    pub http_url: Option<Box<str>>,
+    /// Headers of the upgrade that it is told, in lower case.
+    pub http_headers: Box<[Box<str>]>,
     /// Whether a token without `exp` is refused.
     pub is_token_expiry_required: bool,
     /// The numbers of the section.
     pub limits: limits::Auth,
+}
+
+impl Auth {
+    /// Whether clients have to prove who they are.
+    pub fn is_guarded(&self) -> bool {
+        self.modes != [AuthMode::Open]
+    }
+
+    /// The modes, as the service has them that finds out who clients are. Empty if nobody has to prove that.
+    pub fn desk_modes(&self) -> Vec<Mode> {
+        let mode = |mode: &AuthMode| match mode {
+            AuthMode::Open => Mode::Open,
+            AuthMode::Users => Mode::Users,
+            AuthMode::Jwt => Mode::Jwt,
+            AuthMode::Http => Mode::Http,
+        };
+        if self.is_guarded() { self.modes.iter().map(mode).collect() } else { Vec::new() }
+    }
+}
+
+impl Config {
+    /// Threads of the server that are no reactor.
+    pub fn threads_beside_reactors(&self) -> u64 {
+        plan::THREADS_OF_PROCESS + crate::services::auth::threads(&self.auth.desk_modes(), &self.auth.limits)
+    }
 }
 
 /// `[tcb]`: the table of TCP control blocks.
@@ -240,6 +274,16 @@ fn auth(settings: &Settings) -> Auth {
         audience: line("auth.audience"),
         login_claim: line("auth.login_claim").unwrap_or_default(),
         roles_claim: line("auth.roles_claim").unwrap_or_default(),
+        token_cookie: line("auth.token_cookie"),
+        token_query: line("auth.token_query"),
+        http_url: line("auth.http_url"),
+        http_headers: settings
+            .line("auth.http_headers")
+            .unwrap_or_default()
+            .split(',')
+            .map(|name| name.trim().to_ascii_lowercase().into())
+            .filter(|name: &Box<str>| !name.is_empty())
+            .collect(),
         is_token_expiry_required: settings.switch("auth.token_expiry_required"),
         limits: settings.numbers("auth"),
     }

@@ -75,6 +75,7 @@ pub mod metrics;
 pub mod net;
 pub mod ops;
 pub mod policy;
+pub mod services;
 pub mod session;
 pub mod shard;
 pub mod share;

@@ -12,18 +12,19 @@ use std::time::Duration;
 use tcbchat::config::keys::Value;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::settings::{Setting, Settings};
-use tcbchat::config::{self, Config};
+use tcbchat::config::{self, Config, credentials};
 use tcbchat::net::address::Address;
 use tcbchat::net::server::Lifecycle;
 use tcbchat::ops::metrics::Bounds;
 use tcbchat::ops::notify::Notify;
 use tcbchat::ops::site::Readiness;
+use tcbchat::services::auth::Desk;
 use tcbchat::shard::ShardLimits;
 use tcbchat::shard::reload::RELOADED;
 
 use crate::cli::Options;
 use crate::output::{self, Level};
-use crate::shard_limits;
+use crate::{claims, shard_limits};
 
 /// See the module.
 pub struct Life<'a> {
@@ -36,6 +37,8 @@ pub struct Life<'a> {
     readiness: Arc<Readiness>,
     bounds: Arc<Bounds>,
     notify: Notify,
+    /// Who finds out who clients are.
+    desk: Option<Arc<Desk>>,
 }
 
 impl<'a> Life<'a> {
@@ -46,11 +49,12 @@ impl<'a> Life<'a> {
         settings: Settings,
         plan: &'a Plan,
         level: Level,
+        desk: Option<Arc<Desk>>,
     ) -> Self {
         let bounds = Arc::new(Bounds::default());
         bounds.set(numbers(&settings));
         let notify = Notify::from_environment();
-        Life { options, config, plan, settings, level, readiness: Arc::default(), bounds, notify }
+        Life { options, config, plan, settings, level, readiness: Arc::default(), bounds, notify, desk }
     }
 
     /// For the page.
@@ -104,8 +108,14 @@ impl Life<'_> {
                 return None;
             }
         };
-        let mut has_limits = false;
         let mut in_force = self.settings.clone();
+        let has_rules =
+            !settings.rules().iter().map(|new| &new.rule).eq(in_force.rules().iter().map(|old| &old.rule));
+        let mut has_limits = has_rules;
+        if has_rules {
+            tracing::info!(rules = settings.rules().len(), "reloaded");
+            in_force.set_rules(settings.rules().to_vec());
+        }
         for (old, new) in self.settings.iter().zip(settings.iter()) {
             if old.value == new.value {
                 continue;
@@ -128,11 +138,34 @@ impl Life<'_> {
                 return None;
             }
         };
+        if !self.reload_checks(&config) {
+            return None;
+        }
         tracing::info!("the configuration was read");
         self.level.set(config.log.level);
         self.bounds.set(numbers(&in_force));
         self.settings = in_force;
         has_limits.then(|| Arc::new(shard_limits(&config)))
+    }
+}
+
+impl Life<'_> {
+    /// Users and keys of files, which are read anew though no key has changed. `false` if something is wrong with them: those
+    /// in force stay.
+    fn reload_checks(&self, config: &Config) -> bool {
+        let Some(desk) = &self.desk else { return true };
+        match credentials::load(&config.auth, &claims(config)) {
+            Ok(checks) => {
+                desk.replace(checks);
+                true
+            }
+            Err(error) => {
+                for problem in &error.problems {
+                    tracing::error!(%problem, "nothing is reloaded: users and keys stay as they are");
+                }
+                false
+            }
+        }
     }
 }
 

@@ -129,6 +129,19 @@ section! {
         /// Seconds by which the clock of who issues tokens may be wrong: a token is taken so long before its `nbf`, and its
         /// session ends so long after its `exp`.
         leeway_s: u32 = 0, 0..=300;
+        /// Logins that wait for one kind of check: of tokens, of passwords, of the application. One more is refused with
+        /// `auth-busy`.
+        queue_max: u32 = 10_000, 1..=1_000_000;
+        /// Wrong passwords from one address (of IPv6: from one /64) in a minute, past which its passwords are refused unseen.
+        /// Loopback addresses are not judged.
+        failures_per_address_max: u32 = 30, 1..=1_000_000;
+        /// Wrong passwords for one login in a minute, past which those from addresses that it has not logged in from are
+        /// refused unseen.
+        failures_per_login_max: u32 = 10, 1..=1_000_000;
+        /// Milliseconds in which the application must say who a client is.
+        http_timeout_ms: u32 = 3_000, 10..=60_000;
+        /// Questions to the application at once. Each is a thread.
+        http_requests_max: u32 = 8, 1..=256;
     }
 }
 

@@ -22,14 +22,18 @@ use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, credentials, render};
 use tcbchat::conn::pending::Pending;
+use tcbchat::mesh::request::Authenticator;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
 use tcbchat::net::group_memory::{self, Gate};
 use tcbchat::net::reactor;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::log::Log;
-use tcbchat::ops::metrics::{Metrics, Sources};
+use tcbchat::ops::metrics::{self, Metrics};
 use tcbchat::ops::site::{MetricsFor, Site};
+use tcbchat::services;
+use tcbchat::services::auth::{Application, Desk};
+use tcbchat::session::ticket::Sources;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup, farewell};
 use tcbchat::tcb::TcbTable;
 use tcbchat::time::Clock;
@@ -117,7 +121,7 @@ fn trim_heap() {
 
 /// Prints what would be in force on this machine.
 fn check(config: &Config, settings: &Settings) -> ExitCode {
-    let checks = match credentials::load(&config.auth, &[]) {
+    let checks = match credentials::load(&config.auth, &claims(config)) {
         Ok(checks) => checks,
         Err(error) => return fail(&error, EXIT_USAGE),
     };
@@ -159,9 +163,10 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
         Ok(begun) => begun,
         Err(error) => return fail(&format!("cannot start the log's thread: {error}"), 1),
     };
-    if config.auth.modes != [AuthMode::Open] {
-        return fail(&"auth.mode: this server checks nobody yet, so only \"open\" can be served", EXIT_USAGE);
-    }
+    let desk = match desk(config) {
+        Ok(desk) => desk,
+        Err(code) => return code,
+    };
     let (plan, forecast) = match machine_plan(config) {
         Ok(planned) => planned,
         Err(code) => return code,
@@ -173,8 +178,8 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
         let variables = settings.passed_over().join(", ");
         tracing::info!(variables, "passed over: Kubernetes makes these for a service of this name");
     }
-    let mut life = Life::new(options, config, settings, &plan, level);
-    let result = run(config, &plan, &log, &mut life);
+    let mut life = Life::new(options, config, settings, &plan, level, desk.clone());
+    let result = run(config, &plan, &log, desk, &mut life);
     output::end_log(&log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -182,12 +187,50 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
     }
 }
 
+/// Who finds out who clients are, if they have to prove it.
+fn desk(config: &Config) -> Result<Option<Arc<Desk>>, ExitCode> {
+    let auth = &config.auth;
+    if !auth.is_guarded() {
+        return Ok(None);
+    }
+    let claims = claims(config);
+    let checks = credentials::load(auth, &claims).map_err(|error| fail(&error, EXIT_USAGE))?;
+    let timeout = Duration::from_millis(auth.limits.http_timeout_ms.into());
+    let is_asked = auth.modes.contains(&AuthMode::Http);
+    let setup = services::auth::Setup {
+        modes: auth.desk_modes(),
+        checks,
+        application: auth.http_url.as_deref().map(|url| Application::new(url, timeout, claims)),
+        sources: Sources {
+            cookie: auth.token_cookie.clone(),
+            query: auth.token_query.clone(),
+            upgrade_headers: if is_asked { auth.http_headers.clone() } else { Box::default() },
+            connect_headers: is_asked,
+        },
+        limits: auth.limits.clone(),
+    };
+    let desk =
+        Desk::open(setup).map_err(|error| fail(&format!("cannot start a thread of auth: {error}"), 1))?;
+    Ok(Some(Arc::new(desk)))
+}
+
+/// The claims that rules name: others are not kept.
+fn claims(config: &Config) -> Box<[Box<str>]> {
+    config.rules.claims().map(Into::into).collect()
+}
+
 /// Makes what all reactors share, and serves.
-fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(), ServeError> {
+fn run(
+    config: &Config,
+    plan: &Plan,
+    log: &Log,
+    desk: Option<Arc<Desk>>,
+    life: &mut Life<'_>,
+) -> Result<(), ServeError> {
     let clock = Clock::start();
     let tcbs = Arc::new(TcbTable::new(plan.tcb));
     let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
-    let sources = Sources {
+    let sources = metrics::Sources {
         shards: metrics.clone(),
         tcbs: Arc::clone(&tcbs),
         limits: life.bounds(),
@@ -220,7 +263,7 @@ fn run(config: &Config, plan: &Plan, log: &Log, life: &mut Life<'_>) -> Result<(
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,
-            authenticator: None,
+            authenticator: desk.clone().map(|desk| desk as Arc<dyn Authenticator>),
             seed,
             started_s,
             now: clock.now(),

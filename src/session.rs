@@ -542,14 +542,19 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))
     }
 
-    /// The client is asked for by this request, and is not connected before the answer.
-    pub fn connecting(&mut self, serial: u32) {
-        self.extra_mut().connecting = Some(serial);
+    /// The client, which says that it has this login, is asked for by this request, and is not connected before the answer.
+    pub fn connecting(&mut self, serial: u32, claimed: Option<Box<str>>) {
+        self.extra_mut().connecting = Some((serial, claimed));
+    }
+
+    /// The login that the client says it has, while that is found out.
+    pub fn claimed(&self) -> Option<&str> {
+        self.extra.as_ref()?.connecting.as_ref()?.1.as_deref()
     }
 
     /// Whether this request is the one that [`Session::connecting`] noted.
     pub fn is_connecting_by(&self, serial: u32) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.connecting == Some(serial))
+        self.extra.as_ref().is_some_and(|extra| extra.is_connecting_by(serial))
     }
 
     /// It is known who the client is: it is connected.
@@ -599,7 +604,7 @@ impl Session {
 
     /// Whether this request is waited for.
     pub fn awaits_request(&self, serial: u32) -> bool {
-        let awaits = |extra: &Extra| extra.connecting == Some(serial) || extra.awaiting.has(serial);
+        let awaits = |extra: &Extra| extra.is_connecting_by(serial) || extra.awaiting.has(serial);
         self.extra.as_deref().is_some_and(awaits)
     }
 

@@ -225,7 +225,7 @@ impl fmt::Display for Terms {
 
 /// Whether a passcode is meant as a token: three parts, of which the first is the base64 of something that begins with a
 /// brace. No password that people choose is.
-fn has_shape(passcode: &str) -> bool {
+pub fn has_shape(passcode: &str) -> bool {
     let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=');
     let mut parts = passcode.split('.');
     let (Some(header), Some(payload), Some(signature), None) =

@@ -67,14 +67,14 @@ impl Checker<'_> {
         let modes = self.settings.words("auth.mode");
         let origin = self.settings.get("auth.mode").origin.clone();
         for (mode, key, what) in [
-            ("users", "auth.users_file", "logins and passwords, which `tcbchat passwd` writes"),
-            ("jwt", "auth.keys_file", "public keys as PEM, or a JWKS"),
+            ("users", "auth.users_file", "the file of logins and passwords, which `tcbchat passwd` writes"),
+            ("jwt", "auth.keys_file", "the file of public keys as PEM, or a JWKS"),
+            ("http", "auth.http_url", "the URL at which the application says who a client is"),
         ] {
-            let is_named = self.settings.path(key).is_some();
+            let is_named = self.settings.get(key).value.is_some();
             match modes {
                 Some(modes) if modes.contains(&mode) && !is_named => {
-                    let text =
-                        format!("auth.mode has \"{mode}\", and {key} is unset: name the file of {what}");
+                    let text = format!("auth.mode has \"{mode}\", and {key} is unset: name {what}");
                     self.problems.push(Problem::new(origin.clone(), text));
                 }
                 // Else what was meant to shut a server would leave it open.
@@ -89,9 +89,16 @@ impl Checker<'_> {
         if let Some([before @ .., _]) = modes
             && before.contains(&"open")
         {
-            let text =
-                "auth.mode: \"open\" accepts everybody, so what follows it would never be asked".into();
+            let text = "auth.mode: \"open\" lets in whoever says nothing, and has to stand last".into();
             self.problems.push(Problem::new(origin, text));
+        }
+        if let Some(url) = self.settings.line("auth.http_url")
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| url.starts_with(scheme) && url.len() > scheme.len())
+        {
+            let text = format!("auth.http_url = {url:?}: it must begin with http:// or https://");
+            self.problems.push(Problem::new(self.settings.get("auth.http_url").origin.clone(), text));
         }
     }
 
@@ -223,7 +230,7 @@ mod tests {
             &[mode("jwt,users"), users, keys],
             &[mode("users,open"), users],
             &[mode("open"), users, keys],
-            &[mode("http")],
+            &[mode("jwt,http"), keys, ("auth.http_url", "https://app.example/login")],
         ] {
             assert_eq!(problems(good), Vec::<String>::new(), "{good:?}");
         }
@@ -239,10 +246,9 @@ mod tests {
             ),
             (&[users], "--set: auth.users_file is set, and auth.mode is not: say auth.mode = \"users\""),
             (&[keys], "--set: auth.keys_file is set, and auth.mode is not: say auth.mode = \"jwt\""),
-            (
-                &[mode("open,users"), users],
-                "\"open\" accepts everybody, so what follows it would never be asked",
-            ),
+            (&[mode("open,users"), users], "\"open\" lets in whoever says nothing, and has to stand last"),
+            (&[mode("http")], "auth.http_url is unset: name the URL"),
+            (&[mode("http"), ("auth.http_url", "ftp://app")], "it must begin with http:// or https://"),
         ];
         for (values, expected) in cases {
             let found = problems(values);

@@ -45,8 +45,13 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
         |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("a String takes every text");
     for mode in &auth.modes {
         match mode {
+            AuthMode::Open if auth.is_guarded() => {
+                line(format_args!("open: whoever says nothing, without a login"))
+            }
             AuthMode::Open => line(format_args!("open: every login, with every passcode")),
-            AuthMode::Http => line(format_args!("http: the application is asked")),
+            AuthMode::Http => {
+                line(format_args!("http: {} is asked", auth.http_url.as_deref().unwrap_or_default()));
+            }
             AuthMode::Users => {
                 let (users, path) = (checks.users.as_ref().map_or(0, Users::count), shown(&auth.users_file));
                 line(format_args!("users: {users} of {path}"));
@@ -159,7 +164,7 @@ mod tests {
             "\n  \"rsa\": RS256, RS384, RS512, PS256, PS384, PS512\n",
             "\n  auth.audience is unset",
             &format!("\nusers: 1 of {}\n", path("users")),
-            "\nopen: every login",
+            "\nopen: whoever says nothing",
         ];
         for expected in expected {
             assert!(said.contains(expected), "{said}");

@@ -486,9 +486,10 @@ fn keys_without_number() -> Vec<Key> {
             "mode",
             Domain::Words { allowed: AuthMode::WORDS },
             "Who decides who a client is. The first that the credentials are for decides. \"users\": a file of logins and passwords
-             (auth.users_file). \"jwt\": tokens, in the passcode or as a Bearer (auth.keys_file). \"http\": the application.
-             \"open\" accepts every login with every passcode; it is what an unset mode means as long as all addresses are loopback
-             ones, and on any other address the server starts only if a mode is said.",
+             (auth.users_file). \"jwt\": tokens, in the passcode or as a Bearer (auth.keys_file). \"http\": the application is asked (auth.http_url).
+             \"open\" alone accepts every login with every passcode; it is what an unset mode means as long as all addresses are
+             loopback ones, and on any other address the server starts only if a mode is said. At the end of a list \"open\" lets
+             in whoever says nothing of himself, without a login.",
         ),
         key(
             "auth",
@@ -529,6 +530,31 @@ fn keys_without_number() -> Vec<Key> {
             Domain::Text { default: Some("roles"), meaning: "the name of a claim, or a path such as \"realm_access.roles\"" },
             "The claim of a token that lists the roles: a list of texts, or one text with spaces between. A token need not
              have it.",
+        ),
+        key(
+            "auth",
+            "token_cookie",
+            Domain::Text { default: None, meaning: "the name of a cookie" },
+            "The cookie of the upgrade that has a token. Unset: none. With a cookie, see http.origins: any page can open a
+             connection that has it.",
+        ),
+        key(
+            "auth",
+            "token_query",
+            Domain::Text { default: None, meaning: "the name of a parameter" },
+            "The parameter of the upgrade's URL that has a token. Unset: none. It is never logged here; a proxy may log it.",
+        ),
+        key(
+            "auth",
+            "http_url",
+            Domain::Text { default: None, meaning: "a URL, such as \"http://127.0.0.1:3000/chat/login\"" },
+            "Where the application says who a client is, for the mode \"http\".",
+        ),
+        key(
+            "auth",
+            "http_headers",
+            Domain::Text { default: Some("cookie"), meaning: "names of headers, with commas between" },
+            "Headers of the upgrade that the application is told, beside those of CONNECT.",
         ),
         key(
             "auth",

@@ -42,7 +42,8 @@ const FDS_OF_PROCESS: u64 = 32;
 /// wake-up.
 const FDS_OF_REACTOR: u64 = 3;
 
-/// Threads of a server that are no reactor: the main thread, the one that waits for signals, and the log's.
+/// Threads that every server has beside its reactors: the main thread, the one that waits for signals, and the log's.
+/// [`Config::threads_beside_reactors`](super::Config::threads_beside_reactors) has those of its services, too.
 pub const THREADS_OF_PROCESS: u64 = 3;
 
 /// What to start.

@@ -9,6 +9,7 @@
 //!
 //! Invariant: a queue has at most `auth.queue_max` questions, and what it has no room for is refused at once.
 
+mod application;
 mod failures;
 
 use std::panic::{self, AssertUnwindSafe};
@@ -19,12 +20,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::auth::{Accepted, Credentials, Refusal, Tokens, Users, Verdict, tokens};
+use crate::auth::{Accepted, Checks, Credentials, Refusal, Verdict, tokens};
 use crate::limits;
 use crate::mesh::request::{Authenticator, Expiry, Identity, Question};
 use crate::message::fault::Fault;
 use crate::session::ticket::Sources;
 use failures::Failures;
+
+pub use application::Application;
 
 /// One way to find out who a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +36,10 @@ pub enum Mode {
     Jwt,
     /// By a file of users.
     Users,
+    /// By asking the application.
+    Http,
     /// Whoever says nothing is let in, and is nobody.
     Open,
-}
-
-/// What credentials are checked against.
-#[derive(Debug, Default)]
-pub struct Checks {
-    /// Of [`Mode::Users`].
-    pub users: Option<Users>,
-    /// Of [`Mode::Jwt`].
-    pub tokens: Option<Tokens>,
 }
 
 /// What a desk is made of.
@@ -53,6 +49,8 @@ pub struct Setup {
     pub modes: Vec<Mode>,
     /// What they check against.
     pub checks: Checks,
+    /// Whom [`Mode::Http`] asks.
+    pub application: Option<Application>,
     /// Where credentials are looked for.
     pub sources: Sources,
     /// Bounds.
@@ -71,6 +69,7 @@ struct Case {
 struct Queues {
     tokens: Option<SyncSender<Case>>,
     passwords: Option<SyncSender<Case>>,
+    application: Option<SyncSender<Case>>,
 }
 
 #[derive(Debug)]
@@ -78,6 +77,7 @@ struct Inner {
     modes: Vec<Mode>,
     queues: Queues,
     checks: RwLock<Arc<Checks>>,
+    application: Option<Application>,
     failures: Mutex<Failures>,
 }
 
@@ -88,9 +88,20 @@ pub struct Desk {
     sources: Sources,
 }
 
+impl Mode {
+    /// Its threads.
+    fn threads(self, limits: &limits::Auth) -> u32 {
+        match self {
+            Mode::Jwt | Mode::Users => 1,
+            Mode::Http => limits.http_requests_max,
+            Mode::Open => 0,
+        }
+    }
+}
+
 /// Threads that a desk with these modes has.
-pub fn threads(modes: &[Mode]) -> u64 {
-    [Mode::Jwt, Mode::Users].iter().filter(|mode| modes.contains(mode)).count() as u64
+pub fn threads(modes: &[Mode], limits: &limits::Auth) -> u64 {
+    modes.iter().map(|mode| u64::from(mode.threads(limits))).sum()
 }
 
 impl Desk {
@@ -99,29 +110,30 @@ impl Desk {
     /// # Errors
     /// A thread cannot be started.
     pub fn open(setup: Setup) -> std::io::Result<Desk> {
-        let queue = |mode| {
-            let (sender, receiver) = sync_channel(setup.limits.queue_max as usize);
-            setup.modes.contains(&mode).then_some((sender, receiver))
-        };
-        let (tokens, passwords) = (queue(Mode::Jwt), queue(Mode::Users));
-        let queues = Queues {
-            tokens: tokens.as_ref().map(|(sender, _)| sender.clone()),
-            passwords: passwords.as_ref().map(|(sender, _)| sender.clone()),
-        };
-        let inner = Arc::new(Inner {
-            modes: setup.modes,
-            queues,
-            checks: RwLock::new(Arc::new(setup.checks)),
-            failures: Mutex::new(Failures::new(&setup.limits)),
-        });
-        let desks = [("tokens", tokens, false), ("passwords", passwords, true)];
-        for (name, queue, gives_way) in desks {
-            if let Some((_, receiver)) = queue {
-                let inner = Arc::clone(&inner);
-                thread::Builder::new().name(name.into()).spawn(move || serve(&inner, &receiver, gives_way))?;
+        let Setup { modes, checks, application, sources, limits } = setup;
+        let mut queues = Queues::default();
+        let mut desks = Vec::new();
+        for mode in &modes {
+            let (sender, receiver) = sync_channel(limits.queue_max as usize);
+            match mode {
+                Mode::Jwt => queues.tokens = Some(sender),
+                Mode::Users => queues.passwords = Some(sender),
+                Mode::Http => queues.application = Some(sender),
+                Mode::Open => continue,
+            }
+            desks.push((*mode, Arc::new(Mutex::new(receiver))));
+        }
+        let failures = Mutex::new(Failures::new(&limits));
+        let inner =
+            Arc::new(Inner { modes, queues, checks: RwLock::new(Arc::new(checks)), application, failures });
+        for (mode, receiver) in desks {
+            for number in 0..mode.threads(&limits) {
+                let (inner, receiver) = (Arc::clone(&inner), Arc::clone(&receiver));
+                let name = format!("auth-{}-{number}", format!("{mode:?}").to_lowercase());
+                thread::Builder::new().name(name).spawn(move || inner.serve(mode, &receiver))?;
             }
         }
-        Ok(Desk { inner, sources: setup.sources })
+        Ok(Desk { inner, sources })
     }
 
     /// Other users and keys from here on.
@@ -140,16 +152,6 @@ impl Authenticator for Desk {
     }
 }
 
-/// Answers what comes to one queue, for as long as the process lives.
-fn serve(inner: &Inner, questions: &Receiver<Case>, gives_way: bool) {
-    if gives_way {
-        give_way();
-    }
-    for case in questions {
-        inner.check(case);
-    }
-}
-
 /// Hashing yields to the reactors and to who checks tokens. Where the kernel does not let it, it does not.
 fn give_way() {
     let this = rustix::thread::gettid();
@@ -159,6 +161,21 @@ fn give_way() {
 }
 
 impl Inner {
+    /// Answers what comes to one queue, for as long as the process lives.
+    fn serve(&self, mode: Mode, questions: &Mutex<Receiver<Case>>) {
+        if mode == Mode::Users {
+            give_way();
+        }
+        loop {
+            // Whoever has the lock waits for the next question; it is free again while that is answered.
+            let next = questions.lock().recv();
+            match next {
+                Ok(case) => self.check(case),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Puts a question into the queue of the first mode, from its own on, that it concerns; or answers it.
     fn pass_on(&self, mut case: Case) {
         loop {
@@ -175,6 +192,7 @@ impl Inner {
                     }
                     &self.queues.passwords
                 }
+                Mode::Http => &self.queues.application,
                 Mode::Open if says_nothing(credentials) => {
                     return case.question.answer(Ok(Identity { principal: None, expiry: None }));
                 }
@@ -199,7 +217,7 @@ impl Inner {
         let mode = self.modes[case.mode];
         let credentials = case.question.credentials();
         // What is checked comes from strangers, by libraries: a bug there is not to end everybody's session.
-        let verdict = panic::catch_unwind(AssertUnwindSafe(|| verdict(mode, &checks, credentials)));
+        let verdict = panic::catch_unwind(AssertUnwindSafe(|| self.verdict(mode, &checks, credentials)));
         let verdict = verdict.unwrap_or_else(|_| {
             tracing::error!(?mode, "a check panicked: a bug; its client is refused");
             Verdict::Refused(Refusal::Unavailable)
@@ -216,15 +234,18 @@ impl Inner {
             }
         }
     }
-}
 
-fn verdict(mode: Mode, checks: &Checks, credentials: &Credentials) -> Verdict {
-    match mode {
-        Mode::Jwt => checks.tokens.as_ref().map(|tokens| tokens.verify(credentials, now().0)),
-        Mode::Users => checks.users.as_ref().map(|users| users.verify(credentials)),
-        Mode::Open => None,
+    fn verdict(&self, mode: Mode, checks: &Checks, credentials: &Credentials) -> Verdict {
+        match mode {
+            Mode::Jwt => checks.tokens.as_ref().map(|tokens| tokens.verify(credentials, now().0)),
+            Mode::Users => checks.users.as_ref().map(|users| users.verify(credentials)),
+            Mode::Http => {
+                self.application.as_ref().map(|application| application.verify(credentials, now().0))
+            }
+            Mode::Open => None,
+        }
+        .unwrap_or(Verdict::NotMine)
     }
-    .unwrap_or(Verdict::NotMine)
 }
 
 /// Whether a client says a token.

@@ -38,8 +38,8 @@ pub(super) struct Extra {
     /// The same under `ack:auto`, each with the end of its bytes in the stream of answers.
     pub(super) auto: VecDeque<(u64, Unsettled)>,
     pub(super) awaiting: Awaiting,
-    /// The request that asks who the client is, before it is connected.
-    pub(super) connecting: Option<u32>,
+    /// The request that asks who the client is, before it is connected, and the login that it says it has.
+    pub(super) connecting: Option<(u32, Option<Box<str>>)>,
     /// What the upgrade said of the client, before its CONNECT.
     pub(super) ticket: Option<Box<Ticket>>,
     /// Publications that wait for full rooms.
@@ -58,6 +58,11 @@ impl Extra {
             && self.ticket.is_none()
             && self.parked == 0
             && self.ends.is_empty()
+    }
+
+    /// Whether this request asks who the client is, before it is connected.
+    pub(super) fn is_connecting_by(&self, serial: u32) -> bool {
+        self.connecting.as_ref().is_some_and(|(asked, _)| *asked == serial)
     }
 
     /// Bytes that the open transactions hold.

@@ -52,7 +52,7 @@ impl Shard {
     /// Asks who the client is that says CONNECT.
     pub(super) fn authenticate(&mut self, index: u32, credentials: Box<Credentials>) {
         let serial = self.sessions.serial();
-        self.sessions[index].connecting(serial);
+        self.sessions[index].connecting(serial, credentials.login.clone());
         self.ask_identity(index, serial, credentials);
     }
 

@@ -72,7 +72,8 @@ impl Shard {
         }
         let (session, login) = (self.session_name(index), self.login(index));
         let address = self.connections.client_of(index).map(|address| address.to_string());
-        tracing::info!(session, login, address, fault = fault.name(), "session ended: {fault}");
+        let claims = self.sessions[index].claimed();
+        tracing::info!(session, login, claims, address, fault = fault.name(), "session ended: {fault}");
     }
 
     /// Says that a session has begun.

@@ -21,7 +21,7 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::config::machine::Machine;
-use crate::config::plan::{Descriptors, DoesNotFit, Plan, THREADS_OF_PROCESS, plan};
+use crate::config::plan::{Descriptors, DoesNotFit, Plan, plan};
 use crate::config::procfs::Unreadable;
 
 use super::probe::Snapshot;
@@ -297,7 +297,7 @@ fn maximum(question: &Question<'_>, plan: Plan) -> (Result<Plan, Refusal>, Bound
         let (id, fix) = (wall.id, wall.fix.clone());
         let reason = format!(
             "it cannot start its {} threads: {} leaves {} {}",
-            u64::from(plan.reactors) + THREADS_OF_PROCESS,
+            u64::from(plan.reactors) + question.config.threads_beside_reactors(),
             wall.name,
             wall.limit.unwrap_or(0).saturating_sub(wall.in_use.unwrap_or(0)),
             wall.unit,

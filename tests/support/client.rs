@@ -158,7 +158,21 @@ impl Client {
         path: &str,
         subprotocols: &[&str],
     ) -> Result<(Client, Response), tungstenite::Error> {
+        Client::try_open_saying(stream, server, path, subprotocols, &[])
+    }
+
+    /// The same, with these headers in the request.
+    pub fn try_open_saying(
+        stream: TcpStream,
+        server: &Server,
+        path: &str,
+        subprotocols: &[&str],
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Client, Response), tungstenite::Error> {
         let mut request: Request<()> = server.ws_url(path).into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+        }
         if !subprotocols.is_empty() {
             let offered = HeaderValue::from_str(&subprotocols.join(", ")).unwrap();
             request.headers_mut().insert("sec-websocket-protocol", offered);

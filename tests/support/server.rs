@@ -99,6 +99,21 @@ impl Server {
         Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
     }
 
+    /// The same, with a line on its standard input.
+    ///
+    /// # Panics
+    /// When it does not take the line.
+    pub fn run_saying(arguments: &[&str], line: &str) -> Output {
+        let mut command = Command::new(BINARY);
+        let command =
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("it has one");
+        writeln!(stdin, "{line}").expect("it reads");
+        drop(stdin);
+        child.wait_with_output().expect("our own child can be waited for")
+    }
+
     /// The same with standard error on this sink, which the test looks after.
     ///
     /// # Panics

@@ -68,7 +68,8 @@ impl<K: Eq + Hash> Table<K> {
     }
 
     fn may_try(&self, key: &K, now: Instant) -> bool {
-        self.levels.get(key).is_none_or(|level| level.now(self.max, now) < self.max)
+        // One more, and it is at most the bound.
+        self.levels.get(key).is_none_or(|level| level.now(self.max, now) <= self.max - 1.0)
     }
 
     fn note(&mut self, key: K, now: Instant) {
@@ -112,8 +113,10 @@ impl Failures {
     /// Whether a password of this client is worth a hashing.
     pub(super) fn may_try(&self, credentials: &Credentials, now: Instant) -> bool {
         let (host, login) = (Host::of(credentials.address), self.login(credentials));
-        let is_known = self.known.get(&(login, host)).is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR);
-        host.is_none_or(|host| self.hosts.may_try(&host, now)) && (is_known || self.logins.may_try(&login, now))
+        let is_known =
+            self.known.get(&(login, host)).is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR);
+        host.is_none_or(|host| self.hosts.may_try(&host, now))
+            && (is_known || self.logins.may_try(&login, now))
     }
 
     /// A password was checked.
@@ -177,7 +180,10 @@ mod tests {
         let guess = by("u9", "2001:db8:1:2:ffff::9");
         assert!(!failures.may_try(&guess, now));
         assert!(failures.may_try(&by("u9", "2001:db8:1:3::1"), now));
-        assert!(!failures.may_try(&guess, now - Duration::from_secs(5)), "a clock that steps back gives nothing");
+        assert!(
+            !failures.may_try(&guess, now - Duration::from_secs(5)),
+            "a clock that steps back gives nothing"
+        );
         assert!(failures.may_try(&guess, now + MINUTE / 4));
         failures.note(&guess, &WRONG, now + MINUTE / 4);
         assert!(!failures.may_try(&guess, now + MINUTE / 4));

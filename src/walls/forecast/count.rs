@@ -6,7 +6,7 @@
 //!
 //! Invariant: `stops_at` of a wall is the largest number of connections that it lets in.
 
-use crate::config::plan::{Descriptors, THREADS_OF_PROCESS};
+use crate::config::plan::Descriptors;
 use crate::config::procfs::{Controller, GroupLimit, Reading, Unreadable};
 
 use super::fix::{self, roomy};
@@ -373,13 +373,13 @@ impl Context<'_> {
 
     /// The verdict on a limit of threads: the reactors must fit.
     fn thread_line(&self, wall: Wall, limit: u64, in_use: Option<u64>, fix: impl Fn(u64) -> Fix) -> Wall {
-        let reactors = u64::from(self.reactors);
+        let (reactors, others) = (u64::from(self.reactors), self.config.threads_beside_reactors());
         // A server that runs has its threads.
-        let needed = if self.running.is_some() { 0 } else { reactors + THREADS_OF_PROCESS };
+        let needed = if self.running.is_some() { 0 } else { reactors + others };
         let free = limit.saturating_sub(in_use.unwrap_or(0));
         let is_below = needed > free;
         // Who has no threads does not start; who has them is bounded by something else.
-        let most = u32::try_from(free.saturating_sub(THREADS_OF_PROCESS)).unwrap_or(u32::MAX).min(1024);
+        let most = u32::try_from(free.saturating_sub(others)).unwrap_or(u32::MAX).min(1024);
         let least = if self.config.reactors.count > 0 { reactors } else { u64::from(self.machine.cores) };
         let fewer = if u64::from(most) < least {
             0
@@ -393,7 +393,7 @@ impl Context<'_> {
             stops_at: is_below.then_some(fewer),
             verdict: if is_below { Verdict::Below } else { Verdict::Fits },
             effect: format!(
-                "{reactors} reactor{} and {THREADS_OF_PROCESS} other threads; a thread for each connection would stop \
+                "{reactors} reactor{} and {others} other threads; a thread for each connection would stop \
                  at {}.",
                 if reactors == 1 { "" } else { "s" },
                 Grouped(free)
