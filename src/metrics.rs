@@ -230,9 +230,12 @@ metrics! {
         /// CONNECTs whose client has proved who it is, or need not.
         logins_total: Counter;
         /// CONNECTs and new tokens that were refused: not proved, or about somebody else.
-        logins_refused_total: Counter;
+        logins_refused_total: Counter refuses ["auth.token_bytes_max"];
         /// CONNECTs and new tokens that were refused unseen: too many at once, too many that failed, or nobody to ask.
-        logins_put_off_total: Counter;
+        logins_put_off_total: Counter refuses [
+            "auth.queue_max", "auth.failures_per_address_max", "auth.failures_per_login_max", "auth.http_timeout_ms",
+            "auth.http_requests_max"
+        ];
         /// New tokens that were accepted.
         logins_renewed_total: Counter;
         /// Sessions ended because what proved their login had expired.

@@ -18,7 +18,6 @@ use tcbchat::ops::metrics::{PREFIX, SERVER};
 
 /// Bounds that refuse nothing, each with what it does instead.
 const NO_REFUSAL: &[(&str, &str)] = &[
-    ("auth.token_bytes_max", "is one of many reasons for which a token is not good"),
     ("websocket.close_timeout_ms", "ends a connection that is closing already"),
     ("stomp.heart_beat_max_ms", "is agreed on with the client"),
     ("keepalive.user_timeout_ms", "is counted as dead_peers_total, mechanism tcp_user_timeout"),
