@@ -17,6 +17,7 @@ pub mod keepalive;
 pub mod output;
 pub mod pending;
 pub mod phase;
+pub mod quota;
 pub mod rate;
 pub mod suspects;
 pub mod table;

@@ -129,6 +129,8 @@ section! {
         /// Seconds by which the clock of who issues tokens may be wrong: a token is taken so long before its `nbf`, and its
         /// session ends so long after its `exp`.
         leeway_s: u32 = 0, 0..=300;
+        /// Sessions of one verified login, on all reactors; one more is refused. 0 does not bound them.
+        sessions_per_login_max: u32 = 0, 0..=16_777_216;
         /// Logins that wait for one kind of check: of tokens, of passwords, of the application. One more is refused with
         /// `auth-busy`.
         queue_max: u32 = 10_000, 1..=1_000_000;
@@ -163,6 +165,9 @@ section! {
         /// at once; one more is reset unanswered and counted. Half of `pending_max`, so that nobody can fill a
         /// reactor alone. Behind a proxy all connections come from one address.
         pending_per_address_max: u32 = 8_192, 1..=16_777_216;
+        /// WebSockets of one address (of IPv6: of one /64), on all reactors; one more is answered 429. 0 does not bound them.
+        /// Loopback addresses, and proxies of `http.trusted_proxies` that name nobody, are not bounded.
+        connections_per_address_max: u32 = 0, 0..=16_777_216;
         /// Connections of one reactor that are answered 503 at once while the TCB table is full; one more
         /// is closed unanswered and counted.
         refusals_max: u32 = 64, 1..=4096;

@@ -22,6 +22,7 @@ use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
 use tcbchat::config::{self, Config, ConfigError, credentials, render};
 use tcbchat::conn::pending::Pending;
+use tcbchat::conn::quota::Tally;
 use tcbchat::mesh::request::Authenticator;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
@@ -246,6 +247,7 @@ fn run(
     let site = Arc::new(site);
     let limits = Arc::new(shard_limits(config));
     let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
+    let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
     let is_echo_enabled = config.echo.is_some();
     let connections_max = plan.connections_per_reactor_max;
     // From the operating system's randomness; the time would be a guess away.
@@ -260,6 +262,8 @@ fn run(
             is_echo_enabled,
             mesh: Arc::clone(mesh),
             pending: Arc::clone(&pending),
+            logins: Arc::clone(&logins),
+            addresses: Arc::clone(&addresses),
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,
@@ -322,6 +326,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         trusted_proxies: config.trusted_proxies.clone(),
         websocket: config.websocket.clone(),
         rules: Arc::clone(&config.rules),
+        sessions_per_login_max: config.auth.limits.sessions_per_login_max,
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),

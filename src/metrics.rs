@@ -137,6 +137,8 @@ metrics! {
         /// Connections refused because few places are left and their address has more than those: answered 503 with
         /// Retry-After.
         refused_above_share_total: Counter refuses ["handshake.fair_from_percent"];
+        /// Upgrades refused because their address has as many connections as it may: answered 429.
+        refused_address_quota_total: Counter refuses ["handshake.connections_per_address_max"];
         /// Connections refused because the control group is short of memory: answered 503 with Retry-After.
         refused_memory_total: Counter refuses ["memory.group_percent_max"];
         /// Connections closed unanswered because too many are in the opening handshake.
@@ -236,6 +238,8 @@ metrics! {
             "auth.queue_max", "auth.failures_per_address_max", "auth.failures_per_login_max", "auth.http_timeout_ms",
             "auth.http_requests_max"
         ];
+        /// CONNECTs refused because their login has as many sessions as it may.
+        logins_over_quota_total: Counter refuses ["auth.sessions_per_login_max"];
         /// New tokens that were accepted.
         logins_renewed_total: Counter;
         /// Sessions ended because what proved their login had expired.

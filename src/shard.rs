@@ -44,6 +44,7 @@ use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
 use crate::conn::keepalive::{Mechanism, Ping};
 use crate::conn::pending::Pending;
+use crate::conn::quota::{Quota, Tally};
 use crate::conn::rate::Rates;
 pub use crate::conn::table::{Closed, Refusal};
 use crate::conn::table::{Connections, Setup};
@@ -98,6 +99,8 @@ pub struct ShardLimits {
     pub keepalive: limits::KeepAlive,
     /// Who may do what where.
     pub rules: Arc<Rules>,
+    /// Sessions of one login; 0 does not bound them.
+    pub sessions_per_login_max: u32,
     /// Sessions.
     pub stomp: limits::Stomp,
     /// How fast clients may publish.
@@ -130,6 +133,10 @@ pub struct ShardSetup {
     pub mesh: Arc<Mesh>,
     /// Handshakes of all shards by source.
     pub pending: Arc<Pending>,
+    /// Sessions of all shards by login.
+    pub logins: Arc<Tally>,
+    /// WebSockets of all shards by address.
+    pub addresses: Arc<Tally>,
     /// The ledger of all connections.
     pub tcbs: Arc<TcbTable>,
     /// Where the shard's numbers are shown.
@@ -181,6 +188,8 @@ pub struct Shard {
     inputs: Inputs,
     holds: Holds,
     rates: Rates,
+    logins: Quota,
+    addresses: Quota,
     authorizer: Authorizer,
     sessions: Sessions,
     topics: Topics,
@@ -221,6 +230,8 @@ impl Shard {
             inputs: Inputs::new(&limits.buffers),
             holds: Holds::default(),
             rates: Rates::new(&limits.rate),
+            logins: Quota::new(setup.logins, setup.seed),
+            addresses: Quota::new(setup.addresses, setup.seed),
             authorizer: Authorizer::new(Arc::clone(&limits.rules), setup.seed),
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),

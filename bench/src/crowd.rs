@@ -142,6 +142,8 @@ impl Crowd {
                 is_echo_enabled: false,
                 mesh: Arc::clone(&mesh),
                 pending: Arc::clone(&pending),
+                logins: Arc::default(),
+                addresses: Arc::default(),
                 tcbs: Arc::clone(&tcbs),
                 metrics: Arc::new(ShardMetrics::default()),
                 site: Arc::new(NoSite),

@@ -155,6 +155,11 @@ pub enum Fault {
     AuthUnavailable,
     /// What proved who the client is holds no longer.
     Expired,
+    /// `auth.sessions_per_login_max`.
+    TooManySessions {
+        /// The bound.
+        max: u32,
+    },
     /// SEND to `/session/token` where nobody has to prove anything.
     NothingToRenew,
     /// The rules do not let this client do this.
@@ -209,6 +214,7 @@ impl Fault {
             Fault::AuthBusy => "auth-busy",
             Fault::AuthUnavailable => "auth-unavailable",
             Fault::Expired => "expired",
+            Fault::TooManySessions { .. } => "too-many-sessions",
             Fault::NothingToRenew => "nothing-to-renew",
             Fault::Forbidden { .. } => "forbidden",
         }
@@ -233,6 +239,7 @@ impl Fault {
             | Fault::ConnectUnfinished { .. }
             | Fault::NotAuthenticated(_)
             | Fault::Expired
+            | Fault::TooManySessions { .. }
             | Fault::Forbidden { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
@@ -362,6 +369,9 @@ impl fmt::Display for Fault {
             }
             Fault::AuthUnavailable => f.write_str("logins cannot be checked now: try again later"),
             Fault::Expired => f.write_str("what proved the login has expired: log in again"),
+            Fault::TooManySessions { max } => {
+                write!(f, "the login has auth.sessions_per_login_max = {max} sessions")
+            }
             Fault::NothingToRenew => f.write_str("nothing to renew: auth.mode is open"),
             Fault::Forbidden { action, destination } => {
                 write!(f, "this session may not {action}: {destination}")
@@ -432,6 +442,7 @@ mod tests {
             Fault::AuthBusy,
             Fault::AuthUnavailable,
             Fault::Expired,
+            Fault::TooManySessions { max: 424_242 },
             Fault::NothingToRenew,
             Fault::Forbidden { action: "SEND", destination: "VALUE".into() },
         ]);

@@ -52,6 +52,7 @@ impl Shard {
         self.connections.check_empty();
         self.sessions.check_empty();
         self.port.check_empty();
+        assert!(self.logins.is_empty() && self.addresses.is_empty());
         assert!(self.dead_letters.is_empty(), "each has had its answer");
         assert_eq!(self.inputs.pool.stats().leased, 0);
         assert_eq!(self.unsent_bytes(), 0);

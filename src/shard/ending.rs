@@ -252,6 +252,7 @@ impl Shard {
             Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
             Fault::NotAuthenticated(_) => self.counters.logins_refused_total += 1,
             Fault::AuthBusy | Fault::AuthUnavailable => self.counters.logins_put_off_total += 1,
+            Fault::TooManySessions { .. } => self.counters.logins_over_quota_total += 1,
             Fault::Forbidden { .. } => self.counters.frames_forbidden_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
@@ -330,6 +331,7 @@ impl Shard {
         let closed = self.connections.close(index, reset, &mut self.inputs.pool, now);
         let Some((closer, dropped)) = closed else { return };
         self.flush.end(index, dropped);
+        self.addresses.leave(index);
         self.inputs.end(index);
         self.timers.forget(index);
         match closer {

@@ -12,7 +12,7 @@ use crate::conn::Phase;
 use crate::conn::hold::Reason;
 use crate::mesh::request::{Authenticator, Identity, Question};
 use crate::message::fault::Fault;
-use crate::message::origin::{ConnKey, Origin};
+use crate::message::origin::{ConnKey, Holder, Origin};
 use crate::policy::{Action, NOBODY, Who};
 use crate::session::Command;
 use crate::session::principals::PrincipalId;
@@ -86,6 +86,12 @@ impl Shard {
         let Identity { principal, expiry } = identity;
         let expires = expiry.map(|expiry| now.after_ms(expiry.in_ms));
         if self.connections.phase(index) == Phase::Stomp && self.sessions[index].is_connecting_by(serial) {
+            let max = self.env.limits.sessions_per_login_max;
+            if let Some(principal) = &principal
+                && !self.logins.enter(index, &principal.login, max)
+            {
+                return self.fault(index, Fault::TooManySessions { max }, None, now);
+            }
             self.sessions.connected_as(index, principal, expires, now);
             self.counters.logins_total += 1;
             // While it was held nothing could be heard.
@@ -107,6 +113,18 @@ impl Shard {
             self.release(connection, Reason::Identity);
             self.completed(index, serial, now);
         }
+    }
+
+    /// Whether the client's address may have one WebSocket more.
+    pub(super) fn admits_address(&mut self, index: u32) -> bool {
+        let max = self.env.limits.handshake.connections_per_address_max;
+        let is_admitted = max == 0
+            || match self.holder(index) {
+                Holder::Session(..) => true,
+                address => self.addresses.enter(index, address, max),
+            };
+        self.counters.refused_address_quota_total += u64::from(!is_admitted);
+        is_admitted
     }
 
     /// What the rules do not let a session do of what a frame asks for.

@@ -200,6 +200,10 @@ impl Shard {
                 let error = if is_above_share { &HttpError::ABOVE_SHARE } else { &HttpError::TABLE_FULL };
                 self.http_refuse(index, error, retry_after_s, is_head, now);
             }
+            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index) => {
+                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
+                self.http_refuse(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
+            }
             Ok(Route::Stomp(_)) if !self.keep_ticket(index, &request) => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
                 self.http_refuse(index, &HttpError::CREDENTIALS, retry_after_s, is_head, now);

@@ -95,6 +95,8 @@ impl Shard {
             self.timers.list_memory(),
             self.rates.memory(),
             self.authorizer.memory(),
+            self.logins.memory(),
+            self.addresses.memory(),
         ];
         keys.into_iter().chain(others).sum()
     }

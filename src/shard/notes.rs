@@ -44,6 +44,7 @@ fn is_verdict(fault: &Fault) -> bool {
             | Fault::AuthBusy
             | Fault::AuthUnavailable
             | Fault::Expired
+            | Fault::TooManySessions { .. }
             | Fault::Forbidden { .. }
             | Fault::SlowConsumer { .. }
             | Fault::OutboundExhausted { .. }

@@ -543,6 +543,7 @@ impl Shard {
         self.count_sources(index);
         self.counters.receipts_lost_total += self.sessions[index].receipts_due() as u64;
         self.rates.end(index);
+        self.logins.leave(index);
         if let Some(number) = self.sessions.end(index) {
             self.forget_principal(number);
         }

@@ -32,6 +32,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
     ShardLimits {
         // All come from two addresses.
         handshake: limits::Handshake {
+            connections_per_address_max: if rng.random_bool(0.2) { 5 } else { 0 },
             fair_from_percent: if rng.random_bool(0.5) { 87 } else { 100 },
             ..limits::Handshake::default()
         },
@@ -45,6 +46,8 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         },
         // Half of the worlds have a room that nobody may enter.
         rules: Arc::new(if rng.random_bool(0.5) { forbidding() } else { Rules::default() }),
+        // Two have one name where they have to prove it, now and then.
+        sessions_per_login_max: u32::from(rng.random_bool(0.5)),
         // So low that who publishes much is read later, now and then.
         rate: limits::Rate {
             session_messages_per_s: if rng.random_bool(0.3) { 2 } else { 0 },

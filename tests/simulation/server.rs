@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tcbchat::conn::pending::Pending;
+use tcbchat::conn::quota::Tally;
 use tcbchat::mesh::Mesh;
 use tcbchat::mesh::request::Authenticator;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
@@ -57,6 +58,7 @@ pub struct Server {
     pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
     pending: Arc<Pending>,
+    tallies: [Arc<Tally>; 2],
     /// Goes on with every turn, and does not leap as the world's clock does.
     at: Micros,
 }
@@ -87,6 +89,7 @@ impl Server {
         let has_rules = !limits.rules.is_empty();
         let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
+        let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
         let shards = (0..count)
             .map(|id| {
                 Shard::new(ShardSetup {
@@ -96,6 +99,8 @@ impl Server {
                     is_echo_enabled: false,
                     mesh: Arc::clone(&mesh),
                     pending: Arc::clone(&pending),
+                    logins: Arc::clone(&logins),
+                    addresses: Arc::clone(&addresses),
                     tcbs: Arc::clone(&tcbs),
                     metrics: Arc::new(ShardMetrics::default()),
                     site: Arc::new(NoSite),
@@ -115,6 +120,7 @@ impl Server {
             gate,
             tcbs,
             pending,
+            tallies: [logins, addresses],
             at: Micros(0),
         }
     }
@@ -271,6 +277,7 @@ impl Server {
     pub fn check_empty(&self) {
         self.shards.iter().for_each(Shard::check_empty);
         assert_eq!(self.pending.count(), 0);
+        assert!(self.tallies.iter().all(|tally| tally.keys() == 0));
         self.tcbs.check();
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);

@@ -77,6 +77,8 @@ errors! {
     UPGRADE_REQUIRED = 426, "This path speaks WebSocket: send Upgrade: websocket and Connection: Upgrade.", UPGRADE;
     /// RFC 6455 section 4.4: another version of the protocol, or none named.
     VERSION = 426, "This path speaks WebSocket version 13.", UPGRADE_VERSION;
+    /// RFC 6585 section 4.
+    ADDRESS_QUOTA = 429, "Your address has handshake.connections_per_address_max connections.", &[];
     /// The head is too long.
     HEAD_BYTES = 431, "The request head is longer than handshake.head_bytes_max.", &[];
     /// Too many header fields.

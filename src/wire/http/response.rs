@@ -53,7 +53,7 @@ pub fn write_page(
     }
 }
 
-/// The reason phrase of a status (RFC 9110 section 15; 431: RFC 6585).
+/// The reason phrase of a status (RFC 9110 section 15; 429, 431: RFC 6585).
 fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -67,6 +67,7 @@ fn phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         413 => "Content Too Large",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
