@@ -152,6 +152,11 @@ impl RulePattern {
         !self.sources.is_empty()
     }
 
+    /// Whether a destination begins as it does. If not, it matches for nobody.
+    pub fn may_match(&self, key: &str) -> bool {
+        key.starts_with(&*self.prefix)
+    }
+
     /// Whether it matches a canonical destination for somebody. Who lacks a value that it names is matched nowhere; of a
     /// claim with several values each counts.
     pub fn matches(&self, key: &str, who: &Who<'_>) -> bool {
