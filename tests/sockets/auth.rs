@@ -23,6 +23,7 @@ on_one_and_three_reactors!(
     other_users_and_rules_at_a_signal,
     who_guesses_is_put_off_and_tokens_go_on,
     who_publishes_too_fast_is_read_later,
+    a_login_has_its_number_of_sessions,
 );
 
 const SECRET: &str = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"}]}"#;
@@ -472,6 +473,19 @@ fn who_guesses_is_put_off_and_tokens_go_on(setup: Setup) {
     session(&server, connect("bob", "builder"));
     session(&server, connect("alice", &files.token("keys", "alice", &[])));
     server.await_metric("logins_put_off_total", |value| value == 2);
+}
+
+fn a_login_has_its_number_of_sessions(setup: Setup) {
+    let files = Files::new();
+    let server = files.server(setup, "users", &["auth.sessions_per_login_max=2"]);
+    let [first, second] = [(); 2].map(|()| session(&server, connect("alice", "wonder")));
+    assert_eq!(refused(&server, connect("alice", "wonder")), ("too-many-sessions".into(), 1008));
+    session(&server, connect("bob", "builder"));
+    first.disconnect();
+    let third = session(&server, connect("alice", "wonder"));
+    second.disconnect();
+    third.disconnect();
+    server.await_metric("logins_over_quota_total", |value| value == 1);
 }
 
 fn who_publishes_too_fast_is_read_later(setup: Setup) {
