@@ -22,7 +22,7 @@ pub mod users;
 
 pub use keys::Keys;
 pub use mistake::Mistake;
-pub use principal::{Accepted, Credentials, Principal, Refusal, Verdict};
+pub use principal::{Accepted, Credentials, Principal, Refusal, Secret, Verdict};
 pub use tokens::{Terms, Tokens};
 pub use users::Users;
 
@@ -33,4 +33,6 @@ pub struct Checks {
     pub users: Option<Users>,
     /// Tokens.
     pub tokens: Option<Tokens>,
+    /// Names of the claims that principals keep.
+    pub claims: Box<[Box<str>]>,
 }

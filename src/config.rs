@@ -281,8 +281,9 @@ fn auth(settings: &Settings) -> Auth {
             .line("auth.http_headers")
             .unwrap_or_default()
             .split(',')
-            .map(|name| name.trim().to_ascii_lowercase().into())
-            .filter(|name: &Box<str>| !name.is_empty())
+            .map(|name| name.trim().to_ascii_lowercase())
+            .filter(|name| !name.is_empty())
+            .map(Into::into)
             .collect(),
         is_token_expiry_required: settings.switch("auth.token_expiry_required"),
         limits: settings.numbers("auth"),

@@ -109,11 +109,16 @@ impl Life<'_> {
             }
         };
         let mut in_force = self.settings.clone();
+        let mut reloaded = Vec::new();
         let has_rules =
             !settings.rules().iter().map(|new| &new.rule).eq(in_force.rules().iter().map(|old| &old.rule));
         let mut has_limits = has_rules;
         if has_rules {
-            tracing::info!(rules = settings.rules().len(), "reloaded");
+            reloaded.push((
+                "rules".to_owned(),
+                in_force.rules().len().to_string(),
+                settings.rules().len().to_string(),
+            ));
             in_force.set_rules(settings.rules().to_vec());
         }
         for (old, new) in self.settings.iter().zip(settings.iter()) {
@@ -123,7 +128,7 @@ impl Life<'_> {
             let (key, from, to) = (new.key.path(), shown(old), shown(new));
             match Change::of(new) {
                 Change::Level | Change::Limit => {
-                    tracing::info!(key, from, to, "reloaded");
+                    reloaded.push((key, from, to));
                     has_limits |= Change::of(new) == Change::Limit;
                     in_force.replace(new);
                 }
@@ -140,6 +145,9 @@ impl Life<'_> {
         };
         if !self.reload_checks(&config) {
             return None;
+        }
+        for (key, from, to) in reloaded {
+            tracing::info!(key, from, to, "reloaded");
         }
         tracing::info!("the configuration was read");
         self.level.set(config.log.level);

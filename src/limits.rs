@@ -175,8 +175,8 @@ section! {
         /// more than a 256th of all, is answered 503, by address (of IPv6: by /64). Loopback addresses and proxies of
         /// `http.trusted_proxies` are not judged: name a balancer on another machine there. 100 switches that off.
         fair_from_percent: u32 = 87, 0..=100;
-        /// Bytes of tokens and headers of upgrades that one reactor keeps until the CONNECT comes that they are for. Past three
-        /// quarters of it, who has more than is still free is answered 503.
+        /// Bytes of tokens, passwords and headers that one reactor keeps until it is known who the clients are. Past three
+        /// quarters of it, who has more than is still free is answered 503, or at CONNECT `auth-busy`.
         credentials_bytes_max: u64 = 32 * MIB, 64 * KIB..=1 << 40;
         /// Seconds a refused client is told to wait (`Retry-After`).
         retry_after_s: u32 = 5, 1..=3600;

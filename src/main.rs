@@ -194,20 +194,21 @@ fn desk(config: &Config) -> Result<Option<Arc<Desk>>, ExitCode> {
     if !auth.is_guarded() {
         return Ok(None);
     }
-    let claims = claims(config);
-    let checks = credentials::load(auth, &claims).map_err(|error| fail(&error, EXIT_USAGE))?;
+    let checks = credentials::load(auth, &claims(config)).map_err(|error| fail(&error, EXIT_USAGE))?;
     let timeout = Duration::from_millis(auth.limits.http_timeout_ms.into());
     let is_asked = auth.modes.contains(&AuthMode::Http);
     let setup = services::auth::Setup {
         modes: auth.desk_modes(),
         checks,
-        application: auth.http_url.as_deref().map(|url| Application::new(url, timeout, claims)),
+        application: auth.http_url.as_deref().map(|url| Application::new(url, timeout)),
         sources: Sources {
             cookie: auth.token_cookie.clone(),
             query: auth.token_query.clone(),
             upgrade_headers: if is_asked { auth.http_headers.clone() } else { Box::default() },
             connect_headers: is_asked,
+            token_bytes_max: auth.limits.token_bytes_max,
         },
+        patience: Duration::from_millis(config.handshake.connect_timeout_ms.into()),
         limits: auth.limits.clone(),
     };
     let desk =

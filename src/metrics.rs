@@ -244,9 +244,10 @@ metrics! {
         logins_renewed_total: Counter;
         /// Sessions ended because what proved their login had expired.
         sessions_expired_total: Counter;
-        /// Bytes of what upgrades said of their clients, kept until CONNECT.
+        /// Bytes of what clients have said of themselves, kept until it is known who they are.
         credentials_bytes: Gauge;
-        /// Upgrades that were answered 503 because those that wait for a CONNECT say too much of their clients.
+        /// Upgrades that were answered 503, and CONNECTs that were refused, because clients that are not known yet say too much
+        /// of themselves.
         credentials_refused_total: Counter refuses ["handshake.credentials_bytes_max"];
         /// Frames that the rules did not allow.
         frames_forbidden_total: Counter;

@@ -24,7 +24,7 @@ use std::mem::discriminant;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::auth::{Credentials, Principal};
+use crate::auth::{Credentials, Principal, Secret};
 use crate::limits;
 use crate::message::class::{AckMode, Class};
 use crate::message::destination::{Destination, Kind};
@@ -54,7 +54,7 @@ pub enum Command {
     /// Ask who the client is, and answer CONNECTED then.
     Authenticate(Box<Credentials>),
     /// Ask again, by this token, so that the session may last longer.
-    Renew(Box<str>),
+    Renew(Secret),
     /// Add a subscription; the class has been acquired for it.
     Subscribe {
         /// The class.
@@ -283,8 +283,10 @@ impl Session {
             let ticket = self.extra.as_mut().and_then(|extra| extra.ticket.take());
             self.tidy();
             let (passcode, authorization) = (passcode.as_deref(), authorization.as_deref());
-            let credentials =
-                Ticket::redeem(ticket, Said { login, passcode, authorization }, stomp_frame, sources);
+            // Old clients always say both, and mean nothing by an empty one.
+            let passcode = passcode.filter(|passcode| !passcode.is_empty());
+            let said = Said { login, passcode, authorization };
+            let credentials = Ticket::redeem(ticket, said, stomp_frame, sources)?;
             context.commands.push(Command::Authenticate(Box::new(credentials)));
             return Ok(());
         }
@@ -325,24 +327,22 @@ impl Session {
 
     /// A new token, for a session whose old one will expire.
     fn renew(
-        &mut self,
+        &self,
         stomp_frame: &StompFrame<'_>,
         head: &Head<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
-        if context.sources.is_none() {
-            return Err(Fault::NothingToRenew);
+        let Some(sources) = context.sources else { return Err(Fault::NothingToRenew) };
+        if head.transaction.text.is_some() {
+            return Err(Fault::NotAuthenticated("a new token is no part of a transaction".into()));
+        }
+        if stomp_frame.body.len() > sources.token_bytes_max as usize {
+            return Err(ticket::token_too_long(sources));
         }
         // A token is ASCII: one that is no text is refused as one that is none.
         let token = std::str::from_utf8(stomp_frame.body).unwrap_or_default().trim_ascii();
-        let command = Command::Renew(token.into());
-        match head.transaction.bounded(context.limits)? {
-            Some(transaction) => self.in_transaction(transaction, command, context.limits),
-            None => {
-                context.commands.push(command);
-                Ok(())
-            }
-        }
+        context.commands.push(Command::Renew(Secret(token.into())));
+        Ok(())
     }
 
     fn in_transaction(&mut self, id: &str, command: Command, limits: &limits::Stomp) -> Result<(), Fault> {

@@ -54,6 +54,16 @@ impl Principal {
     }
 }
 
+/// A text that is in no other text, `Debug` included.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Box<str>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
 /// What a CONNECT, and the upgrade before it, say of their sender.
 ///
 /// Its `Debug` shows the login, the address and the names of the headers; passcode, token and the values of headers are
@@ -70,6 +80,16 @@ pub struct Credentials {
     pub headers: Box<[(Box<str>, Box<str>)]>,
     /// Where the client is.
     pub address: IpAddr,
+}
+
+impl Credentials {
+    /// Bytes that they hold.
+    pub fn weight(&self) -> u64 {
+        let texts = [&self.login, &self.passcode, &self.token].into_iter().flatten().map(|text| text.len());
+        let headers =
+            self.headers.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>());
+        (size_of::<Credentials>() + texts.sum::<usize>() + headers.sum::<usize>()) as u64
+    }
 }
 
 impl fmt::Debug for Credentials {

@@ -238,9 +238,7 @@ pub fn has_shape(passcode: &str) -> bool {
         matches!(header.as_bytes(), [b'e', b'w' | b'x' | b'y' | b'z' | b'0'..=b'9' | b'-' | b'_', ..]);
     has_brace
         && !payload.is_empty()
-        && [header, payload, signature]
-            .iter()
-            .all(|part| part.as_bytes().iter().all(|byte| is_base64url(byte)))
+        && [header, payload, signature].iter().all(|part| part.as_bytes().iter().all(is_base64url))
 }
 
 /// A claim by its name, or by a path of names: `realm_access.roles`. A name goes first, because names may have dots.

@@ -92,6 +92,14 @@ impl Checker<'_> {
             let text = "auth.mode: \"open\" lets in whoever says nothing, and has to stand last".into();
             self.problems.push(Problem::new(origin, text));
         }
+        if let Some(modes) = modes
+            && let Some(at) = modes.iter().position(|mode| *mode == "http")
+            && modes[at + 1..].iter().any(|mode| *mode != "open")
+        {
+            let text =
+                "auth.mode: the application has the last word, so only \"open\" may stand behind \"http\"";
+            self.problems.push(Problem::new(self.settings.get("auth.mode").origin.clone(), text.into()));
+        }
         if let Some(url) = self.settings.line("auth.http_url")
             && !["http://", "https://"]
                 .iter()
@@ -247,6 +255,10 @@ mod tests {
             (&[users], "--set: auth.users_file is set, and auth.mode is not: say auth.mode = \"users\""),
             (&[keys], "--set: auth.keys_file is set, and auth.mode is not: say auth.mode = \"jwt\""),
             (&[mode("open,users"), users], "\"open\" lets in whoever says nothing, and has to stand last"),
+            (
+                &[mode("http,users"), users, ("auth.http_url", "http://app")],
+                "only \"open\" may stand behind \"http\"",
+            ),
             (&[mode("http")], "auth.http_url is unset: name the URL"),
             (&[mode("http"), ("auth.http_url", "ftp://app")], "it must begin with http:// or https://"),
         ];

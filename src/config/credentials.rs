@@ -14,6 +14,7 @@ use super::keys::AuthMode;
 use super::settings::Origin;
 use super::{Auth, ConfigError, Problem};
 use crate::auth::{Checks, Keys, Mistake, Terms, Tokens, Users};
+use crate::services::auth::shown as shown_url;
 
 /// Bytes of a file of users, or of keys: some 100,000 users.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -24,7 +25,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// A file that cannot be read, and everything that is wrong with what is in them, with file and line.
 pub fn load(auth: &Auth, claims: &[Box<str>]) -> Result<Checks, ConfigError> {
     let mut problems = Vec::new();
-    let mut checks = Checks::default();
+    let mut checks = Checks { claims: claims.into(), ..Checks::default() };
     if let Some(path) = file_of(auth, AuthMode::Users, auth.users_file.as_deref()) {
         checks.users = parsed(path, &mut problems, |bytes| match str::from_utf8(bytes) {
             Ok(text) => Users::parse(text),
@@ -50,7 +51,8 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
             }
             AuthMode::Open => line(format_args!("open: every login, with every passcode")),
             AuthMode::Http => {
-                line(format_args!("http: {} is asked", auth.http_url.as_deref().unwrap_or_default()));
+                let url = shown_url(auth.http_url.as_deref().unwrap_or_default());
+                line(format_args!("http: {url} is asked"));
             }
             AuthMode::Users => {
                 let (users, path) = (checks.users.as_ref().map_or(0, Users::count), shown(&auth.users_file));

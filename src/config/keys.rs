@@ -412,6 +412,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("websocket", "WebSocket framing on /ws."),
     ("keepalive", "How peers that vanish without a word are found."),
     ("stomp", "STOMP frames and sessions."),
+    ("rate", "How fast clients may publish."),
     ("outbound", "What waits to be sent to a connection that reads slowly."),
     ("buffers", "Leases for incomplete input."),
     ("rooms", "Topics and queues."),

@@ -2,20 +2,18 @@
 //!
 //! A bucket has the rate of some seconds (`rate.burst_s`) and fills at its rate. What a frame takes is taken after it was
 //! accepted, so a bucket may owe; who owes is not read until that is paid. Nothing is refused, and who keeps to its rate has no
-//! bucket here: one that is full is forgotten.
+//! bucket here: one that is full is forgotten. A session's bucket ends with it; that of a login does not.
 //!
-//! Invariant: a bucket that is kept was not full when it was last looked at; a connection waits here at most once.
+//! Invariant: a bucket that is kept was not full when it was last looked at; one that has ended does not wait.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 
 use foldhash::fast::RandomState;
 
 use crate::footprint::Part;
 use crate::limits;
-use crate::message::origin::ConnKey;
-use crate::time::Tick;
+use crate::time::{self, Tick, Wheel};
 
 const TICKS_PER_S: u64 = 1000 / Tick::MILLIS as u64;
 
@@ -49,7 +47,8 @@ impl Bucket {
     fn fill(&mut self, rate: Rate, now: Tick) {
         let filled = u64::from(now.since(self.at)).saturating_mul(rate.per_s);
         self.left = self.left.saturating_add_unsigned(filled).min(scaled(rate.burst));
-        self.at = now;
+        // Timers are told of an earlier moment than frames.
+        self.at = self.at.max(now);
     }
 
     fn is_full(&self, rate: Rate) -> bool {
@@ -125,8 +124,10 @@ impl<K: Eq + Hash + Copy> Table<K> {
 #[derive(Debug)]
 pub struct Rates {
     sessions: Table<u32>,
-    logins: Table<u32>,
-    waiting: BinaryHeap<Reverse<(Tick, ConnKey)>>,
+    /// By hash.
+    logins: Table<u64>,
+    /// When connections may be read again; there is none before one waits.
+    waiting: Option<Box<Wheel>>,
 }
 
 impl Rates {
@@ -138,14 +139,18 @@ impl Rates {
         Rates {
             sessions: Table::new(rates(limits.session_messages_per_s, limits.session_bytes_per_s)),
             logins: Table::new(rates(limits.login_messages_per_s, limits.login_bytes_per_s)),
-            waiting: BinaryHeap::new(),
+            waiting: None,
         }
     }
 
-    /// Other rates hold from here on; what was published before is forgotten.
-    pub fn set_limits(&mut self, limits: &limits::Rate) {
-        let waiting = std::mem::take(&mut self.waiting);
-        *self = Rates { waiting, ..Rates::new(limits) };
+    /// Other rates hold from here on. What was published before is forgotten, and whoever waits is to be let go on.
+    pub fn set_limits(&mut self, limits: &limits::Rate) -> Vec<u32> {
+        let mut waiting = Vec::new();
+        if let Some(mut wheel) = self.waiting.take() {
+            wheel.expire(Tick(u32::MAX), usize::MAX, &mut waiting);
+        }
+        *self = Rates::new(limits);
+        waiting
     }
 
     /// Whether nobody's rate is bounded.
@@ -153,52 +158,44 @@ impl Rates {
         self.sessions.is_off() && self.logins.is_off()
     }
 
-    /// A session, of this login if that is verified, has published `bytes` in one frame. Returns whether it is to be held:
-    /// [`Rates::take_paid`] says when that ends.
-    pub fn spend(&mut self, key: ConnKey, login: Option<u32>, bytes: u64, now: Tick) -> bool {
+    /// A session has published `bytes` in one frame; `login` is the hash of its login, if that is verified. Returns whether
+    /// it is to be held: [`Rates::take_paid`] says when that ends.
+    pub fn spend(&mut self, index: u32, login: Option<u64>, bytes: u64, now: Tick) -> bool {
         let amounts = [1, bytes];
         let by_login = login.map_or(0, |login| self.logins.spend(login, amounts, now));
-        let wait = self.sessions.spend(key.index, amounts, now).max(by_login);
+        let wait = self.sessions.spend(index, amounts, now).max(by_login);
         if wait > 0 {
-            self.waiting.push(Reverse((Tick(now.0.saturating_add(wait)), key)));
+            let waiting = self.waiting.get_or_insert_with(|| Box::new(Wheel::new(now)));
+            waiting.arm(index, Tick(now.0.saturating_add(wait)));
         }
         wait > 0
     }
 
-    /// A session has ended: whoever has its index next owes nothing. One that waits is given out all the same.
+    /// A session has ended: whoever has its index next owes nothing.
     pub fn end(&mut self, index: u32) {
         if !self.sessions.buckets.is_empty() {
             self.sessions.buckets.remove(&index);
         }
-    }
-
-    /// The number of a login is free for another.
-    pub fn end_login(&mut self, login: u32) {
-        if !self.logins.buckets.is_empty() {
-            self.logins.buckets.remove(&login);
+        if let Some(waiting) = &mut self.waiting {
+            waiting.cancel(index);
         }
     }
 
-    /// When somebody has paid what it owes.
+    /// A moment to look at, if somebody owes something.
     pub fn next(&self) -> Option<Tick> {
-        self.waiting.peek().map(|Reverse((at, _))| *at)
+        self.waiting.as_ref().and_then(|waiting| waiting.next_deadline())
     }
 
-    /// One who has paid; it may have ended.
-    pub fn take_paid(&mut self, now: Tick) -> Option<ConnKey> {
-        if self.next().is_none_or(|at| at > now) {
-            return None;
-        }
-        self.waiting.pop().map(|Reverse((_, key))| key)
+    /// Adds those who have paid, `budget` at most. Returns whether there are more.
+    pub fn take_paid(&mut self, now: Tick, budget: usize, paid: &mut Vec<u32>) -> bool {
+        self.waiting.as_mut().is_some_and(|waiting| waiting.expire(now, budget, paid))
     }
 
     /// Once a second: forgets who keeps to its rate.
     pub fn tidy(&mut self, now: Tick) {
         self.sessions.tidy(now);
         self.logins.tidy(now);
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to_fit();
-        }
+        self.waiting.take_if(|waiting| waiting.is_empty());
     }
 
     /// Whether there is anything to forget.
@@ -208,7 +205,9 @@ impl Rates {
 
     /// What the buckets take.
     pub fn memory(&self) -> Part {
-        let waiting = Part::array(self.waiting.len(), self.waiting.capacity(), size_of::<(Tick, ConnKey)>());
+        let waiting = self.waiting.as_ref().map_or(Part::default(), |waiting| {
+            Part::array(waiting.len(), waiting.capacity(), time::BYTES_PER_KEY)
+        });
         [self.sessions.memory(), self.logins.memory(), waiting].into_iter().sum()
     }
 }
@@ -219,8 +218,10 @@ mod tests {
 
     use super::*;
 
-    fn key(index: u32) -> ConnKey {
-        ConnKey { index, generation: 0 }
+    fn paid(rates: &mut Rates, now: Tick) -> Vec<u32> {
+        let mut paid = Vec::new();
+        rates.take_paid(now, usize::MAX, &mut paid);
+        paid
     }
 
     fn rates(messages: u32, bytes: u64) -> Rates {
@@ -236,7 +237,7 @@ mod tests {
     fn without_a_rate_nobody_is_held_or_remembered() {
         let mut rates = rates(0, 0);
         assert!(rates.is_off());
-        assert!((0..10_000).all(|_| !rates.spend(key(1), Some(1), 1 << 20, Tick(5))));
+        assert!((0..10_000).all(|_| !rates.spend(1, Some(1), 1 << 20, Tick(5))));
         assert!(!rates.has_any());
     }
 
@@ -244,12 +245,12 @@ mod tests {
     fn a_burst_passes_and_what_comes_behind_it_waits() {
         let mut rates = rates(10, 0);
         let burst = 10 * limits::Rate::default().burst_s;
-        assert!((0..burst).all(|_| !rates.spend(key(1), None, 1, Tick(5))));
-        assert!(rates.spend(key(1), None, 1, Tick(5)));
-        assert!(!rates.spend(key(2), None, 1, Tick(5)), "another session is not to blame");
-        assert_eq!((rates.next(), rates.take_paid(Tick(5))), (Some(Tick(6)), None));
-        assert_eq!(rates.take_paid(Tick(6)), Some(key(1)));
-        assert!(rates.spend(key(1), None, 1, Tick(6)), "it has paid, and has no more than that");
+        assert!((0..burst).all(|_| !rates.spend(1, None, 1, Tick(5))));
+        assert!(rates.spend(1, None, 1, Tick(5)));
+        assert!(!rates.spend(2, None, 1, Tick(5)), "another session is not to blame");
+        assert_eq!((rates.next(), paid(&mut rates, Tick(5))), (Some(Tick(6)), Vec::new()));
+        assert_eq!(paid(&mut rates, Tick(6)), [1]);
+        assert!(rates.spend(1, None, 1, Tick(6)), "it has paid, and has no more than that");
         rates.tidy(Tick(7));
         assert!(rates.has_any());
         rates.tidy(Tick(5 + 10 * limits::Rate::default().burst_s + 10));
@@ -259,17 +260,39 @@ mod tests {
     #[test]
     fn bytes_count_as_messages_do_and_sessions_of_one_login_together() {
         let mut rates = rates(10, 1_000);
-        assert!(rates.spend(key(1), None, 1_000_000, Tick(0)));
+        assert!(rates.spend(1, None, 1_000_000, Tick(0)));
         let burst = 10 * limits::Rate::default().burst_s;
         let mut held = false;
         for session in 2..5 {
             for _ in 0..burst {
-                held |= rates.spend(key(session), Some(9), 1, Tick(0));
+                held |= rates.spend(session, Some(9), 1, Tick(0));
             }
         }
         assert!(held);
-        rates.end_login(9);
-        assert!(!rates.spend(key(8), Some(9), 1, Tick(0)), "its number is somebody else's now");
+        (2..5).for_each(|session| rates.end(session));
+        assert!(rates.spend(8, Some(9), 1, Tick(0)), "a login that comes back owes what it owed");
+        assert!(!rates.spend(9, Some(10), 1, Tick(0)));
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_under_other_rates_and_not_after_its_end() {
+        let mut rates = rates(1, 0);
+        assert!((1..4).all(|session| (0..9_000).any(|_| rates.spend(session, None, 1, Tick(0)))));
+        rates.end(2);
+        let mut waiting = rates.set_limits(&limits::Rate::default());
+        waiting.sort_unstable();
+        assert_eq!(waiting, [1, 3]);
+        assert!(rates.is_off() && !rates.has_any() && rates.next().is_none());
+    }
+
+    #[test]
+    fn no_time_is_paid_for_twice() {
+        let mut rates = rates(10, 0);
+        let burst = 10 * limits::Rate::default().burst_s;
+        assert!((0..burst).all(|_| !rates.spend(1, None, 1, Tick(100))));
+        // A look that is late, and frames that are not.
+        (0..50).for_each(|_| rates.tidy(Tick(50)));
+        assert!(rates.spend(1, None, 1, Tick(100)));
     }
 
     proptest! {
@@ -277,13 +300,15 @@ mod tests {
         #[test]
         fn nobody_publishes_more_than_its_burst_and_its_rate(waits in prop::collection::vec(0u32..30, 1..200)) {
             let mut rates = rates(10, 0);
-            let (mut now, mut sent, mut until) = (Tick(0), 0u64, Tick(0));
+            let (mut now, mut sent) = (Tick(0), 0u64);
+            let mut is_held = false;
             for wait in waits {
-                now = Tick(now.0 + wait).max(until);
-                while rates.take_paid(now).is_some() {}
-                sent += 1;
-                if rates.spend(key(1), None, 1, now) {
-                    until = rates.next().expect("it waits");
+                now = Tick(now.0 + wait);
+                is_held &= paid(&mut rates, now).is_empty();
+                rates.tidy(Tick(now.0.saturating_sub(wait)));
+                if !is_held {
+                    sent += 1;
+                    is_held = rates.spend(1, None, 1, now);
                 }
             }
             let most = u64::from(10 * limits::Rate::default().burst_s) + u64::from(now.0) * 10 / TICKS_PER_S + 1;

@@ -3,20 +3,21 @@
 //! `auth.mode` is a list, and each of its modes says yes, no, or that the credentials are not its own; then the next is asked.
 //! Each kind of check has a queue and threads of its own, because they cost differently: a token some hundred microseconds, a
 //! password some ten milliseconds, a question to the application a round trip. So a flood of wrong passwords fills the queue
-//! of passwords, and tokens go on. Whoever fails too often is refused without a check ([`failures`]).
+//! of passwords, and tokens go on. Whoever fails too often is refused without a check (`failures`).
 //!
 //! It reads no file: checks are given, and can be replaced while it runs ([`Desk::replace`]).
 //!
-//! Invariant: a queue has at most `auth.queue_max` questions, and what it has no room for is refused at once.
+//! Invariant: a queue has at most `auth.queue_max` questions, each holder its share of them; what was asked so long ago that
+//! its client has given up is not checked; and each question is answered once.
 
 mod application;
 mod failures;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -24,10 +25,12 @@ use crate::auth::{Accepted, Checks, Credentials, Refusal, Verdict, tokens};
 use crate::limits;
 use crate::mesh::request::{Authenticator, Expiry, Identity, Question};
 use crate::message::fault::Fault;
+use crate::message::origin::Holder;
 use crate::session::ticket::Sources;
+use crate::share::Holdings;
 use failures::Failures;
 
-pub use application::Application;
+pub use application::{Application, shown};
 
 /// One way to find out who a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Setup {
     pub application: Option<Application>,
     /// Where credentials are looked for.
     pub sources: Sources,
+    /// How long a client waits at most.
+    pub patience: Duration,
     /// Bounds.
     pub limits: limits::Auth,
 }
@@ -60,25 +65,51 @@ pub struct Setup {
 /// A question, and the mode that is to answer it.
 struct Case {
     question: Question,
+    asked: Instant,
     /// Its place in the list of modes.
     mode: usize,
+    /// No user has its password, so far as was asked.
+    has_failed: bool,
 }
 
-/// A queue for each kind of check; `None` for a kind that no mode needs.
-#[derive(Debug, Default)]
-struct Queues {
-    tokens: Option<SyncSender<Case>>,
-    passwords: Option<SyncSender<Case>>,
-    application: Option<SyncSender<Case>>,
+impl Case {
+    fn holder(&self) -> Holder {
+        self.question.origin().holder
+    }
+}
+
+/// The questions that wait for one kind of check.
+#[derive(Debug)]
+struct Queue {
+    mode: Mode,
+    cases: Sender<Case>,
+    /// How many of whom.
+    waiting: Mutex<Holdings<Holder>>,
+}
+
+impl Queue {
+    /// Adds a question, or gives it back if its holder has its share.
+    fn push(&self, case: Case) -> Option<Case> {
+        let mut waiting = self.waiting.lock();
+        if waiting.total() >= waiting.max() || !waiting.admits(case.holder(), 1) {
+            return Some(case);
+        }
+        waiting.charge(case.holder(), 1);
+        drop(waiting);
+        // Its thread lives as long as the process; one that could not be told refuses by being dropped.
+        drop(self.cases.send(case));
+        None
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
     modes: Vec<Mode>,
-    queues: Queues,
+    queues: Vec<Queue>,
     checks: RwLock<Arc<Checks>>,
     application: Option<Application>,
     failures: Mutex<Failures>,
+    patience: Duration,
 }
 
 /// See the module.
@@ -110,23 +141,17 @@ impl Desk {
     /// # Errors
     /// A thread cannot be started.
     pub fn open(setup: Setup) -> std::io::Result<Desk> {
-        let Setup { modes, checks, application, sources, limits } = setup;
-        let mut queues = Queues::default();
-        let mut desks = Vec::new();
-        for mode in &modes {
-            let (sender, receiver) = sync_channel(limits.queue_max as usize);
-            match mode {
-                Mode::Jwt => queues.tokens = Some(sender),
-                Mode::Users => queues.passwords = Some(sender),
-                Mode::Http => queues.application = Some(sender),
-                Mode::Open => continue,
-            }
-            desks.push((*mode, Arc::new(Mutex::new(receiver))));
+        let Setup { modes, checks, application, sources, patience, limits } = setup;
+        let (mut queues, mut receivers) = (Vec::new(), Vec::new());
+        for mode in modes.iter().copied().filter(|mode| mode.threads(&limits) > 0) {
+            let (cases, receiver) = channel();
+            queues.push(Queue { mode, cases, waiting: Mutex::new(Holdings::new(limits.queue_max.into())) });
+            receivers.push((mode, Arc::new(Mutex::new(receiver))));
         }
         let failures = Mutex::new(Failures::new(&limits));
-        let inner =
-            Arc::new(Inner { modes, queues, checks: RwLock::new(Arc::new(checks)), application, failures });
-        for (mode, receiver) in desks {
+        let checks = RwLock::new(Arc::new(checks));
+        let inner = Arc::new(Inner { modes, queues, checks, application, failures, patience });
+        for (mode, receiver) in receivers {
             for number in 0..mode.threads(&limits) {
                 let (inner, receiver) = (Arc::clone(&inner), Arc::clone(&receiver));
                 let name = format!("auth-{}-{number}", format!("{mode:?}").to_lowercase());
@@ -148,7 +173,7 @@ impl Authenticator for Desk {
     }
 
     fn ask(&self, question: Question) {
-        self.inner.pass_on(Case { question, mode: 0 });
+        self.inner.pass_on(Case { question, asked: Instant::now(), mode: 0, has_failed: false });
     }
 }
 
@@ -162,13 +187,13 @@ fn give_way() {
 
 impl Inner {
     /// Answers what comes to one queue, for as long as the process lives.
-    fn serve(&self, mode: Mode, questions: &Mutex<Receiver<Case>>) {
+    fn serve(&self, mode: Mode, cases: &Mutex<Receiver<Case>>) {
         if mode == Mode::Users {
             give_way();
         }
         loop {
             // Whoever has the lock waits for the next question; it is free again while that is answered.
-            let next = questions.lock().recv();
+            let next = cases.lock().recv();
             match next {
                 Ok(case) => self.check(case),
                 Err(_) => return,
@@ -176,45 +201,57 @@ impl Inner {
         }
     }
 
+    fn queue(&self, mode: Mode) -> Option<&Queue> {
+        self.queues.iter().find(|queue| queue.mode == mode)
+    }
+
+    /// Whether a mode has something to say of these credentials.
+    fn concerns(&self, mode: Mode, credentials: &Credentials) -> bool {
+        let has_mode = |mode| self.modes.contains(&mode);
+        match mode {
+            Mode::Jwt => says_token(credentials),
+            // A token is not hashed where there is somebody to check it.
+            Mode::Users => credentials.login.is_some() && !(says_token(credentials) && has_mode(Mode::Jwt)),
+            // Whoever says nothing may be nobody, where that is allowed.
+            Mode::Http => !(says_nothing(credentials) && has_mode(Mode::Open)),
+            Mode::Open => says_nothing(credentials),
+        }
+    }
+
     /// Puts a question into the queue of the first mode, from its own on, that it concerns; or answers it.
     fn pass_on(&self, mut case: Case) {
-        loop {
-            let credentials = case.question.credentials();
-            let Some(mode) = self.modes.get(case.mode) else {
-                let refusal = Refusal::of_no_mode(credentials);
-                return case.question.answer(Err(fault_of(refusal)));
-            };
-            let queue = match mode {
-                Mode::Jwt if says_token(credentials) => &self.queues.tokens,
-                Mode::Users if credentials.login.is_some() => {
-                    if !self.failures.lock().may_try(credentials, Instant::now()) {
-                        return case.question.answer(Err(Fault::AuthBusy));
-                    }
-                    &self.queues.passwords
-                }
-                Mode::Http => &self.queues.application,
-                Mode::Open if says_nothing(credentials) => {
-                    return case.question.answer(Ok(Identity { principal: None, expiry: None }));
-                }
-                _ => {
-                    case.mode += 1;
-                    continue;
-                }
-            };
-            // A queue is there for each mode, and its thread for as long as the process: else the question is dropped, which
-            // refuses it.
-            let Some(queue) = queue else { return };
-            return match queue.try_send(case) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                Err(TrySendError::Full(case)) => case.question.answer(Err(Fault::AuthBusy)),
-            };
+        let modes = self.modes.iter().enumerate().skip(case.mode);
+        let credentials = case.question.credentials();
+        let next = modes.map(|(at, mode)| (at, *mode)).find(|(_, mode)| self.concerns(*mode, credentials));
+        let Some((at, mode)) = next else {
+            let refusal = Refusal::of_no_mode(credentials);
+            return self.refuse(case, refusal);
+        };
+        case.mode = at;
+        if mode == Mode::Users && !self.may_try(&case) {
+            return case.question.answer(Err(Fault::AuthBusy));
+        }
+        let full = match self.queue(mode) {
+            Some(queue) => queue.push(case),
+            // Of `Open`, which has nothing to check.
+            None => return case.question.answer(Ok(Identity { principal: None, expiry: None })),
+        };
+        if let Some(case) = full {
+            case.question.answer(Err(Fault::AuthBusy));
         }
     }
 
     /// Answers a question by its mode, or passes it on.
     fn check(&self, mut case: Case) {
-        let checks = Arc::clone(&self.checks.read());
         let mode = self.modes[case.mode];
+        if let Some(queue) = self.queue(mode) {
+            queue.waiting.lock().release(case.holder(), 1);
+        }
+        // While it waited its client may have given up, and others of its holder have failed.
+        if case.asked.elapsed() > self.patience || (mode == Mode::Users && !self.may_try(&case)) {
+            return case.question.answer(Err(Fault::AuthBusy));
+        }
+        let checks = Arc::clone(&self.checks.read());
         let credentials = case.question.credentials();
         // What is checked comes from strangers, by libraries: a bug there is not to end everybody's session.
         let verdict = panic::catch_unwind(AssertUnwindSafe(|| self.verdict(mode, &checks, credentials)));
@@ -222,13 +259,19 @@ impl Inner {
             tracing::error!(?mode, "a check panicked: a bug; its client is refused");
             Verdict::Refused(Refusal::Unavailable)
         });
-        if mode == Mode::Users {
-            self.failures.lock().note(credentials, &verdict, Instant::now());
-        }
         match verdict {
-            Verdict::Accepted(accepted) => case.question.answer(Ok(identity(accepted))),
-            Verdict::Refused(refusal) => case.question.answer(Err(fault_of(refusal))),
+            Verdict::Accepted(accepted) => {
+                if mode == Mode::Users || case.has_failed {
+                    self.failures.lock().succeeded(case.holder(), credentials, Instant::now());
+                }
+                case.question.answer(Ok(identity(accepted)));
+            }
+            Verdict::Refused(refusal) => {
+                case.has_failed |= mode == Mode::Users && refusal == Refusal::WRONG;
+                self.refuse(case, refusal);
+            }
             Verdict::NotMine => {
+                case.has_failed |= mode == Mode::Users;
                 case.mode += 1;
                 self.pass_on(case);
             }
@@ -236,15 +279,30 @@ impl Inner {
     }
 
     fn verdict(&self, mode: Mode, checks: &Checks, credentials: &Credentials) -> Verdict {
+        let now_s = now().0;
         match mode {
-            Mode::Jwt => checks.tokens.as_ref().map(|tokens| tokens.verify(credentials, now().0)),
+            Mode::Jwt => checks.tokens.as_ref().map(|tokens| tokens.verify(credentials, now_s)),
             Mode::Users => checks.users.as_ref().map(|users| users.verify(credentials)),
-            Mode::Http => {
-                self.application.as_ref().map(|application| application.verify(credentials, now().0))
-            }
+            Mode::Http => self
+                .application
+                .as_ref()
+                .map(|application| application.verify(credentials, &checks.claims, now_s)),
             Mode::Open => None,
         }
         .unwrap_or(Verdict::NotMine)
+    }
+
+    /// Whether the failures of its client let a password be checked.
+    fn may_try(&self, case: &Case) -> bool {
+        self.failures.lock().may_try(case.holder(), case.question.credentials(), Instant::now())
+    }
+
+    /// The last word of all modes: a guess that was wrong counts.
+    fn refuse(&self, case: Case, refusal: Refusal) {
+        if case.has_failed {
+            self.failures.lock().failed(case.holder(), case.question.credentials(), Instant::now());
+        }
+        case.question.answer(Err(fault_of(refusal)));
     }
 }
 

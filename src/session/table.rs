@@ -2,7 +2,7 @@
 //!
 //! A connection without a session has an empty one, which owns nothing. The sums over all sessions are kept as counts.
 //!
-//! Invariant: `subscriptions`, `transactions` and `tickets` are the sums over all sessions; a name is held by the queue
+//! Invariant: `subscriptions` and `transactions` are the sums over all sessions; a name is held by the queue
 //! subscriptions that have it ([`Sessions::check`]).
 
 use std::ops::{Index, IndexMut};
@@ -45,7 +45,7 @@ pub struct Sessions {
     subscriptions: u64,
     /// Bytes that open transactions hold.
     transactions: Shares<u32, Holder>,
-    /// Bytes of what upgrades said of clients whose CONNECT has not come.
+    /// Bytes of what clients have said of themselves that are not known yet.
     tickets: Shares<u32, Holder>,
     commands: Vec<Command>,
 }
@@ -120,7 +120,23 @@ impl Sessions {
         true
     }
 
-    /// Bytes of what upgrades said that wait for a CONNECT.
+    /// It is asked who a client is that says so much of itself. `false` if all together say too much, and it most of it.
+    pub fn ask(&mut self, index: u32, bytes: u64, holder: Holder) -> bool {
+        // What its upgrade said is part of it.
+        self.tickets.release_all(index);
+        let is_admitted = self.tickets.admits(holder, bytes);
+        if is_admitted {
+            self.tickets.charge(index, holder, bytes);
+        }
+        is_admitted
+    }
+
+    /// That is answered.
+    pub fn answered(&mut self, index: u32) {
+        self.tickets.release_all(index);
+    }
+
+    /// Bytes of what clients have said of themselves that are not known yet.
     pub fn ticket_bytes(&self) -> u64 {
         self.tickets.total()
     }
@@ -219,17 +235,13 @@ impl Sessions {
         classes: &mut Interner<Class>,
         holder: impl FnOnce() -> Holder,
     ) -> Result<(), Fault> {
-        let Sessions { table, principals, commands, transactions, tickets, .. } = self;
+        let Sessions { table, principals, commands, transactions, .. } = self;
         let Terms { limits, sources, wall_ms } = terms;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
-        let ticket_bytes = session.ticket_bytes();
         let mut context = Context { limits, sources, wall_ms, classes, principals, commands };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
-        if ticket_bytes > 0 {
-            tickets.release(index, ticket_bytes - session.ticket_bytes());
-        }
         let mut handled = handled;
         if after > before {
             // Past three quarters of the bound, whoever has most gets no more.
@@ -272,7 +284,7 @@ impl Sessions {
         let Sessions { table, principals, expiries, transactions, tickets, .. } = self;
         let session = &mut table[index as usize];
         transactions.release(index, session.transaction_bytes());
-        tickets.release(index, session.ticket_bytes());
+        tickets.release_all(index);
         expiries.cancel(index);
         session.end().filter(|principal| principals.release(*principal)).map(PrincipalId::number)
     }
@@ -306,7 +318,9 @@ impl Sessions {
         assert_eq!(bytes, self.transactions.total());
         self.principals.check();
         self.tickets.check();
-        assert_eq!(self.table.iter().map(Session::ticket_bytes).sum::<u64>(), self.tickets.total());
+        let is_charged =
+            |(index, session): (u32, &Session)| session.ticket_bytes() <= self.tickets.held_by(index);
+        assert!((0..).zip(&self.table).all(is_charged));
     }
 
     /// Panics unless nothing is left of any session.

@@ -8,7 +8,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::auth::Credentials;
+use crate::auth::{Credentials, Secret};
+use crate::message::fault::Fault;
 use crate::wire::http::Request;
 use crate::wire::stomp::StompFrame;
 
@@ -21,23 +22,31 @@ pub struct Sources {
     pub query: Option<Box<str>>,
     /// Headers of the upgrade that are passed on, in lower case.
     pub upgrade_headers: Box<[Box<str>]>,
-    /// Whether all headers of CONNECT are passed on.
+    /// Whether headers of CONNECT are passed on: those that no header of the upgrade could be taken for.
     pub connect_headers: bool,
+    /// Bytes of a token.
+    pub token_bytes_max: u32,
+}
+
+/// The fault of a token that is too long.
+pub fn token_too_long(sources: &Sources) -> Fault {
+    let max = sources.token_bytes_max;
+    Fault::NotAuthenticated(format!("the token is longer than auth.token_bytes_max = {max}").into())
 }
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
-    token: Option<Box<str>>,
-    headers: Box<[(Box<str>, Box<str>)]>,
+    token: Option<Secret>,
+    headers: Box<[(Box<str>, Secret)]>,
 }
 
 /// What a CONNECT says of its client.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Said<'a> {
     /// The header `login`, if it is not empty.
     pub login: Option<&'a str>,
-    /// The header `passcode`.
+    /// The header `passcode`, if it is not empty.
     pub passcode: Option<&'a str>,
     /// The header `Authorization`.
     pub authorization: Option<&'a str>,
@@ -52,42 +61,55 @@ impl Ticket {
         let token = bearer.or_else(cookie).map(Cow::Borrowed).or_else(query);
         let passed_on = sources.upgrade_headers.iter();
         let headers: Box<[_]> =
-            passed_on.filter_map(|name| Some((name.clone(), request.header(name)?.into()))).collect();
-        let ticket = Ticket { token: token.map(|token| token.into()), headers };
+            passed_on.filter_map(|name| Some((name.clone(), Secret(request.header(name)?.into())))).collect();
+        let ticket = Ticket { token: token.map(|token| Secret(token.into())), headers };
         (ticket.token.is_some() || !ticket.headers.is_empty()).then(|| Box::new(ticket))
     }
 
     /// Bytes that the ticket holds.
     pub fn weight(&self) -> u64 {
         let headers =
-            self.headers.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>());
-        let token = self.token.as_ref().map_or(0, |token| token.len());
+            self.headers.iter().map(|(name, value)| name.len() + value.0.len() + 2 * size_of::<Box<str>>());
+        let token = self.token.as_ref().map_or(0, |token| token.0.len());
         (size_of::<Ticket>() + token + headers.sum::<usize>()) as u64
     }
 
     /// What CONNECT and the upgrade say together. Who is at the other end is for the shard to add.
+    ///
+    /// A header of CONNECT is not passed on if it has the name of one that the upgrade is asked for: that is a proxy's word,
+    /// or a cookie's.
+    ///
+    /// # Errors
+    /// The token is too long.
     pub fn redeem(
         ticket: Option<Box<Ticket>>,
         said: Said<'_>,
         connect_frame: &StompFrame<'_>,
         sources: &Sources,
-    ) -> Credentials {
+    ) -> Result<Credentials, Fault> {
         let (kept, headers) = ticket.map_or_else(Default::default, |ticket| (ticket.token, ticket.headers));
-        let mut headers = headers.into_vec();
+        let mut headers: Vec<(Box<str>, Box<str>)> =
+            headers.into_iter().map(|(name, Secret(value))| (name, value)).collect();
         if sources.connect_headers {
-            let said = connect_frame.headers().map(|(name, value)| ((*name).into(), (*value).into()));
-            headers.extend(said);
+            let is_upgrades =
+                |name: &str| sources.upgrade_headers.iter().any(|upgrade| upgrade.eq_ignore_ascii_case(name));
+            let said = connect_frame.headers().filter(|(name, _)| !is_upgrades(name));
+            headers.extend(said.map(|(name, value)| ((*name).into(), (*value).into())));
         }
         let said_token: Option<Box<str>> = said.authorization.and_then(bearer).map(Into::into);
         // A cookie may be there unasked: who says a passcode means that.
-        let kept = kept.filter(|_| said.passcode.is_none());
-        Credentials {
+        let kept = kept.filter(|_| said.passcode.is_none()).map(|Secret(token)| token);
+        let token = said_token.or(kept);
+        if token.as_ref().is_some_and(|token| token.len() > sources.token_bytes_max as usize) {
+            return Err(token_too_long(sources));
+        }
+        Ok(Credentials {
             login: said.login.map(Into::into),
             passcode: said.passcode.map(Into::into),
-            token: said_token.or(kept),
+            token,
             headers: headers.into(),
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        }
+        })
     }
 }
 
@@ -137,6 +159,7 @@ mod tests {
             query: Some("access_token".into()),
             upgrade_headers: ["cookie".into()].into(),
             connect_headers: false,
+            token_bytes_max: 100,
         }
     }
 
@@ -149,7 +172,7 @@ mod tests {
     }
 
     fn token(target: &str, headers: &str) -> Option<String> {
-        ticket(target, headers, &sources()).and_then(|ticket| ticket.token).map(Into::into)
+        ticket(target, headers, &sources()).and_then(|ticket| ticket.token).map(|token| token.0.into())
     }
 
     #[test]
@@ -181,22 +204,27 @@ mod tests {
         let none = Sources::default();
         assert_eq!(ticket("/ws?access_token=q", "Cookie: session=c\r\n", &none), None);
         let kept = ticket("/ws", "Cookie: a=1\r\nX-Other: 2\r\n", &sources()).expect("there is a cookie");
-        assert_eq!(*kept.headers, [("cookie".into(), "a=1".into())]);
+        assert_eq!(*kept.headers, [("cookie".into(), Secret("a=1".into()))]);
         assert!(kept.weight() > 9);
+        assert!(!format!("{kept:?}").contains("a=1"));
     }
 
     #[test]
     fn what_connect_says_goes_before_what_the_upgrade_said() {
-        let frame = b"CONNECT\naccept-version:1.2\nx-tenant:t\n\n\0";
+        let frame = b"CONNECT\naccept-version:1.2\nx-tenant:t\nCookie:a=forged\n\n\0";
         let step = Decoder::default().decode(frame, Version::V12, &Stomp::default());
         let Ok(Step::Frame { stomp_frame, .. }) = step else { panic!("{step:?}") };
         let redeem = |said| {
             let kept = ticket("/ws", "Authorization: Bearer kept\r\n", &sources());
-            Ticket::redeem(kept, said, &stomp_frame, &Sources { connect_headers: true, ..sources() })
+            Ticket::redeem(kept, said, &stomp_frame, &Sources { connect_headers: true, ..sources() }).unwrap()
         };
         let credentials = redeem(Said { login: Some("ann"), ..Said::default() });
         assert_eq!((credentials.login.as_deref(), credentials.token.as_deref()), (Some("ann"), Some("kept")));
         assert!(credentials.headers.iter().any(|(name, value)| (&**name, &**value) == ("x-tenant", "t")));
+        assert!(!credentials.headers.iter().any(|(_, value)| value.contains("forged")));
+        let long = format!("Bearer {}", "a".repeat(101));
+        let said = Said { authorization: Some(&long), ..Said::default() };
+        assert!(Ticket::redeem(None, said, &stomp_frame, &sources()).is_err());
         let credentials = redeem(Said { authorization: Some("Bearer said"), ..Said::default() });
         assert_eq!(credentials.token.as_deref(), Some("said"));
         // A cookie that is there unasked does not stand in for a wrong passcode.

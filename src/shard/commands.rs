@@ -97,7 +97,7 @@ impl Shard {
                 Command::Renew(token) => {
                     let serial = *covered.serial.get_or_insert_with(|| self.sessions.serial());
                     covered.left += 1;
-                    self.renew(index, serial, token);
+                    self.renew(index, serial, token.0);
                     Ok(())
                 }
                 Command::Subscribe { class, key, kind, ack } => {

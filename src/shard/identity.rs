@@ -70,9 +70,15 @@ impl Shard {
 
     fn ask_identity(&mut self, index: u32, serial: u32, mut credentials: Box<Credentials>) {
         credentials.address = self.connections.client_of(index).unwrap_or(NOWHERE);
-        let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
+        let holder = self.holder(index);
+        let origin = Origin { holder, ..self.origin(index, Some(serial)) };
         self.holds.hold(&mut self.connections[index], Reason::Identity);
+        let is_admitted = self.sessions.ask(index, credentials.weight(), holder);
         let question = Question::new(origin, credentials, self.port.mesh());
+        if !is_admitted {
+            self.counters.credentials_refused_total += 1;
+            return question.answer(Err(Fault::AuthBusy));
+        }
         match &self.env.authenticator {
             Some(authenticator) => authenticator.ask(question),
             // It is refused.
@@ -84,6 +90,7 @@ impl Shard {
     pub(super) fn identified(&mut self, connection: ConnKey, serial: u32, identity: Identity, now: Tick) {
         let index = connection.index;
         let Identity { principal, expiry } = identity;
+        self.sessions.answered(index);
         let expires = expiry.map(|expiry| now.after_ms(expiry.in_ms));
         if self.connections.phase(index) == Phase::Stomp && self.sessions[index].is_connecting_by(serial) {
             let max = self.env.limits.sessions_per_login_max;
@@ -160,7 +167,6 @@ impl Shard {
 
     /// No session is the principal with this number any more.
     pub(super) fn forget_principal(&mut self, number: u32) {
-        self.rates.end_login(number);
         self.authorizer.release(number);
     }
 

@@ -419,8 +419,9 @@ impl Shard {
             return;
         }
         let login = self.env.authenticator.as_ref().and_then(|_| self.sessions[index].principal());
-        let login = login.map(|principal| principal.number());
-        if self.rates.spend(self.connections.key_of(index), login, bytes as u64, now) {
+        // By its text: with other roles it is the same login.
+        let login = login.map(|id| self.env.hash_of(self.sessions.principals().login(id).as_bytes()));
+        if self.rates.spend(index, login, bytes as u64, now) {
             self.counters.publishers_slowed_total += 1;
             self.holds.hold(&mut self.connections[index], Reason::Rate);
         }

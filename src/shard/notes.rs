@@ -57,11 +57,13 @@ impl Shard {
     /// Says that a session ends by a fault, before it has left anything.
     pub(super) fn note_fault(&mut self, index: u32, fault: &Fault, now: Tick) {
         if !is_verdict(fault) {
+            // As a value, which is quoted: what a client chose can be in it.
             return tracing::debug!(
                 shard = self.env.id,
                 index,
                 fault = fault.name(),
-                "session ended: {fault}"
+                why = fault.to_string().as_str(),
+                "session ended"
             );
         }
         if !tracing::enabled!(tracing::Level::INFO) {
@@ -74,7 +76,16 @@ impl Shard {
         let (session, login) = (self.session_name(index), self.login(index));
         let address = self.connections.client_of(index).map(|address| address.to_string());
         let claims = self.sessions[index].claimed();
-        tracing::info!(session, login, claims, address, fault = fault.name(), "session ended: {fault}");
+        let why = fault.to_string();
+        tracing::info!(
+            session,
+            login,
+            claims,
+            address,
+            fault = fault.name(),
+            why = why.as_str(),
+            "session ended"
+        );
     }
 
     /// Says that a session has begun.

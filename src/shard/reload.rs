@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::conn::hold::Reason;
 use crate::members::Terms;
 use crate::shard::{Shard, ShardLimits};
 
@@ -23,7 +24,9 @@ impl Shard {
             self.authorizer.set_rules(Arc::clone(&limits.rules));
         }
         if limits.rate != self.env.limits.rate {
-            self.rates.set_limits(&limits.rate);
+            for index in self.rates.set_limits(&limits.rate) {
+                self.release(self.connections.key_of(index), Reason::Rate);
+            }
         }
         self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;

@@ -114,8 +114,10 @@ impl Shard {
         }
         self.timers.fired = fired;
         has_more |= self.expire_sessions(now);
-        while let Some(key) = self.rates.take_paid(now) {
-            self.release(key, Reason::Rate);
+        let mut paid = Vec::new();
+        has_more |= self.rates.take_paid(now, self.env.limits.turn.timers_max as usize, &mut paid);
+        for index in paid {
+            self.release(self.connections.key_of(index), Reason::Rate);
         }
         let is_sweep = now >= self.timers.next_sweep();
         if is_sweep || self.timers.is_late_for_queues {
@@ -183,8 +185,12 @@ impl Shard {
                 let max = self.env.limits.handshake.connect_timeout_ms;
                 let inbound = self.connections[index].inbound.as_ref();
                 let is_begun = inbound.is_some_and(|inbound| inbound.assembly.payload.is_some());
-                let fault =
-                    if is_begun { Fault::ConnectUnfinished { max } } else { Fault::ConnectTimeout { max } };
+                let fault = match self.sessions[index].version() {
+                    // It has said CONNECT, and nobody knows yet who it is.
+                    Some(_) => Fault::AuthUnavailable,
+                    None if is_begun => Fault::ConnectUnfinished { max },
+                    None => Fault::ConnectTimeout { max },
+                };
                 self.fault(index, fault, None, now);
             }
             Deadline::Receipts => self.conclude(index, now),

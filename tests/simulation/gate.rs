@@ -36,7 +36,8 @@ pub struct Gate {
 impl Gate {
     pub fn new(seed: u64) -> Gate {
         let rng = StdRng::seed_from_u64(seed ^ 0x6a7e);
-        let sources = Sources { connect_headers: seed.is_multiple_of(2), ..Sources::default() };
+        let sources =
+            Sources { connect_headers: seed.is_multiple_of(2), token_bytes_max: 100, ..Sources::default() };
         Gate { sources, state: Mutex::new(State { rng, asked: Vec::new(), is_calm: false }) }
     }
 

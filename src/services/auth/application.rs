@@ -8,13 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::crypto::aws_lc_rs;
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
+use crate::auth::principal::LOGIN_BYTES_MAX;
 use crate::auth::{Accepted, Credentials, Principal, Refusal, Verdict};
 
 /// Bytes of an answer that are read.
@@ -27,7 +29,8 @@ const REASON_MAX: usize = 200;
 pub struct Application {
     url: Box<str>,
     agent: Agent,
-    claims: Box<[Box<str>]>,
+    /// When the log last said that it does not answer.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// What is asked.
@@ -62,9 +65,8 @@ struct Refused {
 }
 
 impl Application {
-    /// The application at this URL, which is asked for `timeout` at most. Of the claims that it says, those of these names
-    /// are kept.
-    pub fn new(url: &str, timeout: Duration, claims: Box<[Box<str>]>) -> Application {
+    /// The application at this URL, which is asked for `timeout` at most.
+    pub fn new(url: &str, timeout: Duration) -> Application {
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -77,11 +79,11 @@ impl Application {
             .user_agent(concat!("tcbchat/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls)
             .build();
-        Application { url: url.into(), agent: config.new_agent(), claims }
+        Application { url: url.into(), agent: config.new_agent(), complained: Mutex::new(None) }
     }
 
-    /// Asks who it is; `now_s` is in seconds since 1970. It waits for the answer.
-    pub fn verify(&self, credentials: &Credentials, now_s: u64) -> Verdict {
+    /// Asks who it is, and waits for the answer. Claims of these names are kept; `now_s` is in seconds since 1970.
+    pub fn verify(&self, credentials: &Credentials, claims: &[Box<str>], now_s: u64) -> Verdict {
         let headers = credentials.headers.iter().rev().map(|(name, value)| (&**name, &**value)).collect();
         let asked = Asked {
             login: credentials.login.as_deref(),
@@ -91,7 +93,7 @@ impl Application {
             headers,
         };
         match self.ask(&asked) {
-            Ok((200, body)) => self.accepted(&body, now_s),
+            Ok((200, body)) => self.accepted(&body, claims, now_s),
             Ok((401 | 403, body)) => Verdict::Refused(refused(&body)),
             Ok((status, _)) => self.unavailable(&format!("it answered {status}")),
             Err(error) => self.unavailable(&error.to_string()),
@@ -106,16 +108,24 @@ impl Application {
         Ok((response.status().as_u16(), body))
     }
 
-    fn accepted(&self, body: &[u8], now_s: u64) -> Verdict {
+    fn accepted(&self, body: &[u8], claims: &[Box<str>], now_s: u64) -> Verdict {
         let answered: Answered = match serde_json::from_slice(body) {
             Ok(answered) => answered,
-            Err(error) => return self.unavailable(&format!("its answer is not understood: {error}")),
+            // What is wrong with it may cite it: the place is enough.
+            Err(error) => {
+                let (line, column) = (error.line(), error.column());
+                return self
+                    .unavailable(&format!("its answer is not understood: line {line}, column {column}"));
+            }
         };
-        if answered.login.is_empty() || answered.login.len() > crate::auth::principal::LOGIN_BYTES_MAX {
-            return self.unavailable("the login that it answered is empty or too long");
+        let is_login = (1..=LOGIN_BYTES_MAX).contains(&answered.login.len())
+            && !answered.login.chars().any(char::is_control);
+        if !is_login {
+            return self
+                .unavailable("the login that it answered is empty, too long, or has control characters");
         }
-        let named = answered.claims.into_iter().filter(|(name, _)| self.claims.contains(name));
-        let claims = named.filter_map(|(name, value)| Some((name, value.as_str()?.into())));
+        let named = answered.claims.into_iter().filter(|(name, _)| claims.contains(name));
+        let claims = named.filter_map(|(name, value)| Some((name, text_of(value)?)));
         let expires_in = answered.expires_in.map(|seconds| now_s.saturating_add(seconds));
         let expires_s = [answered.expires, expires_in].into_iter().flatten().min();
         if expires_s.is_some_and(|at| at <= now_s) {
@@ -127,9 +137,32 @@ impl Application {
 
     /// The client is told that it may try again; the operator is told why.
     fn unavailable(&self, why: &str) -> Verdict {
-        tracing::warn!(url = &*self.url, why, "the application does not say who clients are");
+        let mut complained = self.complained.lock();
+        if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            *complained = Some(Instant::now());
+            tracing::warn!(url = shown(&self.url), why, "the application does not say who clients are");
+        }
         Verdict::Refused(Refusal::Unavailable)
     }
+}
+
+/// A claim's value, if it is one that rules can compare.
+fn text_of(value: serde_json::Value) -> Option<Box<str>> {
+    match value {
+        serde_json::Value::String(text) => Some(text.into()),
+        serde_json::Value::Number(number) => Some(number.to_string().into()),
+        serde_json::Value::Bool(is_so) => Some(is_so.to_string().into()),
+        _ => None,
+    }
+}
+
+/// The URL without what may be secret in it: a user, a password, a query.
+pub fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 /// The application's own words, if it has any.
@@ -184,9 +217,8 @@ mod tests {
             }
             String::from_utf8(request).expect("JSON is text")
         });
-        let claims = ["team".into()].into();
-        let asker = Application::new(&url, Duration::from_millis(200), claims);
-        let verdict = asker.verify(&credentials(), 1_000);
+        let asker = Application::new(&url, Duration::from_millis(200));
+        let verdict = asker.verify(&credentials(), &["team".into(), "level".into()], 1_000);
         (application.join().expect("it ends"), verdict)
     }
 
@@ -197,7 +229,8 @@ mod tests {
 
     #[test]
     fn the_application_says_who_it_is() {
-        let body = r#"{"login":"Ann","roles":["b","a"],"claims":{"team":"red","other":"x"},"expires_in":60}"#;
+        let body =
+            r#"{"login":"Ann","roles":["b","a"],"claims":{"team":"red","no":"x","level":3},"expires_in":60}"#;
         let (request, verdict) = asked(answer("200 OK", body));
         assert!(request.starts_with("POST /who HTTP/1.1\r\n"), "{request}");
         let said = request.split("\r\n\r\n").nth(1).expect("it has a body");
@@ -208,7 +241,8 @@ mod tests {
         let Verdict::Accepted(Accepted { principal, expires_s }) = verdict else { panic!("{verdict:?}") };
         assert_eq!((&*principal.login, expires_s), ("Ann", Some(1_060)));
         assert!(principal.has_role("a") && principal.has_role("b"));
-        assert_eq!((principal.claim("team"), principal.claims.len()), (Some("red"), 1));
+        assert_eq!((principal.claim("team"), principal.claim("level")), (Some("red"), Some("3")));
+        assert_eq!(principal.claims.len(), 2);
     }
 
     #[test]
@@ -232,6 +266,7 @@ mod tests {
             answer("200 OK", "{}"),
             answer("200 OK", r#"{"login":""}"#),
             answer("200 OK", r#"{"login":7}"#),
+            answer("200 OK", r#"{"login":"a\u0000"}"#),
             answer("200 OK", &huge),
             "nonsense\r\n\r\n",
             // It does not answer in time.
@@ -246,7 +281,8 @@ mod tests {
                 &answer[..answer.len().min(80)]
             );
         }
-        let nobody = Application::new("http://127.0.0.1:9/", Duration::from_millis(200), Box::default());
-        assert_eq!(nobody.verify(&credentials(), 0), Verdict::Refused(Refusal::Unavailable));
+        assert_eq!(shown("https://me:secret@app.example:8/a/b?key=secret#x"), "https://app.example:8/a/b");
+        let nobody = Application::new("http://127.0.0.1:9/", Duration::from_millis(200));
+        assert_eq!(nobody.verify(&credentials(), &[], 0), Verdict::Refused(Refusal::Unavailable));
     }
 }

@@ -1,20 +1,20 @@
-//! Who has failed to say a right password too often, by address and by login.
+//! Who has failed to say a right password too often, by holder (the address) and by login.
 //!
 //! Each failure counts for a minute, little by little: so many a minute are let through, and as many at once. A login is
-//! judged for addresses that have not logged in as it before, because anybody can fail as somebody else. An address on
-//! loopback is not judged: behind it may be a proxy, and then everybody.
+//! judged for holders that have not logged in as it before, because anybody can fail as somebody else. A client whose address
+//! is not known (on loopback, behind a proxy that does not name it) is judged by the login alone.
 //!
 //! Invariant: each table has at most [`KEPT_MAX`] entries. What there is no room for is not judged.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use crate::auth::{Credentials, Refusal, Verdict};
+use crate::auth::Credentials;
 use crate::limits;
+use crate::message::origin::Holder;
 
 /// Entries of each table.
 const KEPT_MAX: usize = 65_536;
@@ -22,23 +22,6 @@ const KEPT_MAX: usize = 65_536;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long an address is known for a login.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// A host: of IPv6 the /64 that one host has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Host {
-    V4(u32),
-    V6(u64),
-}
-
-impl Host {
-    fn of(address: IpAddr) -> Option<Host> {
-        match address.to_canonical() {
-            address if address.is_loopback() || address.is_unspecified() => None,
-            IpAddr::V4(address) => Some(Host::V4(address.to_bits())),
-            IpAddr::V6(address) => Some(Host::V6((address.to_bits() >> 64) as u64)),
-        }
-    }
-}
 
 /// How much one has failed, and when that was looked at.
 #[derive(Debug, Clone, Copy)]
@@ -88,18 +71,18 @@ impl<K: Eq + Hash> Table<K> {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Failures {
-    hosts: Table<Host>,
+    holders: Table<Holder>,
     /// By hash: a login of a stranger takes no memory of its own.
     logins: Table<u64>,
     /// Who has logged in from where, and when.
-    known: HashMap<(u64, Option<Host>), Instant, RandomState>,
+    known: HashMap<(u64, Holder), Instant, RandomState>,
     hasher: RandomState,
 }
 
 impl Failures {
     pub(super) fn new(limits: &limits::Auth) -> Failures {
         Failures {
-            hosts: Table::new(limits.failures_per_address_max),
+            holders: Table::new(limits.failures_per_address_max),
             logins: Table::new(limits.failures_per_login_max),
             known: HashMap::default(),
             hasher: RandomState::default(),
@@ -111,120 +94,121 @@ impl Failures {
     }
 
     /// Whether a password of this client is worth a hashing.
-    pub(super) fn may_try(&self, credentials: &Credentials, now: Instant) -> bool {
-        let (host, login) = (Host::of(credentials.address), self.login(credentials));
-        let is_known =
-            self.known.get(&(login, host)).is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR);
-        host.is_none_or(|host| self.hosts.may_try(&host, now))
+    pub(super) fn may_try(&self, holder: Holder, credentials: &Credentials, now: Instant) -> bool {
+        let (host, login) = (host(holder), self.login(credentials));
+        let known = host.and_then(|host| self.known.get(&(login, host)));
+        let is_known = known.is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR);
+        host.is_none_or(|host| self.holders.may_try(&host, now))
             && (is_known || self.logins.may_try(&login, now))
     }
 
-    /// A password was checked.
-    pub(super) fn note(&mut self, credentials: &Credentials, verdict: &Verdict, now: Instant) {
-        let (host, login) = (Host::of(credentials.address), self.login(credentials));
-        match verdict {
-            Verdict::Accepted(_) => {
-                if self.known.len() >= KEPT_MAX {
-                    self.known.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
-                }
-                if self.known.len() < KEPT_MAX {
-                    self.known.insert((login, host), now);
-                }
-            }
-            Verdict::Refused(Refusal::Busy | Refusal::Unavailable) => {}
-            // An unknown login is not this mode's, and is guessed all the same.
-            Verdict::Refused(_) | Verdict::NotMine => {
-                if let Some(host) = host {
-                    self.hosts.note(host, now);
-                }
-                self.logins.note(login, now);
-            }
+    /// A password was right.
+    pub(super) fn succeeded(&mut self, holder: Holder, credentials: &Credentials, now: Instant) {
+        let (Some(host), login) = (host(holder), self.login(credentials)) else { return };
+        if self.known.len() >= KEPT_MAX {
+            self.known.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
+        }
+        if self.known.len() < KEPT_MAX {
+            self.known.insert((login, host), now);
         }
     }
+
+    /// A password was wrong, or of nobody.
+    pub(super) fn failed(&mut self, holder: Holder, credentials: &Credentials, now: Instant) {
+        if let Some(host) = host(holder) {
+            self.holders.note(host, now);
+        }
+        let login = self.login(credentials);
+        self.logins.note(login, now);
+    }
+}
+
+/// Who is judged; nobody, if only the session is known.
+fn host(holder: Holder) -> Option<Holder> {
+    Some(holder).filter(|holder| !matches!(holder, Holder::Session(..)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Accepted, Principal};
+    use crate::message::origin::ConnKey;
 
     fn limits() -> limits::Auth {
         limits::Auth { failures_per_address_max: 4, failures_per_login_max: 2, ..limits::Auth::default() }
     }
 
-    fn by(login: &str, address: &str) -> Credentials {
+    fn as_login(login: &str) -> Credentials {
         Credentials {
             login: Some(login.into()),
             passcode: Some("guess".into()),
             token: None,
             headers: Box::default(),
-            address: address.parse().expect("it is an address"),
+            address: "192.0.2.1".parse().expect("it is an address"),
         }
     }
 
-    fn right(login: &str) -> Verdict {
-        Verdict::Accepted(Accepted { principal: Principal::new(login, [], []), expires_s: None })
+    fn nobody(index: u32) -> Holder {
+        Holder::Session(0, ConnKey { index, generation: 0 })
     }
-
-    const WRONG: Verdict = Verdict::Refused(Refusal::WRONG);
 
     #[test]
     fn so_many_a_minute_and_as_many_at_once_by_address() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
+        let host = Holder::V6(7);
         for guess in 0..4 {
-            let credentials = by(&format!("u{guess}"), "2001:db8:1:2::1");
-            assert!(failures.may_try(&credentials, now), "{guess}");
-            failures.note(&credentials, &if guess == 3 { Verdict::NotMine } else { WRONG.clone() }, now);
+            let credentials = as_login(&format!("u{guess}"));
+            assert!(failures.may_try(host, &credentials, now), "{guess}");
+            failures.failed(host, &credentials, now);
         }
-        // The same host, by another address of it.
-        let guess = by("u9", "2001:db8:1:2:ffff::9");
-        assert!(!failures.may_try(&guess, now));
-        assert!(failures.may_try(&by("u9", "2001:db8:1:3::1"), now));
-        assert!(
-            !failures.may_try(&guess, now - Duration::from_secs(5)),
-            "a clock that steps back gives nothing"
-        );
-        assert!(failures.may_try(&guess, now + MINUTE / 4));
-        failures.note(&guess, &WRONG, now + MINUTE / 4);
-        assert!(!failures.may_try(&guess, now + MINUTE / 4));
+        let guess = as_login("u9");
+        assert!(!failures.may_try(host, &guess, now));
+        assert!(failures.may_try(Holder::V6(8), &guess, now));
+        let before = now - Duration::from_secs(5);
+        assert!(!failures.may_try(host, &guess, before), "a clock that steps back gives nothing");
+        assert!(failures.may_try(host, &guess, now + MINUTE / 4));
+        failures.failed(host, &guess, now + MINUTE / 4);
+        assert!(!failures.may_try(host, &guess, now + MINUTE / 4));
     }
 
     #[test]
     fn nobody_is_locked_out_by_who_fails_as_him() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
-        let home = by("ann", "192.0.2.1");
-        failures.note(&home, &right("ann"), now);
-        for host in 2..6 {
-            failures.note(&by("ann", &format!("192.0.2.{host}")), &WRONG, now);
+        let (ann, home) = (as_login("ann"), Holder::V4(1));
+        failures.succeeded(home, &ann, now);
+        for host in 2..4 {
+            failures.failed(Holder::V4(host), &ann, now);
         }
-        assert!(!failures.may_try(&by("ann", "192.0.2.9"), now));
-        assert!(failures.may_try(&home, now));
-        assert!(failures.may_try(&by("bob", "192.0.2.9"), now));
-        assert!(failures.may_try(&by("ann", "192.0.2.9"), now + MINUTE));
+        assert!(!failures.may_try(Holder::V4(9), &ann, now));
+        assert!(failures.may_try(home, &ann, now));
+        assert!(failures.may_try(Holder::V4(9), &as_login("bob"), now));
+        assert!(failures.may_try(Holder::V4(9), &ann, now + MINUTE));
     }
 
     #[test]
-    fn a_proxy_that_names_nobody_is_not_judged_and_a_busy_server_is_nobodys_failure() {
+    fn who_is_not_known_is_judged_by_the_login_alone_and_is_never_known_for_one() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
+        let ann = as_login("ann");
+        failures.succeeded(nobody(1), &ann, now);
         for guess in 0..20 {
-            failures.note(&by(&format!("u{guess}"), "127.0.0.1"), &WRONG, now);
-            failures.note(&by("ann", "192.0.2.1"), &Verdict::Refused(Refusal::Busy), now);
+            failures.failed(nobody(guess), &as_login(&format!("u{guess}")), now);
         }
-        assert!(failures.may_try(&by("u99", "127.0.0.1"), now));
-        assert!(failures.may_try(&by("ann", "192.0.2.1"), now));
+        assert!(failures.may_try(nobody(99), &ann, now));
+        failures.failed(nobody(2), &ann, now);
+        failures.failed(nobody(3), &ann, now);
+        assert!(!failures.may_try(nobody(1), &ann, now));
     }
 
     #[test]
     fn the_tables_are_bounded() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
         for n in 0..KEPT_MAX as u32 + 100 {
-            let address = format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
-            failures.note(&by(&format!("u{n}"), &address), &WRONG, now);
-            failures.note(&by(&format!("u{n}"), &address), &right("u"), now);
+            let credentials = as_login(&format!("u{n}"));
+            failures.failed(Holder::V4(n), &credentials, now);
+            failures.succeeded(Holder::V4(n), &credentials, now);
         }
-        let lengths = [failures.hosts.levels.len(), failures.logins.levels.len(), failures.known.len()];
+        let lengths = [failures.holders.levels.len(), failures.logins.levels.len(), failures.known.len()];
         assert_eq!(lengths, [KEPT_MAX; 3]);
-        failures.note(&by("late", "192.0.2.1"), &WRONG, now + MINUTE);
-        assert_eq!(failures.hosts.levels.len(), 1);
+        failures.failed(Holder::V4(u32::MAX), &as_login("late"), now + MINUTE);
+        assert_eq!(failures.holders.levels.len(), 1);
     }
 }
