@@ -5,7 +5,9 @@
 //!
 //! Invariant: the answer depends on the first `head_bytes_max` bytes alone.
 
-use httparse::{EMPTY_HEADER, Header, Status};
+use std::mem::MaybeUninit;
+
+use httparse::{Header, Status};
 
 use super::HttpError;
 use crate::limits;
@@ -13,14 +15,14 @@ use crate::limits;
 /// Header fields that a [`Scratch`] has room for: the top of the range of `handshake.headers_max`.
 pub const HEADERS_CEILING: usize = 256;
 
-/// Room for the header fields of one request while it is looked at.
+/// Room for the header fields of one request while it is looked at: 8 KiB, of which a request touches what it has fields for.
 #[derive(Debug)]
-pub struct Scratch<'b>([Header<'b>; HEADERS_CEILING]);
+pub struct Scratch<'b>([MaybeUninit<Header<'b>>; HEADERS_CEILING]);
 
 impl Scratch<'_> {
     /// Empty room.
     pub const fn new() -> Self {
-        Scratch([EMPTY_HEADER; HEADERS_CEILING])
+        Scratch([const { MaybeUninit::uninit() }; HEADERS_CEILING])
     }
 }
 
@@ -103,8 +105,8 @@ pub fn parse<'h, 'b: 'h>(
     let head_bytes_max = limits.head_bytes_max as usize;
     let headers_max = (limits.headers_max as usize).min(HEADERS_CEILING);
     let window = &buf[..buf.len().min(head_bytes_max)];
-    let mut parsed = httparse::Request::new(&mut scratch.0[..headers_max]);
-    let head_bytes = match parsed.parse(window) {
+    let mut parsed = httparse::Request::new(&mut []);
+    let head_bytes = match parsed.parse_with_uninit_headers(window, &mut scratch.0[..headers_max]) {
         Ok(Status::Complete(head_bytes)) => head_bytes,
         Ok(Status::Partial) if buf.len() >= head_bytes_max => return Err(HttpError::HEAD_BYTES),
         Ok(Status::Partial) => return Ok(None),
