@@ -12,9 +12,11 @@
 //! ([`Pending::check`]).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::share;
@@ -136,7 +138,8 @@ pub struct Shard {
 #[derive(Debug)]
 pub struct Pending {
     per_source_max: u32,
-    sources: Mutex<HashMap<Source, u32>>,
+    /// Hashed with random keys, as peers may choose their addresses.
+    sources: Mutex<HashMap<Source, u32, RandomState>>,
     event: Mutex<Event>,
 }
 
@@ -170,7 +173,11 @@ impl Pending {
     /// Its source has too many already; nothing has changed then.
     pub fn begin(&self, source: Source, at: Shard) -> Result<(), TooMany> {
         let mut sources = self.sources.lock();
-        let pending = sources.get(&source).copied().unwrap_or(0);
+        let entry = sources.entry(source);
+        let pending = match &entry {
+            Entry::Occupied(pending) => *pending.get(),
+            Entry::Vacant(_) => 0,
+        };
         if pending >= self.per_source_max && source != Source::Proxy {
             return Err(TooMany::OfSource { source, pending, max: self.per_source_max });
         }
@@ -180,7 +187,7 @@ impl Pending {
         {
             return Err(TooMany::AboveShare { shard, source, pending });
         }
-        sources.insert(source, pending + 1);
+        *entry.or_insert(0) += 1;
         Ok(())
     }
 
@@ -190,10 +197,10 @@ impl Pending {
     /// If this source has none.
     pub fn end(&self, source: Source) {
         let mut sources = self.sources.lock();
-        let pending = sources.get_mut(&source).expect("a handshake ends once");
-        *pending -= 1;
-        if *pending == 0 {
-            sources.remove(&source);
+        let Entry::Occupied(mut pending) = sources.entry(source) else { panic!("a handshake ends once") };
+        *pending.get_mut() -= 1;
+        if *pending.get() == 0 {
+            pending.remove();
             if sources.is_empty() {
                 sources.shrink_to(SOURCES_KEPT_MAX);
             }
