@@ -140,19 +140,17 @@ impl Inputs {
         self.held.held_by(index) > 0
     }
 
-    /// Keeps incomplete input with its connection, and nothing if it is complete.
-    ///
-    /// # Panics
-    /// If it is incomplete, the connection held nothing before, and there is no `holder`.
+    /// Keeps incomplete input with its connection, and nothing if it is complete. The holder is asked for where the connection
+    /// held nothing before.
     pub fn put(
         &mut self,
         index: u32,
-        connection: &mut Connection,
+        connections: &mut Connections,
         mut inbound: Box<Inbound>,
-        holder: Option<Holder>,
+        holder: impl FnOnce(&Connections) -> Holder,
         now: Tick,
     ) {
-        if connection.phase == Phase::Closed {
+        if connections.phase(index) == Phase::Closed {
             inbound.release(&mut self.pool);
             return self.end(index);
         }
@@ -164,12 +162,12 @@ impl Inputs {
             } else if inbound.kept() >= inbound.had + PROGRESS_BYTES {
                 (inbound.since, inbound.had) = (now, inbound.kept());
             }
-            self.held.set(index, weight, || holder.expect("the holder of what nobody held"));
+            self.held.set(index, weight, || holder(connections));
         }
         if weight == 0 {
             self.spare = Some(inbound);
         } else {
-            connection.inbound = Some(inbound);
+            connections[index].inbound = Some(inbound);
         }
     }
 

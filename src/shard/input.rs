@@ -11,6 +11,7 @@ use crate::conn::handshake::{self, Route};
 use crate::conn::hold::Reason;
 use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
+use crate::conn::table::Connections;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
 use crate::session::End;
@@ -51,9 +52,9 @@ impl Shard {
     fn put_inbound(&mut self, index: u32, inbound: Box<Inbound>, now: Tick) {
         let Shard { inputs, connections, env, .. } = self;
         // Asked once for each frame that is incomplete: the address takes a look at the table of all connections.
-        let holder = (inbound.weight() > 0 && !inputs.holds(index))
-            .then(|| connections.holder_of(index, env.id, &env.limits.trusted_proxies));
-        inputs.put(index, &mut connections[index], inbound, holder, now);
+        let holder =
+            |connections: &Connections| connections.holder_of(index, env.id, &env.limits.trusted_proxies);
+        inputs.put(index, connections, inbound, holder, now);
     }
 
     /// Ends connections whose incomplete input is too much of what all may have, or makes no progress.
