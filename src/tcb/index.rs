@@ -126,7 +126,10 @@ impl Index {
 
     /// One chain has changed its length.
     fn recount(&mut self, from: usize, to: usize) {
-        self.lengths.resize(self.lengths.len().max(to + 1), 0);
+        // A chain grows by one, so it is at most one longer than the longest.
+        if to == self.lengths.len() {
+            self.lengths.push(0);
+        }
         self.lengths[from] -= 1;
         self.lengths[to] += 1;
         while self.lengths.last() == Some(&0) {

@@ -452,9 +452,13 @@ impl<S: BuildHasher> TcbTable<S> {
         self.hasher.hash_one(tuple)
     }
 
-    /// The name of a connection as TIME_WAIT keeps it.
+    /// The name of a connection as TIME_WAIT keeps it. The peer's is hashed for the one policy that looks at it.
     fn name(&self, hash: u64, tuple: &FourTuple) -> Name {
-        Name { tuple: hash, peer: self.hasher.hash_one(tuple.remote()) as u32 }
+        let peer = match self.config.time_wait.reuse {
+            time_wait::Reuse::PeerDiffers => self.hasher.hash_one(tuple.remote()) as u32,
+            time_wait::Reuse::Never | time_wait::Reuse::OlderThan60s => 0,
+        };
+        Name { tuple: hash, peer }
     }
 
     /// The partition comes from the upper half of the hash, the bucket in it from the lower.

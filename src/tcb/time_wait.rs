@@ -72,7 +72,8 @@ pub enum Reuse {
 }
 
 /// A connection's name in TIME_WAIT, and its peer's: keyed hashes. That two of the former are equal by chance
-/// is as likely as 1 in 2^64 for a pair; for the latter the record is passed over.
+/// is as likely as 1 in 2^64 for a pair; for the latter the record is passed over. Only [`Reuse::PeerDiffers`] reads the
+/// latter, and without it all may be 0.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) tuple: u64,
