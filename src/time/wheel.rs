@@ -164,14 +164,9 @@ impl Wheel {
         self.now = self.now.max(now);
         let mut left = budget;
         loop {
-            while let Some(key) = self.first(DUE) {
-                if left == 0 {
-                    return true;
-                }
-                left -= 1;
-                self.unlink(key);
-                self.len -= 1;
-                fired.push(key);
+            left -= self.fire(left, fired);
+            if self.first(DUE).is_some() {
+                return true;
             }
             let Some((begin, level, list)) = self.next_slot().filter(|&(begin, ..)| begin <= self.now) else {
                 self.position = self.now;
@@ -193,6 +188,19 @@ impl Wheel {
                 self.link(key);
             }
         }
+    }
+
+    /// Disarms up to `max` of the keys that are due, and appends them to `fired`. How many.
+    fn fire(&mut self, max: usize, fired: &mut Vec<u32>) -> usize {
+        let before = fired.len();
+        for _ in 0..max {
+            let Some(key) = self.first(DUE) else { break };
+            self.unlink(key);
+            fired.push(key);
+        }
+        let count = fired.len() - before;
+        self.len -= count;
+        count
     }
 
     /// A moment to wake up at: no later than the earliest deadline, and not before the time has passed in
