@@ -260,14 +260,14 @@ impl Reactor {
     /// Waits for the kernel, for a wake-up or for the next deadline; not at all while there is work. Notes up to when
     /// everything has been seen.
     fn poll(&mut self) -> io::Result<()> {
-        let mut timeout = self.timeout();
+        let mut began = self.clock.now();
+        let mut timeout = self.timeout(began);
         if let Some(timer) = &mut self.flush_timer
             && let Some(due) = self.shard.next_flush()
             && !timer.arm(due, self.clock.micros())?
         {
             timeout = Some(Duration::ZERO);
         }
-        let mut began = self.clock.now();
         let mut is_whole = self.wait(timeout)?;
         if self.events.is_empty() && timeout != Some(Duration::ZERO) {
             // A deadline has come, or the wait was interrupted: before timers are fired everything must have been seen
@@ -292,12 +292,12 @@ impl Reactor {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self, now: Tick) -> Option<Duration> {
         let acceptor = self.acceptor.as_ref();
         if !self.ready.is_empty()
             || self.timers_due
             || self.shard.has_work()
-            || acceptor.is_some_and(|acceptor| acceptor.has_work(self.clock.now()))
+            || acceptor.is_some_and(|acceptor| acceptor.has_work(now))
         {
             return Some(Duration::ZERO);
         }

@@ -23,14 +23,14 @@
 //!
 //! Invariant: a slot without a socket has no bit set.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
 use crate::conn::suspects::Progress;
@@ -123,7 +123,10 @@ impl Sockets {
     /// # Errors
     /// What `recv` says; WouldBlock when there is nothing to read.
     pub fn receive(&mut self, index: u32, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.stream(index).and_then(|mut stream| retry_interrupted(|| stream.read(buffer)));
+        // Not by the C library, as in `send`.
+        let result = self.stream(index).and_then(|stream| {
+            retry_interrupted(|| Ok(rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?.1))
+        });
         match result {
             Ok(received) => {
                 // Less than was asked for means that there was no more (epoll(7)), and that the next byte
@@ -322,6 +325,7 @@ fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
 
     use super::*;

@@ -87,8 +87,14 @@ impl Clock {
     }
 }
 
+/// Ticks of a second.
+const TICKS_PER_S: u64 = 1000 / Tick::MILLIS as u64;
+const _: () = assert!(1000 % Tick::MILLIS == 0);
+
 fn tick_at(elapsed: Duration) -> Tick {
-    let ticks = elapsed.as_millis() / u128::from(Tick::MILLIS);
+    // A second is whole ticks. Milliseconds in one number would be divided as 128 bits.
+    let whole = elapsed.as_secs().saturating_mul(TICKS_PER_S);
+    let ticks = whole.saturating_add(u64::from(elapsed.subsec_millis() / Tick::MILLIS));
     Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
 }
 
