@@ -7,8 +7,8 @@
 //! Invariant: whoever drops an `Inbound` has released its leases.
 
 use crate::buf::{Lease, Pool, PoolExhausted};
+use crate::conn::Connection;
 use crate::conn::table::Connections;
-use crate::conn::{Connection, Phase};
 use crate::limits;
 use crate::message::origin::{ConnKey, Holder};
 use crate::share::Shares;
@@ -94,11 +94,12 @@ impl Inbound {
         if bytes.is_empty() { Ok(()) } else { pool.append(&mut self.raw, bytes) }
     }
 
-    /// Gives all leases back.
-    pub fn release(mut self, pool: &mut Pool) {
+    /// Gives all leases back: it is clean then.
+    pub fn clear(&mut self, pool: &mut Pool) {
         for lease in [self.assembly.payload.take(), self.raw.take()].into_iter().flatten() {
             pool.release(lease);
         }
+        *self = Inbound::default();
     }
 }
 
@@ -140,8 +141,8 @@ impl Inputs {
         self.held.held_by(index) > 0
     }
 
-    /// Keeps incomplete input with its connection, and nothing if it is complete. The holder is asked for where the connection
-    /// held nothing before.
+    /// Keeps incomplete input with its connection, and nothing if it is complete, or if what comes behind it is thrown away.
+    /// The holder is asked for where the connection held nothing before.
     pub fn put(
         &mut self,
         index: u32,
@@ -150,8 +151,9 @@ impl Inputs {
         holder: impl FnOnce(&Connections) -> Holder,
         now: Tick,
     ) {
-        if connections.phase(index) == Phase::Closed {
-            inbound.release(&mut self.pool);
+        if !connections.phase(index).takes_input() {
+            inbound.clear(&mut self.pool);
+            self.spare = Some(inbound);
             return self.end(index);
         }
         // A frame's header may be cut as well, and leases nothing.

@@ -93,6 +93,11 @@ impl Phase {
         self.is_open() || self == Phase::Concluding
     }
 
+    /// What comes is parsed, and not thrown away.
+    pub fn takes_input(self) -> bool {
+        !matches!(self, Phase::Finishing | Phase::Lingering | Phase::Closed)
+    }
+
     /// Has a STOMP session, which may be in rooms and wait for answers.
     pub fn has_session(self) -> bool {
         matches!(self, Phase::Stomp | Phase::Concluding)

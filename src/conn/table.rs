@@ -377,8 +377,8 @@ impl Connections {
         if !connection.pass(Event::Close) {
             return None;
         }
-        if let Some(inbound) = connection.inbound.take() {
-            inbound.release(pool);
+        if let Some(mut inbound) = connection.inbound.take() {
+            inbound.clear(pool);
         }
         // Nothing known of an end: closing the socket makes this side's the first.
         let closer = if reset { Closer::Reset } else { connection.ended_first.unwrap_or(Closer::Local) };

@@ -36,6 +36,10 @@ impl Shard {
     }
 
     fn input(&mut self, index: u32, bytes: &mut [u8], now: Tick) {
+        if bytes.is_empty() {
+            // Clients mostly wait for the answer to their head before they say more.
+            return;
+        }
         match self.connections.phase(index) {
             Phase::Http | Phase::Refused => self.http_input(index, bytes, now),
             Phase::Stomp | Phase::Echo | Phase::Concluding | Phase::Closing => {
