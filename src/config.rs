@@ -34,13 +34,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::conn::handshake::Reach;
 use crate::limits;
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
 use crate::policy::Rules;
 use crate::services::auth::Mode;
 use crate::tcb::time_wait;
-use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE, Value};
+use crate::wire::http::{ClientHeader, OriginPattern};
+use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, Value};
 use settings::{Origin, Settings, Sources};
 
 /// The validated configuration.
@@ -58,8 +60,14 @@ pub struct Config {
     pub tcb: Tcb,
     /// `[handshake]`.
     pub handshake: limits::Handshake,
-    /// `http.trusted_proxies`: whose PROXY protocol headers are believed.
+    /// From where clients may come: see [`reach`].
+    pub reach: Reach,
+    /// `http.trusted_proxies`: who is believed when it names its clients.
     pub trusted_proxies: Vec<IpNet>,
+    /// `http.client_header`: where they name them.
+    pub client_header: Option<ClientHeader>,
+    /// `http.origins`: pages that may open a WebSocket beside the server's own.
+    pub origins: Vec<OriginPattern>,
     /// `[websocket]`.
     pub websocket: limits::WebSocket,
     /// `[keepalive]`.
@@ -226,6 +234,12 @@ impl From<&Settings> for Config {
             reactors: settings.numbers("reactors"),
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
+            reach: reach(settings),
+            client_header: keys::of_word(keys::CLIENT_HEADERS, settings.word("http.client_header")),
+            origins: match &settings.get("http.origins").value {
+                Some(Value::Origins(origins)) => origins.clone(),
+                _ => Vec::new(),
+            },
             trusted_proxies: match &settings.get("http.trusted_proxies").value {
                 Some(Value::Networks(networks)) => networks.clone(),
                 _ => Vec::new(),
@@ -290,14 +304,22 @@ fn auth(settings: &Settings) -> Auth {
     }
 }
 
+/// From where clients may come: from anywhere once somebody has said who may connect as whom. What nobody has said is for
+/// trying out, and a proxy on this machine would open it to everyone.
+fn reach(settings: &Settings) -> Reach {
+    match settings.get("auth.mode").origin {
+        Origin::Default => Reach::ThisMachine,
+        _ => Reach::Anywhere,
+    }
+}
+
 fn tcb(settings: &Settings) -> Tcb {
     let limits: limits::Tcb = settings.numbers("tcb");
-    let word = settings.word("tcb.time_wait_reuse");
-    let reuse = TIME_WAIT_REUSE.iter().find(|(known, _)| Some(*known) == word);
+    let reuse = keys::of_word(keys::TIME_WAIT_REUSE, settings.word("tcb.time_wait_reuse"));
     let time_wait = time_wait::Config {
         delay_ms: limits.time_wait_delay_ms,
         records_max: limits.time_wait_max,
-        reuse: reuse.map(|(_, reuse)| *reuse).unwrap_or_default(),
+        reuse: reuse.unwrap_or_default(),
         counts_against_capacity: settings.switch("tcb.time_wait_counts"),
     };
     Tcb { limits, time_wait }
@@ -324,9 +346,9 @@ impl Problem {
         Self { origin, text }
     }
 
-    /// A list in which an item is twice.
-    fn repeated(origin: Origin, key: &Key, item: &str) -> Self {
-        Self::new(origin, format!("{}: \"{item}\" is there twice", key.path()))
+    /// A list in which one item cannot be, with the reason as the end of a sentence.
+    fn item(origin: Origin, key: &Key, item: &str, reason: &str) -> Self {
+        Self::new(origin, format!("{}: {item:?} {reason}", key.path()))
     }
 
     fn refused(origin: Origin, key: &Key, written: &str) -> Self {
@@ -374,6 +396,14 @@ mod tests {
         assert_eq!(config.tcb.time_wait, time_wait::Config::default());
         assert_eq!(config.echo, None);
         assert_eq!(config.metrics, MetricsAccess::Loopback);
+    }
+
+    #[test]
+    fn a_mode_that_is_said_opens_the_server_to_those_behind_proxies() {
+        assert_eq!(load(&Sources::default()).unwrap().0.reach, Reach::ThisMachine);
+        let sources =
+            Sources { environment: vec![("TCBCHAT_AUTH_MODE".into(), "open".into())], ..Sources::default() };
+        assert_eq!(load(&sources).unwrap().0.reach, Reach::Anywhere);
     }
 
     #[test]

@@ -325,6 +325,9 @@ fn shard_limits(config: &Config) -> ShardLimits {
     ShardLimits {
         handshake: config.handshake.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
+        client_header: config.client_header,
+        origins: config.origins.clone(),
+        reach: config.reach,
         websocket: config.websocket.clone(),
         rules: Arc::clone(&config.rules),
         sessions_per_login_max: config.auth.limits.sessions_per_login_max,

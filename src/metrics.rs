@@ -171,6 +171,10 @@ metrics! {
         upgrades_total: Counter;
         /// Opening handshakes that were answered with an error (4xx), bounds of the head included.
         handshakes_failed_total: Counter refuses ["handshake.head_bytes_max", "handshake.headers_max"];
+        /// Opening handshakes of pages of other sites, which http.origins does not list: answered 403.
+        refused_origins_total: Counter refuses ["http.origins"];
+        /// Opening handshakes that came through a proxy while auth.mode is not set: answered 403.
+        refused_proxied_total: Counter refuses ["auth.mode"];
         /// Connections that did not finish the opening handshake or CONNECT in time.
         handshake_timeouts_total: Counter refuses ["handshake.timeout_ms", "handshake.connect_timeout_ms"];
         /// WebSocket messages received whole.

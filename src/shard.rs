@@ -8,7 +8,8 @@
 //!
 //! What is where: `input` (bytes to frames), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and completions),
 //! `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends), `farewell` (the
-//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `notes` (who was ended, for the log), `check` (what is
+//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `opening` (who may open a WebSocket),
+//! `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `notes` (who was ended, for the log), `check` (what is
 //! true between two calls).
 //!
 //! Invariant: a connection that is not open is in no room and no queue, waits for no request and is held by nothing. Together
@@ -23,6 +24,7 @@ mod identity;
 mod input;
 pub mod memory;
 mod notes;
+mod opening;
 mod proxied;
 mod queues;
 pub mod reload;
@@ -40,6 +42,7 @@ use ipnet::IpNet;
 use crate::broker::owner_of;
 use crate::broker::queue::Queues;
 use crate::broker::topic::Topics;
+use crate::conn::handshake::Reach;
 use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
 use crate::conn::keepalive::{Mechanism, Ping};
@@ -63,7 +66,7 @@ use crate::policy::{Authorizer, Rules};
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
 use crate::time::{Micros, Tick};
-use crate::wire::http::Request;
+use crate::wire::http::{ClientHeader, OriginPattern, Request};
 
 use farewell::Farewell;
 use flush::Flush;
@@ -89,8 +92,14 @@ pub trait Site: Send + Sync {
 pub struct ShardLimits {
     /// Opening handshake.
     pub handshake: limits::Handshake,
-    /// Whose PROXY protocol headers are believed.
+    /// Who is believed when it names its clients.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header field in which they name them; `None` for both that there are.
+    pub client_header: Option<ClientHeader>,
+    /// Pages that may open a WebSocket beside the server's own.
+    pub origins: Vec<OriginPattern>,
+    /// From where clients may come.
+    pub reach: Reach,
     /// Framing on `/ws`.
     pub websocket: limits::WebSocket,
     /// Framing on `/echo`.

@@ -145,7 +145,7 @@ fn installed(name: &str) -> Option<PathBuf> {
 /// A server on a Unix socket beside its TCP port.
 fn server(folder: &Path) -> (Server, String) {
     let path = folder.join("tcbchat.sock");
-    let server = Server::start(&["--listen", &format!("unix:{}", path.display())]);
+    let server = Server::start(&["--open", "--listen", &format!("unix:{}", path.display())]);
     (server, path.display().to_string())
 }
 
@@ -215,7 +215,8 @@ fn haproxy(program: &Path, blue: SocketAddr, green: SocketAddr) -> Proxy {
     )
 }
 
-const DRAINING: [&str; 10] = [
+const DRAINING: [&str; 11] = [
+    "--open",
     "--set",
     "http.trusted_proxies=127.0.0.1",
     "--set",

@@ -3,9 +3,12 @@
 //!
 //! Invariant: these functions panic exactly when the codec is wrong.
 
+use std::net::IpAddr;
+
 use tcbchat::limits::Handshake;
 use tcbchat::wire::http::{
-    HEADERS_CEILING, HttpError, Scratch, Upgrade, parse, upgrade, write_error, write_upgrade,
+    HEADERS_CEILING, HttpError, OriginPattern, Request, Scratch, Upgrade, WebOrigin, parse, upgrade,
+    write_error, write_upgrade,
 };
 
 /// What a request was found to be.
@@ -15,6 +18,7 @@ pub struct Answer {
     pub target: String,
     pub query: Option<String>,
     pub upgrade: Result<Upgrade, HttpError>,
+    pub hops: Vec<Option<IpAddr>>,
 }
 
 /// Small enough for small inputs to go past.
@@ -56,12 +60,32 @@ pub fn check(bytes: &[u8], limits: &Handshake) {
 /// The first answer to `bytes`, if there is one yet.
 pub fn answer(bytes: &[u8], limits: &Handshake) -> Result<Option<Answer>, HttpError> {
     let mut scratch = Scratch::new();
-    Ok(parse(bytes, limits, &mut scratch)?.map(|(request, head_bytes)| Answer {
-        head_bytes,
-        target: request.target.to_owned(),
-        query: request.query.map(str::to_owned),
-        upgrade: upgrade(&request),
+    Ok(parse(bytes, limits, &mut scratch)?.map(|(request, head_bytes)| {
+        check_origins(&request);
+        Answer {
+            head_bytes,
+            target: request.target.to_owned(),
+            query: request.query.map(str::to_owned),
+            upgrade: upgrade(&request),
+            hops: request.hops(None).collect(),
+        }
     }))
+}
+
+/// What is read as an origin is the origin of its own host, and, read as a pattern, matches itself.
+fn check_origins(request: &Request<'_>) {
+    for value in request.values("origin") {
+        let Ok(text) = std::str::from_utf8(value) else { continue };
+        let origin = WebOrigin::parse(text);
+        if let (Some(origin), Some((scheme, host))) = (origin, text.split_once("://")) {
+            let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+            assert_eq!(origin.is_of_host(host), is_web, "{text}");
+        }
+        if let (Some(origin), Ok(pattern)) = (origin, OriginPattern::parse(text)) {
+            assert!(pattern.matches(&origin), "{text}");
+            assert_eq!(OriginPattern::parse(&pattern.to_string()), Ok(pattern));
+        }
+    }
 }
 
 fn check_error(error: &HttpError) {

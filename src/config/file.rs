@@ -82,8 +82,10 @@ impl Reader<'_> {
                     let items = value.get_ref().as_array().into_iter().flatten();
                     let items = items.filter_map(|item| item.get_ref().as_str());
                     let written = self.text.get(value.span()).unwrap_or_default();
-                    self.problems.push(match key.repeated(items) {
-                        Some(item) => Problem::repeated(origin, key, item),
+                    // A list of one may be written without brackets.
+                    let items = items.chain(value.get_ref().as_str());
+                    self.problems.push(match key.wrong_item(items) {
+                        Some((item, reason)) => Problem::item(origin, key, item, reason),
                         None => Problem::refused(origin, key, written),
                     });
                 }
@@ -117,6 +119,7 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
             .or_else(|| key.line(text))
             .or_else(|| key.addresses([text.as_ref()]))
             .or_else(|| key.networks([text.as_ref()]))
+            .or_else(|| key.origins([text.as_ref()]))
             .or_else(|| key.patterns([text.as_ref()])),
         DeValue::Array(values) => {
             let texts: Option<Vec<&str>> = values.iter().map(|value| value.get_ref().as_str()).collect();
@@ -124,6 +127,7 @@ fn accepted(key: &Key, value: &DeValue<'_>) -> Option<Value> {
             key.words(texts.iter().copied())
                 .or_else(|| key.addresses(texts.iter().copied()))
                 .or_else(|| key.networks(texts.iter().copied()))
+                .or_else(|| key.origins(texts.iter().copied()))
                 .or_else(|| key.patterns(texts))
         }
         _ => None,
@@ -139,6 +143,19 @@ mod tests {
         let mut problems = Vec::new();
         read_text("t.toml", text, &mut settings, &mut problems);
         (settings, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_origin_that_can_match_no_page_is_named() {
+        let (_, problems) = read_all("http.origins = [\"https://a\", \"https://b/\"]\n");
+        let expected = "t.toml:1: http.origins: \"https://b/\" can match no page: an origin ends behind host and port, without \
+                        a slash";
+        assert_eq!(problems, [expected]);
+        let (_, problems) = read_all("[http]\norigins = \"null\"\n");
+        assert!(problems[0].starts_with("t.toml:2: http.origins: \"null\" is an origin"), "{problems:?}");
+        let (settings, problems) = read_all("[http]\norigins = \"*\"\nclient_header = \"forwarded\"\n");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.get("http.origins").value.clone().unwrap().to_string(), "[\"*\"]");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::limits::{self, Spec};
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
 use crate::tcb::time_wait::Reuse;
+use crate::wire::http::{ClientHeader, OriginPattern};
 
 /// What every environment variable of the configuration starts with.
 pub const ENVIRONMENT_PREFIX: &str = "TCBCHAT_";
@@ -78,6 +79,8 @@ pub enum Domain {
     },
     /// A list of IP addresses and networks; empty when nothing is said.
     Networks,
+    /// A list of patterns of web origins; empty when nothing is said.
+    Origins,
     /// A list of socket addresses.
     Addresses {
         /// Value when nothing is said.
@@ -104,6 +107,8 @@ pub enum Value {
     Patterns(Vec<Pattern>),
     /// Of a [`Domain::Networks`].
     Networks(Vec<IpNet>),
+    /// Of a [`Domain::Origins`].
+    Origins(Vec<OriginPattern>),
     /// Of a [`Domain::Addresses`]; at least one.
     Addresses(Vec<Address>),
 }
@@ -129,6 +134,7 @@ impl Key {
             Domain::Text { default, .. } => default.and_then(|text| self.line(text)),
             Domain::Patterns { default } => self.patterns([*default]),
             Domain::Networks => Some(Value::Networks(Vec::new())),
+            Domain::Origins => Some(Value::Origins(Vec::new())),
             Domain::Addresses { default } => self.addresses([*default]),
         }
     }
@@ -149,6 +155,11 @@ impl Key {
                     .into()
             }
             Domain::Networks => "IP addresses and networks, such as \"192.0.2.7\" or \"2001:db8::/32\"".into(),
+            Domain::Origins => {
+                "SCHEME://HOST with :PORT if it is not the scheme's, * for any port, and *. before a name for all below it, such \
+                 as \"https://chat.example.com\", \"https://*.example.com\" or \"http://localhost:*\"; or \"*\" alone for all"
+                    .into()
+            }
             Domain::Addresses { .. } => {
                 "one or more IP:PORT or unix:PATH, such as \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/tcbchat.sock\""
                     .into()
@@ -219,20 +230,44 @@ impl Key {
         distinct(texts, network).map(Value::Networks)
     }
 
-    /// Why a list is refused, if that is not what its items are: one of them is there twice.
-    pub fn repeated<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-        let is_list = matches!(
-            self.domain,
-            Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. } | Domain::Words { .. }
-        );
-        if !is_list {
-            return None;
+    /// Origins of this key; `None` if one is malformed or there twice, if `*` is not alone, or if the key takes no origins.
+    pub fn origins<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+        let Domain::Origins = self.domain else { return None };
+        let mut texts = texts.into_iter().peekable();
+        if texts.peek().is_none() {
+            return Some(Value::Origins(Vec::new()));
         }
-        let mut seen = Vec::new();
-        texts.into_iter().find(|text| {
-            let is_there = seen.contains(text);
-            seen.push(*text);
-            is_there
+        let origins = distinct(texts, |text| OriginPattern::parse(text).ok())?;
+        let is_alone = origins.len() == 1 || !origins.iter().any(OriginPattern::is_all);
+        is_alone.then_some(Value::Origins(origins))
+    }
+
+    /// The item for which a list is refused, and why, if that needs more words than what is allowed.
+    pub fn wrong_item<'a>(
+        &self,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Option<(&'a str, &'static str)> {
+        let texts: Vec<&str> = texts.into_iter().collect();
+        let is_origins = match self.domain {
+            Domain::Origins => true,
+            Domain::Addresses { .. } | Domain::Networks | Domain::Patterns { .. } | Domain::Words { .. } => {
+                false
+            }
+            _ => return None,
+        };
+        texts.iter().enumerate().find_map(|(at, text)| {
+            let origin = is_origins.then(|| OriginPattern::parse(text));
+            let is_same = |other: &&str| {
+                other == text
+                    || matches!(&origin, Some(origin @ Ok(_)) if OriginPattern::parse(other) == *origin)
+            };
+            let reason = match &origin {
+                _ if texts[..at].iter().any(is_same) => "is there twice",
+                Some(Ok(origin)) if origin.is_all() && texts.len() > 1 => "allows all, so it must be alone",
+                Some(Err(bad)) => bad.reason(),
+                _ => return None,
+            };
+            Some((*text, reason))
         })
     }
 
@@ -250,6 +285,7 @@ impl Key {
             Domain::Text { .. } | Domain::Path => self.line(text),
             Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
             Domain::Networks => self.networks(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
+            Domain::Origins => self.origins(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
             Domain::Addresses { .. } => self.addresses(text.split(',').map(str::trim)),
         }
     }
@@ -306,6 +342,7 @@ impl std::fmt::Display for Value {
             Self::Path(path) => basic_string(f, &path.to_string_lossy()),
             Self::Patterns(patterns) => list(f, patterns),
             Self::Networks(networks) => list(f, networks),
+            Self::Origins(origins) => list(f, origins),
             Self::Addresses(addresses) => list(f, addresses),
         }
     }
@@ -338,6 +375,15 @@ macro_rules! words {
 /// The words of `tcb.time_wait_reuse`, which the TCB table has a type for.
 pub const TIME_WAIT_REUSE: &[(&str, Reuse)] =
     &[("never", Reuse::Never), ("older-than-60s", Reuse::OlderThan60s), ("peer-differs", Reuse::PeerDiffers)];
+
+/// The words of `http.client_header`.
+pub const CLIENT_HEADERS: &[(&str, ClientHeader)] =
+    &[("x-forwarded-for", ClientHeader::XForwardedFor), ("forwarded", ClientHeader::Forwarded)];
+
+/// What a word of such a list stands for.
+pub(super) fn of_word<T: Copy>(words: &[(&str, T)], word: Option<&str>) -> Option<T> {
+    words.iter().find(|(known, _)| Some(*known) == word).map(|(_, value)| *value)
+}
 
 words! {
     /// `auth.mode`: who may connect under which name.
@@ -477,10 +523,28 @@ fn keys_without_number() -> Vec<Key> {
             "http",
             "trusted_proxies",
             Domain::Networks,
-            "Load balancers whose PROXY protocol headers (version 1 or 2) are believed: the client that they name
-             is the one whose handshakes are counted, and who asks for /metrics. They need not send one; their own handshakes
-             are not bounded by handshake.pending_per_address_max. Such a header
-             from anybody else is answered 400.",
+            "Proxies that are believed when they name their clients, by a PROXY protocol header (version 1 or 2) or in the
+             request (http.client_header): what clients share is counted for the client that is named. If the client of a
+             PROXY header is in this list itself, its request may name the next. Name only proxies that add to these fields
+             or remove them: behind others, clients could name themselves. Proxies need not name anybody; their own handshakes
+             are not bounded by handshake.pending_per_address_max. A PROXY header from anybody else is answered 400, and
+             other fields from anybody else are ignored.",
+        ),
+        key(
+            "http",
+            "client_header",
+            word(None, &["x-forwarded-for", "forwarded"]),
+            "The header field in which http.trusted_proxies name their clients. The last address in it that is not one of
+             theirs is the client's. Unset: X-Forwarded-For, or Forwarded where there is none. Set it to \"forwarded\" if your
+             proxies write that and let a client's X-Forwarded-For pass.",
+        ),
+        key(
+            "http",
+            "origins",
+            Domain::Origins,
+            "Sites whose pages may open a WebSocket, beside those that come from the server's own host: that is the one in Host,
+             or in X-Forwarded-Host from http.trusted_proxies. A browser says of which site a page is (Origin), and any other is
+             answered 403. Who sends no Origin is no browser, and is let in.",
         ),
         key(
             "auth",
@@ -489,8 +553,8 @@ fn keys_without_number() -> Vec<Key> {
             "Who decides who a client is. The first that the credentials are for decides. \"users\": a file of logins and passwords
              (auth.users_file). \"jwt\": tokens, in the passcode or as a Bearer (auth.keys_file). \"http\": the application is asked (auth.http_url).
              \"open\" alone accepts every login with every passcode; it is what an unset mode means as long as all addresses are
-             loopback ones, and on any other address the server starts only if a mode is said. At the end of a list \"open\" lets
-             in whoever says nothing of himself, without a login.",
+             loopback ones. On any other address the server starts only if a mode is said, and who comes through a proxy is
+             answered 403 until one is. At the end of a list \"open\" lets in whoever says nothing of himself, without a login.",
         ),
         key(
             "auth",
@@ -656,6 +720,26 @@ mod tests {
     }
 
     #[test]
+    fn origins_are_refused_by_the_item() {
+        let origins = find("http", "origins").unwrap();
+        let all = "https://chat.example.com, https://*.example.com:8443,HTTP://localhost:*";
+        let expected =
+            "[\"https://chat.example.com\", \"https://*.example.com:8443\", \"http://localhost:*\"]";
+        assert_eq!(origins.text(all).unwrap().to_string(), expected);
+        assert_eq!(origins.text("*").unwrap().to_string(), "[\"*\"]");
+        assert_eq!(origins.text(""), Some(Value::Origins(Vec::new())));
+        for (bad, item, reason) in [
+            ("https://a, wss://a", "wss://a", "can match no page: pages have https:// or http://"),
+            ("*,https://a", "*", "allows all, so it must be alone"),
+            ("https://a,https://a", "https://a", "is there twice"),
+            ("https://a,https://A:443", "https://A:443", "is there twice"),
+        ] {
+            assert_eq!(origins.text(bad), None, "{bad}");
+            assert_eq!(origins.wrong_item(bad.split(',').map(str::trim)), Some((item, reason)));
+        }
+    }
+
+    #[test]
     fn words_and_variants_agree() {
         for word in LogLevel::WORDS {
             assert!(LogLevel::from_word(word).is_some());
@@ -664,6 +748,10 @@ mod tests {
             unreachable!()
         };
         assert_eq!(TIME_WAIT_REUSE.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
+        let Domain::Word { allowed, .. } = find("http", "client_header").unwrap().domain else {
+            unreachable!()
+        };
+        assert_eq!(CLIENT_HEADERS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
         assert_eq!(AuthMode::from_word("shut"), None);
     }
 
@@ -690,7 +778,7 @@ mod tests {
         for bad in ["", "shut", "jwt,jwt", "jwt,", "JWT"] {
             assert_eq!(mode.text(bad), None, "{bad}");
         }
-        assert_eq!(mode.repeated(["jwt", "jwt"]), Some("jwt"));
+        assert_eq!(mode.wrong_item(["jwt", "jwt"]), Some(("jwt", "is there twice")));
         let audience = find("auth", "audience").unwrap();
         assert_eq!(audience.text("a \"b\" \\ c,d").unwrap().to_string(), r#""a \"b\" \\ c,d""#);
         assert_eq!((audience.text(""), audience.text("a\nb")), (None, None));

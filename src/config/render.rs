@@ -102,6 +102,8 @@ mod tests {
                 flag("auth.users_file", "/etc/users"),
                 flag("auth.keys_file", "a \"b\" \\ \u{e9}"),
                 flag("auth.audience", "a, \"b\""),
+                flag("http.origins", "https://*.example.com,http://[::1]:*,file://"),
+                flag("http.client_header", "forwarded"),
                 flag("listen.address", "0.0.0.0:80,[::]:80"),
             ],
             ..Sources::default()

@@ -155,10 +155,13 @@ impl Settings {
     fn put_text(&mut self, key: &'static Key, text: &str, origin: Origin, problems: &mut Vec<Problem>) {
         match key.text(text) {
             Some(value) => self.put(key, value, origin),
-            None => problems.push(match key.repeated(text.split(',').map(str::trim)) {
-                Some(item) => Problem::repeated(origin, key, item),
-                None => Problem::refused(origin, key, &format!("{text:?}")),
-            }),
+            None => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                problems.push(match key.wrong_item(items) {
+                    Some((item, reason)) => Problem::item(origin, key, item, reason),
+                    None => Problem::refused(origin, key, &format!("{text:?}")),
+                });
+            }
         }
     }
 

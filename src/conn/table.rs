@@ -293,13 +293,17 @@ impl Connections {
         named.or_else(|| self.peer(index).map(|peer| peer.ip()))
     }
 
-    /// On whose account a connection of this shard holds what clients share: the client that a proxy of `trusted` has named,
-    /// else its peer's, unless that is such a proxy itself.
-    pub fn holder_of(&self, index: u32, shard: u16, trusted: &[IpNet]) -> Holder {
+    /// The address by which a client is counted: the one that a proxy has named, else the peer's, unless that is a proxy of
+    /// `trusted`, behind which may be anybody.
+    pub fn account_of(&self, index: u32, trusted: &[IpNet]) -> Option<IpAddr> {
         let peer = || self.peer(index).map(|peer| peer.ip());
         let named = self.clients.get(&index).copied();
-        let client = named.or_else(|| peer().filter(|peer| !handshake::is_trusted(*peer, trusted)));
-        Holder::of(client, shard, self.key_of(index))
+        named.or_else(|| peer().filter(|peer| !handshake::is_trusted(*peer, trusted)))
+    }
+
+    /// On whose account a connection of this shard holds what clients share: its client's, if that is known.
+    pub fn holder_of(&self, index: u32, shard: u16, trusted: &[IpNet]) -> Holder {
+        Holder::of(self.account_of(index, trusted), shard, self.key_of(index))
     }
 
     /// The ledger.
@@ -348,8 +352,13 @@ impl Connections {
             }
             self.pending.end(before);
         }
-        self.clients.insert(index, client);
+        self.name_client(index, client);
         true
+    }
+
+    /// A proxy has named the client of a connection: what it holds from here on is on that account.
+    pub fn name_client(&mut self, index: u32, client: IpAddr) {
+        self.clients.insert(index, client);
     }
 
     /// Other bounds of the handshake hold from here on.

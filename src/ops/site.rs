@@ -29,9 +29,6 @@ const SECURITY: &[(&str, &str)] = &[
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ];
 
-/// Header fields that proxies add. A request with one of them did not come from the socket's peer.
-const PROXY_TRACES: &[&str] = &["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"];
-
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Who is answered on `/metrics`.
@@ -194,8 +191,7 @@ impl crate::shard::Site for Site {
 /// Whether the caller is on this machine and, as far as the request shows, not a proxy.
 fn is_local(request: &Request<'_>, peer: SocketAddr) -> bool {
     let ip = peer.ip().to_canonical();
-    (ip.is_loopback() || FourTuple::is_unix(ip))
-        && !PROXY_TRACES.iter().any(|name| request.header(name).is_some())
+    (ip.is_loopback() || FourTuple::is_unix(ip)) && request.mark_of_proxy().is_none()
 }
 
 /// One answer on its way out.
@@ -405,6 +401,7 @@ mod tests {
             (MetricsFor::Loopback, "[::ffff:127.0.0.1]:9", "", "200"),
             (MetricsFor::Loopback, HERE, proxied, "403"),
             (MetricsFor::Loopback, HERE, "via: 1.1 proxy\r\n", "403"),
+            (MetricsFor::Loopback, HERE, "X-Forwarded-Proto: https\r\n", "403"),
             (MetricsFor::Loopback, THERE, "", "403"),
             (MetricsFor::All, THERE, "", "200"),
             (MetricsFor::All, HERE, proxied, "200"),

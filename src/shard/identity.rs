@@ -21,7 +21,7 @@ use crate::shard::Shard;
 use crate::time::Tick;
 use crate::wire::http::Request;
 
-/// The address of a client that has none: it came by a Unix socket, and no proxy named it.
+/// The address of a client that has none: it came by a Unix socket or a trusted proxy, and no proxy named it.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Shard {
@@ -69,7 +69,8 @@ impl Shard {
     }
 
     fn ask_identity(&mut self, index: u32, serial: u32, mut credentials: Box<Credentials>) {
-        credentials.address = self.connections.client_of(index).unwrap_or(NOWHERE);
+        let trusted = &self.env.limits.trusted_proxies;
+        credentials.address = self.connections.account_of(index, trusted).unwrap_or(NOWHERE);
         let holder = self.holder(index);
         let origin = Origin { holder, ..self.origin(index, Some(serial)) };
         self.holds.hold(&mut self.connections[index], Reason::Identity);

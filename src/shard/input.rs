@@ -7,7 +7,7 @@
 
 use crate::buf::PoolExhausted;
 use crate::conn::Phase;
-use crate::conn::handshake::{self, Route};
+use crate::conn::handshake::{self, Route, Speaker};
 use crate::conn::hold::Reason;
 use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
@@ -157,8 +157,8 @@ impl Shard {
 
     /// Reads a request head and answers it. Returns its length, or `None` while it is incomplete.
     fn http_head(&mut self, index: u32, bytes: &[u8], now: Tick) -> Option<usize> {
-        let (front, client) = match self.front(index, bytes, now) {
-            Front::Passed { bytes, client } => (bytes, client),
+        let (front, speaker) = match self.front(index, bytes, now) {
+            Front::Passed { bytes, speaker } => (bytes, speaker),
             Front::Need => return None,
             Front::Refused(error) => {
                 self.http_refuse(index, &error, None, false, now);
@@ -184,7 +184,10 @@ impl Shard {
         match handshake::route(&request, self.env.is_echo_enabled) {
             Err(error) => self.http_refuse(index, &error, None, is_head, now),
             Ok(Route::Site) => {
-                let peer = client.or_else(|| self.peer(index));
+                let peer = match speaker {
+                    Speaker::Named(client) => Some(client),
+                    Speaker::Peer | Speaker::Unnamed => self.peer(index),
+                };
                 let mut page = Vec::new();
                 match peer {
                     Some(peer) => self.env.site.answer(&request, peer, &mut page),
@@ -205,6 +208,8 @@ impl Shard {
                 let error = if is_above_share { &HttpError::ABOVE_SHARE } else { &HttpError::TABLE_FULL };
                 self.http_refuse(index, error, retry_after_s, is_head, now);
             }
+            // It is answered. The client is named then, and what follows counts for it.
+            Ok(_) if !self.may_open(index, &request, speaker, now) => {}
             Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index) => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
                 self.http_refuse(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
@@ -228,9 +233,14 @@ impl Shard {
         is_head: bool,
         now: Tick,
     ) {
+        self.http_end(index, now, |out| http::write_error(error, retry_after_s, is_head, out));
+    }
+
+    /// Answers with the refusal that is written, and ends.
+    pub(super) fn http_end(&mut self, index: u32, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
         self.counters.handshakes_failed_total += 1;
         self.connections.leave_handshake(index);
-        self.say(index, |out| http::write_error(error, retry_after_s, is_head, out));
+        self.say(index, write);
         self.connections[index].pass(Event::Answered);
         self.arm_close(index, now);
     }

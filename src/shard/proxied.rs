@@ -3,11 +3,12 @@
 //! The header is part of what is kept until the request's head is complete, and is read again with it: a connection
 //! needs no room for having had one.
 //!
-//! Invariant: the handshake counts for the client that the header names, from the moment it is complete.
+//! Invariant: the handshake counts for the client that the header names, from the moment it is complete, unless that is a
+//! trusted proxy itself.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use crate::conn::handshake::{self, Announced};
+use crate::conn::handshake::{self, Announced, Speaker};
 use crate::conn::pending::Source;
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -15,8 +16,8 @@ use crate::wire::http::HttpError;
 
 /// What is in front of a request.
 pub(super) enum Front {
-    /// So many bytes, and the client that they name.
-    Passed { bytes: usize, client: Option<SocketAddr> },
+    /// So many bytes, and who speaks behind them.
+    Passed { bytes: usize, speaker: Speaker },
     /// It is not complete.
     Need,
     /// It is not accepted.
@@ -40,16 +41,19 @@ impl Shard {
             handshake::announced(bytes, &limits.trusted_proxies, limits.handshake.head_bytes_max, || {
                 self.peer(index).map(|peer| peer.ip())
             });
-        let (bytes, client) = match announced {
-            Ok(Announced::Nothing) => return Front::Passed { bytes: 0, client: None },
+        let header = match announced {
+            Ok(Announced::Nothing) => return Front::Passed { bytes: 0, speaker: Speaker::Peer },
             Ok(Announced::Need) => return Front::Need,
-            Ok(Announced::Header(header)) => (header.bytes, header.client),
+            Ok(Announced::Header(header)) => header,
             Err(error) => return Front::Refused(error),
         };
-        let Some(client) = client else { return Front::Passed { bytes, client } };
-        if !self.connections.pass_handshake_to(index, client.ip(), &mut self.counters, now) {
+        let bytes = header.bytes;
+        let Some(client) = header.client else { return Front::Passed { bytes, speaker: Speaker::Unnamed } };
+        // A proxy that stands behind another is no client: its request may name one.
+        let is_client = !handshake::is_listed(client.ip(), &limits.trusted_proxies);
+        if is_client && !self.connections.pass_handshake_to(index, client.ip(), &mut self.counters, now) {
             return Front::TooMany;
         }
-        Front::Passed { bytes, client: Some(client) }
+        Front::Passed { bytes, speaker: Speaker::Named(client) }
     }
 }

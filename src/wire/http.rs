@@ -7,14 +7,18 @@
 //! one `Host`; every refusal is one of [`HttpError::ALL`].
 
 mod error;
+mod forwarded;
 mod request;
 mod response;
 mod upgrade;
+mod web_origin;
 
 pub use error::HttpError;
+pub use forwarded::ClientHeader;
 pub use request::{HEADERS_CEILING, Request, Scratch, parse};
-pub use response::{write_error, write_page};
+pub use response::{write_error, write_page, write_refusal};
 pub use upgrade::{Upgrade, upgrade, write_upgrade};
+pub use web_origin::{BadOriginPattern, OriginPattern, WebOrigin};
 
 #[cfg(test)]
 mod tests;

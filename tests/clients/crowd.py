@@ -11,7 +11,9 @@ import sys
 import time
 
 PORT, CERTIFICATE, SESSIONS, PATH = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-HANDSHAKE = (f"GET {PATH} HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+# As a browser asks for it, from a page of this host: who stands between must pass on which host that was.
+HANDSHAKE = (f"GET {PATH} HTTP/1.1\r\nHost: chat.example.com:{PORT}\r\nOrigin: https://chat.example.com:{PORT}\r\n"
+             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
              "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n").encode()
 # Sessions whose beginning is under way at once: what a proxy's queue holds.
 WINDOW = 128

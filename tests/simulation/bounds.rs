@@ -2,10 +2,13 @@
 //!
 //! Owns how small they are: a bound is to be met within a run, and not by every world.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use tcbchat::conn::handshake::Reach;
 use tcbchat::limits;
 use tcbchat::message::destination::Pattern;
 use tcbchat::policy::{Rule, Rules};
@@ -29,7 +32,14 @@ fn forbidding() -> Rules {
 
 /// Those of all shards of a world.
 pub fn draw(rng: &mut StdRng) -> ShardLimits {
+    let is_for_proxies = rng.random_bool(0.5);
     ShardLimits {
+        // One of the two addresses is a proxy's then.
+        reach: if is_for_proxies { Reach::Anywhere } else { Reach::ThisMachine },
+        trusted_proxies: is_for_proxies
+            .then(|| IpNet::from(IpAddr::from([192, 0, 2, 3])))
+            .into_iter()
+            .collect(),
         // All come from two addresses.
         handshake: limits::Handshake {
             connections_per_address_max: if rng.random_bool(0.2) { 5 } else { 0 },

@@ -63,6 +63,8 @@ pub enum Stage {
 pub struct Client {
     pub stage: Stage,
     is_upgraded: bool,
+    /// Whether the server may upgrade it; if not, it must say 403.
+    may_open: bool,
     http: Vec<u8>,
     ws: WebSocket<Memory>,
     /// Subscriptions by their ids and topics; those that it has asked to end are here until their receipts come.
@@ -113,13 +115,19 @@ fn login_of(name: &str) -> String {
 impl Client {
     /// A client that has asked for its upgrade. A server that asks who it is may hear it there already.
     pub fn new(name: String, is_guarded: bool) -> Client {
+        Client::asking(name, is_guarded, "", true)
+    }
+
+    /// The same with these header lines, for which the server may upgrade it or not.
+    pub fn asking(name: String, is_guarded: bool, lines: &str, may_open: bool) -> Client {
         let has_token = is_guarded && name.ends_with(['0', '2', '4', '6', '8']);
         let token = if has_token { format!("Authorization: Bearer {name}\r\n") } else { String::new() };
-        let outgoing = format!("{UPGRADE}{token}\r\n").into_bytes();
+        let outgoing = format!("{UPGRADE}{token}{lines}\r\n").into_bytes();
         let memory = Memory { incoming: VecDeque::new(), outgoing };
         Client {
             stage: Stage::Http,
             is_upgraded: false,
+            may_open,
             http: Vec::new(),
             ws: WebSocket::from_raw_socket(memory, Role::Client, None),
             topics: BTreeMap::new(),
@@ -398,15 +406,18 @@ impl Client {
             self.http.extend_from_slice(bytes);
             let Some(end) = self.http.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             if !self.http.starts_with(b"HTTP/1.1 101 ") {
+                let is_forbidden = self.http.starts_with(b"HTTP/1.1 403 ");
                 assert!(
                     [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "]
                         .iter()
-                        .any(|start| self.http.starts_with(start)),
+                        .any(|start| self.http.starts_with(start))
+                        || (is_forbidden && !self.may_open),
                     "{}",
                     String::from_utf8_lossy(&self.http)
                 );
                 return self.leave(model);
             }
+            assert!(self.may_open);
             self.is_upgraded = true;
             if self.stage == Stage::Http {
                 self.stage = Stage::Connecting;

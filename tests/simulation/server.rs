@@ -21,7 +21,6 @@ use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
-use crate::bounds;
 use crate::gate::Gate;
 use crate::post::Post;
 use crate::wires::{Meanwhile, Wire, Wired, Wires};
@@ -64,11 +63,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// One of one to three shards.
-    pub fn draw(seed: u64, rng: &mut StdRng) -> Server {
+    /// One of one to three shards, with these bounds.
+    pub fn draw(seed: u64, rng: &mut StdRng, limits: ShardLimits) -> Server {
         let count = rng.random_range(1..=3u16);
         let gate = rng.random_bool(0.5).then(|| Arc::new(Gate::new(seed)));
-        Server::guarded(seed, count, bounds::draw(rng), gate)
+        Server::guarded(seed, count, limits, gate)
     }
 
     /// One of so many shards, with these bounds, where clients are who they say.

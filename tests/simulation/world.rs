@@ -9,11 +9,13 @@ use std::net::SocketAddr;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tcbchat::conn::handshake::Reach;
 use tcbchat::conn::keepalive::Mechanism;
 use tcbchat::shard::{Refusal, Shard};
 use tcbchat::tcb::Closer;
 use tcbchat::time::Tick;
 
+use crate::bounds;
 use crate::client::{Client, Stage};
 use crate::coverage::Coverage;
 use crate::model::Model;
@@ -50,9 +52,13 @@ pub struct World {
     seats: Vec<Seat>,
     model: Model,
     now: Tick,
+    /// Clients may come through proxies.
+    is_for_proxies: bool,
     /// Time passes evenly and often, so that nothing is excused by an absence of the server.
     is_even: bool,
     named: u32,
+    /// Those of them that may open a WebSocket.
+    able: u32,
     /// Clients that stopped to beat though they had promised it: killed, or hung.
     silenced: u64,
     /// Connections that ended in order, by whose stream ended first.
@@ -65,7 +71,9 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
-        let server = Server::draw(seed, &mut rng);
+        let limits = bounds::draw(&mut rng);
+        let is_for_proxies = limits.reach == Reach::Anywhere;
+        let server = Server::draw(seed, &mut rng, limits);
         let is_even = rng.random_bool(0.5);
         World {
             rng,
@@ -75,8 +83,10 @@ impl World {
             seats: Vec::new(),
             model: Model::default(),
             now: Tick(0),
+            is_for_proxies,
             is_even,
             named: 0,
+            able: 0,
             silenced: 0,
             ended_by_peer: 0,
             ended_by_server: 0,
@@ -128,10 +138,19 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        self.arrive_from(2 + (self.named % 2) as u8);
+        let host = 2 + (self.named % 2) as u8;
+        let (lines, may_open) = match self.rng.random_range(0..40) {
+            0 => ("Origin: http://x\r\n", true),
+            1 => ("Origin: http://evil.com\r\n", false),
+            // From a host that is trusted it is the client's address, and from others a lie.
+            2..4 => ("X-Forwarded-For: 203.0.113.7, 198.51.100.7\r\n", self.is_for_proxies),
+            _ => ("", true),
+        };
+        self.arrive_from(host, lines, may_open);
     }
 
-    fn arrive_from(&mut self, host: u8) {
+    /// Somebody comes from a host, with these header lines, for which he may open a WebSocket or not.
+    fn arrive_from(&mut self, host: u8, lines: &str, may_open: bool) {
         self.named += 1;
         let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
         let connection = match self.server.open(remote, self.now, &mut self.rng) {
@@ -141,8 +160,9 @@ impl World {
                 return;
             }
         };
+        self.able += u32::from(may_open);
         self.seats.push(Seat {
-            client: Client::new(format!("c{}", self.named), self.server.gate.is_some()),
+            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open),
             connection,
             has_heart_beat: false,
             is_sluggish: self.rng.random_bool(0.15),
@@ -459,7 +479,7 @@ impl World {
         assert_eq!(self.server.sum(|counters| counters.queue_messages), 0, "a message is left in a queue");
         self.model.check_complete();
         self.seats.iter().for_each(|seat| seat.client.check_complete());
-        assert!(self.model.confirmed_count() > 0 || self.named < 10, "nothing happened");
+        assert!(self.model.confirmed_count() > 0 || self.able < 10, "nothing happened");
         for at in 0..self.seats.len() {
             if self.seats[at].client.stage == Stage::Ready && at % 2 == 0 {
                 self.seats[at].client.disconnect(&mut self.model);
@@ -531,7 +551,7 @@ impl World {
         while self.named == last || self.seats.last().is_none_or(|seat| seat.client.stage == Stage::Leaving) {
             // Somebody who has his first place, and a login of his own.
             self.named += u32::from(self.named % 10 == 6);
-            self.arrive_from(9);
+            self.arrive_from(9, "", true);
             self.settle();
         }
         let at = self.seats.len() - 1;

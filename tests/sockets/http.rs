@@ -11,22 +11,31 @@ on_one_and_three_reactors!(
     a_head_that_does_not_come_in_time,
     pages_are_answered,
     subprotocols,
+    pages_of_other_sites_open_nothing,
+    the_servers_own_pages_open_their_websocket,
 );
 
 /// An opening handshake.
 pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// Rows that need a server of their own: see [`a_head_that_does_not_come_in_time`], `capacity`, `shutdown`, `proxy`, and
-/// the site's own tests.
-const ELSEWHERE: [&str; 6] = [
+/// Rows that need a server of their own, or say more: see [`a_head_that_does_not_come_in_time`],
+/// [`pages_of_other_sites_open_nothing`], `capacity`, `shutdown`, `proxy`, and the site's own tests.
+const ELSEWHERE: [&str; 8] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
     "Your address has its share of the server's connections.",
     "The server is shutting down.",
     "The server is starting.",
     "The PROXY protocol header is not well-formed.",
+    "The request came through a proxy, and auth.mode is not set: everyone could log in under any name. Set auth.mode, to \
+     \"open\" if that is meant.",
+    OTHER_SITE,
 ];
+
+/// What a page of another site is told, before its origin.
+pub const OTHER_SITE: &str =
+    "The page is of another site than this server, and http.origins does not list it.";
 
 /// Requests that are refused, with the status and the words that the body begins with.
 fn refused() -> Vec<(String, u16, &'static str)> {
@@ -223,5 +232,94 @@ fn subprotocols(setup: Setup) {
         assert!(head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
         let answered = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
         assert_eq!(answered, chosen);
+    }
+}
+
+/// [`HANDSHAKE`] with these header lines, each with its end.
+pub fn handshake_with(lines: &str) -> String {
+    HANDSHAKE.replacen("Upgrade", &format!("{lines}Upgrade"), 1)
+}
+
+/// The status of the answer to an opening handshake, whose connection is ended.
+pub fn status_of(server: &Server, request: &str) -> u16 {
+    let mut stream = server.dial();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    String::from_utf8_lossy(&head[9..]).parse().unwrap()
+}
+
+fn pages_of_other_sites_open_nothing(setup: Setup) {
+    let configuration =
+        "[http]\norigins = [\"https://chat.example.com\", \"https://*.example.org\", \"http://localhost:*\"]";
+    let server = setup.server_with(configuration, &["--echo"]);
+    let mut neighbour = Client::connect(&server);
+    neighbour.subscribe("s", "/topic/neighbour");
+    let shown = [
+        ("Origin: https://evil.com\r\n", "https://evil.com"),
+        ("Origin: https://test.evil.com\r\n", "https://test.evil.com"),
+        ("Origin: http://evil@test\r\n", "http://evil@test"),
+        ("Origin: http://test:8080\r\n", "http://test:8080"),
+        ("Origin: https://chat.example.com.evil.com\r\n", "https://chat.example.com.evil.com"),
+        ("Origin: https://example.org\r\n", "https://example.org"),
+        ("Origin: null\r\n", "null"),
+        ("Origin: http://test\r\nOrigin: http://test\r\n", "http://test, http://test"),
+        ("Origin: \"<script>\u{e4}\r\n", "\\\"<script>\\xc3\\xa4"),
+    ];
+    let mut refused = 0;
+    for (lines, seen) in shown {
+        for request in [handshake_with(lines), handshake_with(lines).replacen("/ws", "/echo", 1)] {
+            for answer in [server.exchange(&request), exchange_by_bytes(&server, &request)] {
+                assert!(answer.starts_with("HTTP/1.1 403 "), "{lines}: {answer}");
+                let expected = format!("\r\n\r\n{OTHER_SITE} Its origin is \"{seen}\".\n");
+                assert!(answer.ends_with(&expected), "{lines}: {answer}");
+                refused += 1;
+            }
+        }
+    }
+    let long = server.exchange(handshake_with(&format!("Origin: https://{}\r\n", "a".repeat(4_000))));
+    assert!(long.ends_with("aaa...\".\n") && long.len() < 600, "{long}");
+    server.await_metric("refused_origins_total", |count| count == refused + 1);
+
+    for origin in [
+        "http://test",
+        "https://test",
+        "HTTPS://TEST:443",
+        "https://test.",
+        "https://chat.example.com",
+        "https://a.b.example.org",
+        "http://localhost:5173",
+    ] {
+        let request = handshake_with(&format!("Origin: {origin}\r\n"));
+        assert_eq!(status_of(&server, &request), 101, "{origin}");
+        assert_eq!(status_of(&server, &request.replacen("/ws", "/echo", 1)), 101, "{origin}");
+    }
+    let open = setup.server_with("[http]\norigins = \"*\"", &[]);
+    for (lines, _) in shown {
+        assert_eq!(status_of(&open, &handshake_with(lines)), 101, "{lines}");
+    }
+    // Pages are for everybody who can read them.
+    let page = server.exchange("GET / HTTP/1.1\r\nHost: test\r\nOrigin: https://evil.com\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+
+    neighbour.publish("/topic/neighbour", "undisturbed");
+    assert_eq!(neighbour.expect_body(), "undisturbed");
+}
+
+fn the_servers_own_pages_open_their_websocket(setup: Setup) {
+    let server = setup.server();
+    let address = server.address();
+    for (origin, host) in [
+        (format!("http://{address}"), address.to_string()),
+        (format!("http://localhost:{}", address.port()), format!("localhost:{}", address.port())),
+        (format!("http://[::1]:{}", address.port()), format!("[::1]:{}", address.port())),
+        ("https://chat.example.com".into(), "chat.example.com".into()),
+    ] {
+        let request = handshake_with(&format!("Origin: {origin}\r\n")).replacen(
+            "Host: test",
+            &format!("Host: {host}"),
+            1,
+        );
+        assert_eq!(status_of(&server, &request), 101, "{origin}");
     }
 }

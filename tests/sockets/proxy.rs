@@ -1,4 +1,4 @@
-//! Balancers in front of the server: the PROXY protocol, and Unix sockets.
+//! Proxies in front of the server: the PROXY protocol, what they write into requests, and Unix sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -6,14 +6,16 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::Signal;
 
-use crate::Setup;
-use crate::http::HANDSHAKE;
-use crate::support::Server;
+use crate::http::{HANDSHAKE, OTHER_SITE, handshake_with, status_of};
+use crate::support::{Client, Frame, Server};
+use crate::{Setup, expect_refusal};
 
 on_one_and_three_reactors!(
     the_client_that_is_named_is_the_one_who_asks,
     handshakes_count_for_the_client_that_is_named,
     a_unix_socket_is_served_and_goes_with_the_server,
+    nobody_comes_through_a_proxy_until_it_is_said_who_may_connect,
+    the_host_that_a_trusted_proxy_names_is_the_pages_own,
 );
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 80\r\n";
@@ -42,7 +44,7 @@ fn status(mut stream: impl Stream, request: &[u8], by_bytes: bool) -> String {
 }
 
 fn the_client_that_is_named_is_the_one_who_asks(setup: Setup) {
-    let server = setup.server_with("[http]\ntrusted_proxies = [\"127.0.0.0/8\"]", &[]);
+    let server = setup.server_with("[http]\ntrusted_proxies = [\"127.0.0.0/8\"]", &["--open"]);
     let metrics = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
     for by_bytes in [false, true] {
         for (header, code, metrics_code) in
@@ -142,4 +144,109 @@ fn a_unix_socket_is_served_and_goes_with_the_server(setup: Setup) {
     assert_eq!(server.wait().code(), Some(0));
     assert!(!path.exists(), "its file is gone");
     assert!(UnixStream::connect(&path).is_err());
+}
+
+fn nobody_comes_through_a_proxy_until_it_is_said_who_may_connect(setup: Setup) {
+    let configuration = "[http]\ntrusted_proxies = \"127.0.0.1\"";
+    let unsaid = setup.server_with(configuration, &["--echo"]);
+    let said = setup.server_with(&[configuration, "\n[auth]\nmode = \"open\""].concat(), &["--echo"]);
+    let marks = [
+        "Forwarded: for=192.0.2.7\r\n",
+        "X-Forwarded-For: 192.0.2.7\r\n",
+        "x-forwarded-proto: https\r\n",
+        "X-Forwarded-Host: test\r\n",
+        "X-Real-IP: 192.0.2.7\r\n",
+        "Via: 1.1 proxy\r\n",
+    ];
+    let mut requests: Vec<Vec<u8>> = marks.iter().map(|mark| handshake_with(mark).into_bytes()).collect();
+    requests.extend([V1, V2, LOCAL].map(|header| [header, HANDSHAKE.as_bytes()].concat()));
+    requests.extend(requests.clone().iter().map(|request| {
+        let at = request.windows(3).position(|path| path == b"/ws").unwrap();
+        [&request[..at], b"/echo", &request[at + 3..]].concat()
+    }));
+    for request in &requests {
+        let shown = request.escape_ascii();
+        let answer = unsaid.exchange(request);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{shown}: {answer}");
+        let sentence = "The request came through a proxy, and auth.mode is not set: everyone could log in under any name. \
+                        Set auth.mode, to \"open\" if that is meant.\n";
+        assert!(answer.ends_with(&format!("\r\n\r\n{sentence}")), "{shown}: {answer}");
+        let line = status(said.dial(), request, false);
+        assert!(line.starts_with("HTTP/1.1 101 "), "{shown}: {line}");
+    }
+    unsaid.await_metric("refused_proxied_total", |count| count == requests.len() as u64);
+    // Pages and probes of balancers are answered, and so is who comes from this machine.
+    for page in ["/", "/healthz", "/readyz"] {
+        let request = format!("GET {page} HTTP/1.1\r\nHost: test\r\nVia: 1.1 proxy\r\n\r\n");
+        assert!(unsaid.exchange(request).starts_with("HTTP/1.1 200 "), "{page}");
+    }
+    Client::connect(&unsaid).disconnect();
+    let flag = setup.server_with(configuration, &["--open"]);
+    assert_eq!(status_of(&flag, &handshake_with(marks[0])), 101);
+}
+
+fn the_host_that_a_trusted_proxy_names_is_the_pages_own(setup: Setup) {
+    let request =
+        handshake_with("X-Forwarded-Host: Public.example.com\r\nOrigin: https://public.example.com\r\n");
+    let trusting = setup.server_with("[http]\ntrusted_proxies = \"127.0.0.1\"", &["--open"]);
+    assert_eq!(status_of(&trusting, &request), 101);
+    let inner = request.replacen("Origin: https://public.example.com", "Origin: https://test", 1);
+    assert_eq!(status_of(&trusting, &inner), 403, "the browser did not ask for that");
+    let wary = setup.server_with("", &["--open"]);
+    let answer = wary.exchange(&request);
+    assert!(answer.contains(OTHER_SITE), "{answer}");
+    assert_eq!(status_of(&wary, &inner), 101);
+}
+
+/// A session behind a proxy, whose request has these header lines.
+fn session(server: &Server, lines: &[(&'static str, &str)]) -> Client {
+    let mut client = Client::open_with_headers(server, lines);
+    client.start_session(Frame::new("CONNECT"));
+    client
+}
+
+/// The bound is one reactor's, and falls on whoever has most of it: sessions of one client have one account.
+#[test]
+fn a_client_that_a_proxy_names_has_one_account() {
+    let bound = "[rooms]\nrooms_max = 16\n[http]\ntrusted_proxies = ";
+    let setup = Setup { reactors: 1 };
+    let room = |client: &mut Client, name: String| {
+        client.send(
+            &Frame::new("SUBSCRIBE").header("id", &name).header("destination", &format!("/topic/{name}")),
+        );
+    };
+    let from = |client: &'static str| [("x-forwarded-for", client)];
+    let fill = |server: &Server| {
+        let mut greedy = session(server, &from("203.0.113.9, 192.0.2.7"));
+        (0..12).for_each(|nth| room(&mut greedy, format!("room-{nth}")));
+        greedy.publish_confirmed("/topic/none", "");
+        greedy
+    };
+    let trusting = setup.server_with(&[bound, "\"127.0.0.1\""].concat(), &["--open"]);
+    let greedy = fill(&trusting);
+    // A port, another field and a longer way change nothing.
+    for lines in [
+        from("192.0.2.7"),
+        from("192.0.2.7:4711, 127.0.0.1"),
+        from("203.0.113.1, ::ffff:192.0.2.7"),
+        [("forwarded", "for=203.0.113.1, for=\"192.0.2.7:4711\";proto=https")],
+    ] {
+        let mut again = session(&trusting, &lines);
+        room(&mut again, "another".into());
+        expect_refusal(&mut again, "too-many-rooms");
+    }
+    for other in ["192.0.2.8", "192.0.2.7, 192.0.2.9", "[2001:db8::7]:1", "192.0.2.7, unknown"] {
+        let mut stranger = session(&trusting, &[("x-forwarded-for", other)]);
+        stranger.subscribe("s", "/topic/strangers");
+        stranger.disconnect();
+    }
+    drop(greedy);
+
+    // Where nobody is trusted, the field names nobody: on loopback each session has an account of its own.
+    let wary = setup.server_with(&[bound, "\"192.0.2.1\""].concat(), &["--open"]);
+    let greedy = fill(&wary);
+    let mut again = session(&wary, &from("192.0.2.7"));
+    again.subscribe("s", "/topic/another");
+    again.disconnect();
+    drop(greedy);
 }

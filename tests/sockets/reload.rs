@@ -1,16 +1,18 @@
 //! SIGHUP, the service manager, and the probe of containers.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::http::{handshake_with, status_of};
 use crate::support::{Client, Frame, Server};
 use crate::{Setup, expect_refusal, members};
 
 on_one_and_three_reactors!(
     what_can_change_does_and_the_rest_is_named,
-    a_configuration_that_is_wrong_changes_nothing
+    a_configuration_that_is_wrong_changes_nothing,
+    origins_are_reloaded,
 );
 
 /// Time that a message of the server may take.
@@ -48,6 +50,30 @@ fn what_can_change_does_and_the_rest_is_named(setup: Setup) {
         assert!(message.contains('8'), "{message}");
     }
     server.await_output("DEBUG");
+    server.stop();
+}
+
+fn origins_are_reloaded(setup: Setup) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tcbchat.toml");
+    std::fs::write(&file, "").unwrap();
+    let reactors = setup.reactors.to_string();
+    let server = Server::start(&["--config", file.to_str().unwrap(), "--reactors", &reactors]);
+    let request = handshake_with("Origin: https://chat.example.com\r\n");
+    assert_eq!(status_of(&server, &request), 403);
+    std::fs::write(&file, "[http]\norigins = \"https://*.example.com\"\n").unwrap();
+    server.signal(Signal::HUP);
+    server.await_output("the configuration was read");
+    // Each reactor takes it with its next turn, which a connection to it makes.
+    let deadline = Instant::now() + SOON;
+    while (0..8).any(|_| status_of(&server, &request) != 101) {
+        assert!(Instant::now() < deadline);
+    }
+    std::fs::write(&file, "[http]\norigins = \"https://*.example.com/\"\n").unwrap();
+    server.signal(Signal::HUP);
+    let said = server.await_output("not reloaded");
+    assert!(said.contains("http.origins"), "{said}");
+    assert_eq!(status_of(&server, &request), 101);
     server.stop();
 }
 

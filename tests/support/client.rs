@@ -177,6 +177,22 @@ impl Client {
             let offered = HeaderValue::from_str(&subprotocols.join(", ")).unwrap();
             request.headers_mut().insert("sec-websocket-protocol", offered);
         }
+        Client::try_open_by(request, stream)
+    }
+
+    /// Opens a WebSocket on `/ws` by a request with these header fields.
+    pub fn open_with_headers(server: &Server, fields: &[(&'static str, &str)]) -> Client {
+        let mut request: Request<()> = server.ws_url("/ws").into_client_request().unwrap();
+        for (name, value) in fields {
+            request.headers_mut().append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        Client::try_open_by(request, server.dial()).unwrap().0
+    }
+
+    fn try_open_by(
+        request: Request<()>,
+        stream: TcpStream,
+    ) -> Result<(Client, Response), tungstenite::Error> {
         let opened = tungstenite::client::client(request, stream);
         let (socket, response) = opened.map_err(|error| match error {
             tungstenite::HandshakeError::Failure(error) => error,

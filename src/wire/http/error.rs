@@ -61,6 +61,10 @@ errors! {
     PROXY_MALFORMED = 400, "The PROXY protocol header is not well-formed.", &[];
     /// `/metrics`, asked for from elsewhere.
     METRICS_FORBIDDEN = 403, "Metrics are for callers on this machine: see ops.metrics.", &[];
+    /// Nobody has said who may connect, and the request came through a proxy.
+    PROXIED = 403, "The request came through a proxy, and auth.mode is not set: everyone could log in under any name. Set auth.mode, to \"open\" if that is meant.", &[];
+    /// The page that opens the WebSocket is of another site. A second sentence says which.
+    ORIGIN = 403, "The page is of another site than this server, and http.origins does not list it.", &[];
     /// No such path.
     NOT_FOUND = 404, "There is nothing at this path.", &[];
     /// RFC 6455 section 4.1: the opening handshake is a GET.

@@ -15,6 +15,10 @@ use crate::limits;
 /// Header fields that a [`Scratch`] has room for: the top of the range of `handshake.headers_max`.
 pub const HEADERS_CEILING: usize = 256;
 
+/// Fields that proxies add, and what the names of others begin with.
+const MARKS_OF_PROXIES: &[&str] = &["Forwarded", "X-Real-IP", "Via"];
+const X_FORWARDED: &[u8] = b"X-Forwarded-";
+
 /// Room for the header fields of one request while it is looked at: 8 KiB, of which a request touches what it has fields for.
 #[derive(Debug)]
 pub struct Scratch<'b>([MaybeUninit<Header<'b>>; HEADERS_CEILING]);
@@ -82,8 +86,19 @@ impl<'a> Request<'a> {
         if length.iter().any(|&digit| digit != b'0') { Err(HttpError::BODY) } else { Ok(()) }
     }
 
+    /// The name of a field that a proxy has added, if there is one: `Forwarded`, `X-Forwarded-*`, `X-Real-IP` or `Via`. A
+    /// request with one of them did not come from the socket's peer.
+    pub fn mark_of_proxy(&self) -> Option<&'a str> {
+        let is_mark = |name: &&str| {
+            let is_any_of = |marks: &[&str]| marks.iter().any(|mark| name.eq_ignore_ascii_case(mark));
+            let start = name.as_bytes().get(..X_FORWARDED.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED)) || is_any_of(MARKS_OF_PROXIES)
+        };
+        self.headers.iter().map(|header| header.name).find(is_mark)
+    }
+
     /// The values of all fields of this name.
-    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.headers
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name))

@@ -10,13 +10,25 @@ use super::HttpError;
 /// Appends the answer to a refused request. `head_only`: it was a HEAD, which wants no body. `retry_after_s`
 /// says when to come back, in seconds.
 pub fn write_error(error: &HttpError, retry_after_s: Option<u32>, head_only: bool, out: &mut Vec<u8>) {
+    write_refusal(error, "", retry_after_s, head_only, out);
+}
+
+/// The same with `detail` behind the sentence, for what only this request has.
+pub fn write_refusal(
+    error: &HttpError,
+    detail: &str,
+    retry_after_s: Option<u32>,
+    head_only: bool,
+    out: &mut Vec<u8>,
+) {
     let mut headers = error.headers.to_vec();
     let mut digits = itoa::Buffer::new();
     if let Some(seconds) = retry_after_s {
         headers.push(("Retry-After", digits.format(seconds)));
     }
-    let body = [error.reason.as_bytes(), b"\n"].concat();
-    write_page(error.status, "text/plain; charset=utf-8", &body, head_only, &headers, out);
+    let gap = if detail.is_empty() { "" } else { " " };
+    let body = [error.reason, gap, detail, "\n"].concat();
+    write_page(error.status, "text/plain; charset=utf-8", body.as_bytes(), head_only, &headers, out);
 }
 
 /// Appends a page. `head_only`: the request was a HEAD, which wants the header fields of the body without it.

@@ -156,6 +156,23 @@ fn targets_and_header_fields() {
 }
 
 #[test]
+fn proxies_leave_marks() {
+    for (field, mark) in [
+        ("", None),
+        ("X-Forward: a\r\nX-Forwarded: b\r\nX-Real: c\r\n", None),
+        ("fORWARDED: for=a\r\n", Some("fORWARDED")),
+        ("A: b\r\nVIA: \u{ff}\r\n", Some("VIA")),
+        ("x-real-ip:\r\nVia: a\r\n", Some("x-real-ip")),
+        ("X-FORWARDED-proto: https\r\n", Some("X-FORWARDED-proto")),
+    ] {
+        let head = get(&[HOST, field]);
+        let mut scratch = Scratch::new();
+        let (request, _) = parse(head.as_bytes(), &Handshake::default(), &mut scratch).unwrap().unwrap();
+        assert_eq!(request.mark_of_proxy(), mark, "{field:?}");
+    }
+}
+
+#[test]
 fn answers_as_they_are_written() {
     let mut out = Vec::new();
     write_error(&HttpError::TABLE_FULL, Some(5), false, &mut out);
@@ -171,6 +188,11 @@ fn answers_as_they_are_written() {
         "HTTP/1.1 426 Upgrade Required\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 39\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade, close\r\n\r\n"
     );
+    let mut out = Vec::new();
+    write_refusal(&HttpError::NOT_FOUND, "More.", None, false, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains("\r\nContent-Length: 37\r\n"), "{text}");
+    assert!(text.ends_with("\r\n\r\nThere is nothing at this path. More.\n"), "{text}");
     for error in HttpError::ALL {
         let mut out = Vec::new();
         write_error(error, None, false, &mut out);

@@ -1,6 +1,6 @@
 //! The WebSocket opening handshake, seen from the server (RFC 6455 section 4.2).
 //!
-//! Does not look at the path, the origin or who the user is.
+//! Does not look at the path, the page's origin or who the user is.
 //!
 //! Invariant: an [`Upgrade`] comes only of a request that every rule of section 4.2.1 lets pass.
 
