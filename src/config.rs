@@ -60,7 +60,7 @@ pub struct Config {
     pub tcb: Tcb,
     /// `[handshake]`.
     pub handshake: limits::Handshake,
-    /// From where clients may come: see [`reach`].
+    /// From where clients may come: see `reach` below.
     pub reach: Reach,
     /// `http.trusted_proxies`: who is believed when it names its clients.
     pub trusted_proxies: Vec<IpNet>,
