@@ -13,6 +13,7 @@ on_one_and_three_reactors!(
     subprotocols,
     pages_of_other_sites_open_nothing,
     the_servers_own_pages_open_their_websocket,
+    tokens_that_wait_for_their_connect_are_bounded,
 );
 
 /// An opening handshake.
@@ -20,11 +21,14 @@ pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocke
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Rows that need a server of their own, or say more: see [`a_head_that_does_not_come_in_time`],
-/// [`pages_of_other_sites_open_nothing`], `capacity`, `shutdown`, `proxy`, and the site's own tests.
-const ELSEWHERE: [&str; 8] = [
+/// [`pages_of_other_sites_open_nothing`], [`tokens_that_wait_for_their_connect_are_bounded`], `capacity`, `shutdown`, `proxy`,
+/// and the site's own tests.
+const ELSEWHERE: [&str; 10] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
     "Your address has its share of the server's connections.",
+    "Your address has handshake.connections_per_address_max connections.",
+    "Too many tokens wait for a CONNECT: see handshake.credentials_bytes_max.",
     "The server is shutting down.",
     "The server is starting.",
     "The PROXY protocol header is not well-formed.",
@@ -99,7 +103,7 @@ fn refused() -> Vec<(String, u16, &'static str)> {
         (with(version_line, ""), 426, version),
         (with("Version: 13", "Version: 8"), 426, version),
         (
-            with("Upgrade: websocket", &format!("A: {}\r\nUpgrade: websocket", "a".repeat(8192))),
+            with("Upgrade: websocket", &format!("A: {}\r\nUpgrade: websocket", "a".repeat(16_384))),
             431,
             "The request head is longer than handshake.head_bytes_max.",
         ),
@@ -322,4 +326,43 @@ fn the_servers_own_pages_open_their_websocket(setup: Setup) {
         );
         assert_eq!(status_of(&server, &request), 101, "{origin}");
     }
+}
+
+fn tokens_that_wait_for_their_connect_are_bounded(setup: Setup) {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    let secret = "A".repeat(43);
+    std::fs::write(&keys, format!(r#"{{"keys":[{{"kty":"oct","alg":"HS256","k":"{secret}"}}]}}"#)).unwrap();
+    let configuration = format!(
+        "[auth]\nmode = \"jwt\"\nkeys_file = {:?}\n[handshake]\ncredentials_bytes_max = 65_536\n",
+        keys.display().to_string()
+    );
+    let server = setup.server_with(&configuration, &[]);
+    let request = handshake_with(&format!("Authorization: Bearer {}\r\n", "a".repeat(8_000)));
+    // Eight are more than one reactor keeps, and nobody says CONNECT.
+    let most = 8 * setup.reactors;
+    let mut waiting = Vec::new();
+    let refusal = loop {
+        assert!(waiting.len() <= most as usize, "{}", waiting.len());
+        let mut stream = server.dial();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        match &start[9..] {
+            b"101" => waiting.push(stream),
+            _ => {
+                let mut rest = String::new();
+                stream.read_to_string(&mut rest).unwrap();
+                break [&String::from_utf8_lossy(&start), rest.as_str()].concat();
+            }
+        }
+    };
+    assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("\r\nRetry-After: "), "{refusal}");
+    let sentence = "Too many tokens wait for a CONNECT: see handshake.credentials_bytes_max.\n";
+    assert!(refusal.ends_with(sentence), "{refusal}");
+    server.await_metric("credentials_refused_total", |count| count == 1);
+    drop(waiting);
+    // What waited is given back with its connection.
+    server.await_metric("connections_open", |open| open == 1);
+    assert_eq!(status_of(&server, &request), 101);
 }

@@ -16,6 +16,7 @@ on_one_and_three_reactors!(
     a_unix_socket_is_served_and_goes_with_the_server,
     nobody_comes_through_a_proxy_until_it_is_said_who_may_connect,
     the_host_that_a_trusted_proxy_names_is_the_pages_own,
+    the_quota_of_an_address_counts_whom_a_proxy_names,
 );
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 80\r\n";
@@ -196,6 +197,27 @@ fn the_host_that_a_trusted_proxy_names_is_the_pages_own(setup: Setup) {
     let answer = wary.exchange(&request);
     assert!(answer.contains(OTHER_SITE), "{answer}");
     assert_eq!(status_of(&wary, &inner), 101);
+}
+
+fn the_quota_of_an_address_counts_whom_a_proxy_names(setup: Setup) {
+    let configuration =
+        "[handshake]\nconnections_per_address_max = 2\n[http]\ntrusted_proxies = \"127.0.0.1\"";
+    let server = setup.server_with(configuration, &["--open"]);
+    let named = |client: &str| handshake_with(&format!("X-Forwarded-For: 203.0.113.9, {client}\r\n"));
+    let first = session(&server, &[("x-forwarded-for", "192.0.2.7")]);
+    let second = session(&server, &[("forwarded", "for=\"192.0.2.7:4711\"")]);
+    let answer = server.exchange(named("192.0.2.7"));
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(
+        answer.ends_with("\r\n\r\nYour address has handshake.connections_per_address_max connections.\n"),
+        "{answer}"
+    );
+    assert_eq!(status_of(&server, &named("192.0.2.8")), 101);
+    // Whom nobody names is not counted: all would be one.
+    let unnamed: Vec<Client> = (0..3).map(|_| Client::connect(&server)).collect();
+    unnamed.into_iter().chain([first, second]).for_each(Client::disconnect);
+    server.await_metric("connections_open", |open| open == 1);
+    assert_eq!(status_of(&server, &named("192.0.2.7")), 101);
 }
 
 /// A session behind a proxy, whose request has these header lines.
