@@ -26,6 +26,7 @@
 //! | | [`broker`] | what an owner does: the order of rooms, who gets a queue's message |
 //! | members | [`members`] | what a shard does for its members: room logs, walks, laggards, encoding |
 //! | mail | [`mesh`] | requests to owners, completions, mailboxes, credit |
+//! | beside reactors | [`services`] | threads that complete requests: who clients are |
 //! | one reactor's state | [`shard`] | the composition of all these: no socket, no clock |
 //! | I/O | [`net`] | listeners, sockets, the event loop, descriptor tables; the only module that names mio |
 //! | around it | [`ops`] | the pages, `/healthz`, `/metrics` |
