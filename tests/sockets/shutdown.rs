@@ -131,7 +131,11 @@ fn sigint_is_not_a_drain(setup: Setup) {
     let mut client = members(&server, 1, "/topic/end").remove(0);
     server.signal(Signal::TERM);
     server.await_output("grace_ms=600000");
-    assert!(server.exchange(READY).starts_with("HTTP/1.1 503 "));
+    // The line comes just before that.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !server.exchange(READY).starts_with("HTTP/1.1 503 ") {
+        assert!(Instant::now() < deadline, "it stays ready");
+    }
     drop(server.dial());
     drop(server);
     let mut server = setup.server_with(configuration, &[]);

@@ -150,6 +150,7 @@ fn every_refusal_has_its_name(setup: Setup) {
         (vec![], "NOSUCHCOMMAND".into(), "unknown-command"),
         (vec![], format!("SEND\n{}", format!("a:{long}\n").repeat(64)), "head-too-long"),
         (vec![], format!("SEND\na:{}", "x".repeat(4096)), "header-too-long"),
+        (vec![], format!("CONNECT\na:{}", "x".repeat(12 * 1024)), "connect-header-too-long"),
         (vec![], format!("SEND\n{}", "a:b\n".repeat(65)), "too-many-headers"),
         (vec![], "SEND\ndestination:/topic/a\ncontent-length:1114113\n\n".into(), "body-too-long"),
         (vec![], "SEND\ndestination\0".into(), "nul-in-head"),
