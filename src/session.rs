@@ -11,7 +11,6 @@
 //! Invariant: `extra` is `None` or holds something.
 
 mod awaiting;
-mod expiry;
 mod extra;
 mod head;
 pub mod principals;

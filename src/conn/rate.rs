@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 
 use crate::footprint::Part;
 use crate::limits;
-use crate::time::{self, Tick, Wheel};
+use crate::time::{BYTES_PER_KEY, LazyWheel, Tick};
 
 const TICKS_PER_S: u64 = 1000 / Tick::MILLIS as u64;
 
@@ -126,8 +126,8 @@ pub struct Rates {
     sessions: Table<u32>,
     /// By hash.
     logins: Table<u64>,
-    /// When connections may be read again; there is none before one waits.
-    waiting: Option<Box<Wheel>>,
+    /// When connections may be read again.
+    waiting: LazyWheel,
 }
 
 impl Rates {
@@ -139,16 +139,14 @@ impl Rates {
         Rates {
             sessions: Table::new(rates(limits.session_messages_per_s, limits.session_bytes_per_s)),
             logins: Table::new(rates(limits.login_messages_per_s, limits.login_bytes_per_s)),
-            waiting: None,
+            waiting: LazyWheel::default(),
         }
     }
 
     /// Other rates hold from here on. What was published before is forgotten, and whoever waits is to be let go on.
     pub fn set_limits(&mut self, limits: &limits::Rate) -> Vec<u32> {
         let mut waiting = Vec::new();
-        if let Some(mut wheel) = self.waiting.take() {
-            wheel.expire(Tick(u32::MAX), usize::MAX, &mut waiting);
-        }
+        self.waiting.expire(Tick(u32::MAX), usize::MAX, &mut waiting);
         *self = Rates::new(limits);
         waiting
     }
@@ -165,8 +163,7 @@ impl Rates {
         let by_login = login.map_or(0, |login| self.logins.spend(login, amounts, now));
         let wait = self.sessions.spend(index, amounts, now).max(by_login);
         if wait > 0 {
-            let waiting = self.waiting.get_or_insert_with(|| Box::new(Wheel::new(now)));
-            waiting.arm(index, Tick(now.0.saturating_add(wait)));
+            self.waiting.arm(index, Tick(now.0.saturating_add(wait)), now);
         }
         wait > 0
     }
@@ -176,26 +173,26 @@ impl Rates {
         if !self.sessions.buckets.is_empty() {
             self.sessions.buckets.remove(&index);
         }
-        if let Some(waiting) = &mut self.waiting {
-            waiting.cancel(index);
-        }
+        self.waiting.cancel(index);
     }
 
     /// A moment to look at, if somebody owes something.
     pub fn next(&self) -> Option<Tick> {
-        self.waiting.as_ref().and_then(|waiting| waiting.next_deadline())
+        self.waiting.next_deadline()
     }
 
     /// Adds those who have paid, `budget` at most. Returns whether there are more.
     pub fn take_paid(&mut self, now: Tick, budget: usize, paid: &mut Vec<u32>) -> bool {
-        self.waiting.as_mut().is_some_and(|waiting| waiting.expire(now, budget, paid))
+        self.waiting.expire(now, budget, paid)
     }
 
     /// Once a second: forgets who keeps to its rate.
     pub fn tidy(&mut self, now: Tick) {
         self.sessions.tidy(now);
         self.logins.tidy(now);
-        self.waiting.take_if(|waiting| waiting.is_empty());
+        if self.waiting.is_empty() {
+            self.waiting.clear();
+        }
     }
 
     /// Whether there is anything to forget.
@@ -205,9 +202,8 @@ impl Rates {
 
     /// What the buckets take.
     pub fn memory(&self) -> Part {
-        let waiting = self.waiting.as_ref().map_or(Part::default(), |waiting| {
-            Part::array(waiting.len(), waiting.capacity(), time::BYTES_PER_KEY)
-        });
+        let (waiting, room) = self.waiting.size();
+        let waiting = Part::array(waiting, room, BYTES_PER_KEY);
         [self.sessions.memory(), self.logins.memory(), waiting].into_iter().sum()
     }
 }

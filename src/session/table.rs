@@ -14,12 +14,11 @@ use crate::message::class::Class;
 use crate::message::fault::Fault;
 use crate::message::interner::Interner;
 use crate::message::origin::Holder;
-use crate::session::expiry::Expiries;
 use crate::session::principals::{PrincipalId, Principals};
 use crate::session::ticket::{Sources, Ticket};
 use crate::session::{Command, Context, Session};
 use crate::share::Shares;
-use crate::time::Tick;
+use crate::time::{BYTES_PER_KEY, LazyWheel, Tick};
 use crate::wire::stomp::StompFrame;
 
 /// What frames are judged by.
@@ -40,7 +39,8 @@ pub struct Sessions {
     /// Keys of queues.
     names: Interner<Box<str>>,
     principals: Principals,
-    expiries: Expiries,
+    /// When sessions expire that do.
+    expiries: LazyWheel,
     next_serial: u32,
     subscriptions: u64,
     /// Bytes that open transactions hold.
@@ -71,7 +71,7 @@ impl Sessions {
             table: Vec::new(),
             names: Interner::new(seed),
             principals: Principals::new(seed),
-            expiries: Expiries::default(),
+            expiries: LazyWheel::default(),
             next_serial: 0,
             subscriptions: 0,
             transactions: Shares::new(limits.reactor_transaction_bytes_max),
@@ -151,7 +151,7 @@ impl Sessions {
     ) {
         let principal = principal.map(|principal| self.principals.acquire(principal));
         self.table[index as usize].connected_as(principal);
-        self.expiries.set(index, expires, now);
+        self.set_expiry(index, expires, now);
     }
 
     /// A client has proved again who it is. Returns the number of the principal that it was, if nobody is that any more.
@@ -172,18 +172,25 @@ impl Sessions {
         }
         let principal = principal.map(|principal| self.principals.acquire(principal));
         let before = session.renewed_as(principal);
-        self.expiries.set(index, expires, now);
+        self.set_expiry(index, expires, now);
         Ok(before.filter(|before| self.principals.release(*before)).map(PrincipalId::number))
+    }
+
+    fn set_expiry(&mut self, index: u32, expires: Option<Tick>, now: Tick) {
+        match expires {
+            Some(at) => self.expiries.arm(index, at, now),
+            None => self.expiries.cancel(index),
+        }
     }
 
     /// A moment to look for expired sessions at, if there will be any.
     pub fn next_expiry(&self) -> Option<Tick> {
-        self.expiries.next()
+        self.expiries.next_deadline()
     }
 
     /// Adds the sessions that have expired, `budget` at most. Returns whether there are more.
     pub fn take_expired(&mut self, now: Tick, budget: usize, expired: &mut Vec<u32>) -> bool {
-        self.expiries.take(now, budget, expired)
+        self.expiries.expire(now, budget, expired)
     }
 
     /// A number for a request: no other request of the same session has it that is under way.
@@ -289,12 +296,12 @@ impl Sessions {
         session.end().filter(|principal| principals.release(*principal)).map(PrincipalId::number)
     }
 
-    /// What the table takes, and what is interned.
-    pub fn memory(&self) -> (Part, Part) {
+    /// What the table takes, what is interned, and the deadlines of those that expire.
+    pub fn memory(&self) -> (Part, Part, Part) {
         let table = Part::array(self.table.len(), self.table.capacity(), size_of::<Session>());
-        let interned =
-            [self.names.memory(|name| name.len()), self.principals.memory(), self.expiries.memory()];
-        (table, interned.into_iter().sum())
+        let interned = [self.names.memory(|name| name.len()), self.principals.memory()];
+        let (expiries, room) = self.expiries.size();
+        (table, interned.into_iter().sum(), Part::array(expiries, room, BYTES_PER_KEY))
     }
 
     /// All sessions, empty ones included.

@@ -59,13 +59,13 @@ impl Shard {
     pub fn memory(&self) -> Memory {
         let members::Memory { members, rooms } = self.members.memory();
         let pool = self.inputs.pool.stats();
-        let (connections, timers) = self.connections.memory();
-        let (sessions, names) = self.sessions.memory();
+        let (connections, deadlines) = self.connections.memory();
+        let (sessions, names, expiries) = self.sessions.memory();
         let classes = self.members.classes().memory(|class| class.id.len());
         let mut memory = Memory {
             slots: [connections, sessions].into_iter().sum(),
             more_subscriptions: Part::default(),
-            timers,
+            timers: [deadlines, expiries].into_iter().sum(),
             members,
             rooms: [rooms, self.topics.memory()].into_iter().sum(),
             interned: [classes, names].into_iter().sum(),
