@@ -26,6 +26,19 @@ pub use principal::{Accepted, Credentials, Principal, Refusal, Secret, Verdict};
 pub use tokens::{Terms, Tokens};
 pub use users::Users;
 
+/// One way to find out who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By a signed token.
+    Jwt,
+    /// By a file of users.
+    Users,
+    /// By asking the application.
+    Http,
+    /// Alone: everybody is who he says. Behind others: whoever says nothing is let in, and is nobody.
+    Open,
+}
+
 /// What is checked with: the files of a configuration, as they are in force.
 #[derive(Debug, Default)]
 pub struct Checks {

@@ -34,15 +34,16 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::auth::Mode;
 use crate::conn::handshake::Reach;
 use crate::limits;
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
 use crate::policy::Rules;
-use crate::services::auth::Mode;
+use crate::services;
 use crate::tcb::time_wait;
 use crate::wire::http::{ClientHeader, OriginPattern};
-use keys::{AuthMode, Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, Value};
+use keys::{Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, Value};
 use settings::{Origin, Settings, Sources};
 
 /// The validated configuration.
@@ -115,10 +116,10 @@ pub struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
     /// The modes said, in order, or the one that loopback addresses imply; at least one.
-    pub modes: Vec<AuthMode>,
-    /// Logins with passwords; there if a mode is [`AuthMode::Users`].
+    pub modes: Vec<Mode>,
+    /// Logins with passwords; there if a mode is [`Mode::Users`].
     pub users_file: Option<PathBuf>,
-    /// Keys that verify tokens; there if a mode is [`AuthMode::Jwt`].
+    /// Keys that verify tokens; there if a mode is [`Mode::Jwt`].
     pub keys_file: Option<PathBuf>,
     /// What `iss` must be.
     pub issuer: Option<Box<str>>,
@@ -132,7 +133,7 @@ pub struct Auth {
     pub token_cookie: Option<Box<str>>,
     /// The parameter of the query that has a token.
     pub token_query: Option<Box<str>>,
-    /// Where the application is asked; there if a mode is [`AuthMode::Http`].
+    /// Where the application is asked; there if a mode is [`Mode::Http`].
     pub http_url: Option<Box<str>>,
     /// Headers of the upgrade that it is told, in lower case.
     pub http_headers: Box<[Box<str>]>,
@@ -145,25 +146,19 @@ pub struct Auth {
 impl Auth {
     /// Whether clients have to prove who they are.
     pub fn is_guarded(&self) -> bool {
-        self.modes != [AuthMode::Open]
-    }
-
-    /// The modes, as the service has them that finds out who clients are. Empty if nobody has to prove that.
-    pub fn desk_modes(&self) -> Vec<Mode> {
-        let mode = |mode: &AuthMode| match mode {
-            AuthMode::Open => Mode::Open,
-            AuthMode::Users => Mode::Users,
-            AuthMode::Jwt => Mode::Jwt,
-            AuthMode::Http => Mode::Http,
-        };
-        if self.is_guarded() { self.modes.iter().map(mode).collect() } else { Vec::new() }
+        self.modes != [Mode::Open]
     }
 }
 
 impl Config {
     /// Threads of the server that are no reactor.
     pub fn threads_beside_reactors(&self) -> u64 {
-        plan::THREADS_OF_PROCESS + crate::services::auth::threads(&self.auth.desk_modes(), &self.auth.limits)
+        let of_desk = if self.auth.is_guarded() {
+            services::auth::threads(&self.auth.modes, &self.auth.limits)
+        } else {
+            0
+        };
+        plan::THREADS_OF_PROCESS + of_desk
     }
 }
 
@@ -279,8 +274,8 @@ fn auth(settings: &Settings) -> Auth {
     let line = |path| settings.line(path).map(Into::into);
     Auth {
         // Unset is open: `check` lets that pass on loopback addresses only.
-        modes: settings.words("auth.mode").map_or(vec![AuthMode::Open], |words| {
-            words.iter().filter_map(|word| AuthMode::from_word(word)).collect()
+        modes: settings.words("auth.mode").map_or(vec![Mode::Open], |words| {
+            words.iter().filter_map(|word| keys::of_word(keys::AUTH_MODES, Some(word))).collect()
         }),
         users_file: settings.path("auth.users_file").map(Into::into),
         keys_file: settings.path("auth.keys_file").map(Into::into),
@@ -388,7 +383,7 @@ mod tests {
     fn nothing_said_is_a_valid_configuration_of_the_defaults() {
         let (config, _) = load(&Sources::default()).unwrap();
         assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
-        assert_eq!(config.auth.modes, [AuthMode::Open]);
+        assert_eq!(config.auth.modes, [Mode::Open]);
         assert_eq!(config.auth.limits, limits::Auth::default());
         assert_eq!(config.stomp, limits::Stomp::default());
         assert_eq!(config.outbound, limits::Outbound::default());

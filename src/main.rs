@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
-use tcbchat::config::keys::{AuthMode, Goodbye, LogFormat, MetricsAccess};
+use tcbchat::auth::Mode;
+use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::raise_fd_limit;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
@@ -196,11 +197,12 @@ fn desk(config: &Config) -> Result<Option<Arc<Desk>>, ExitCode> {
     }
     let checks = credentials::load(auth, &claims(config)).map_err(|error| fail(&error, EXIT_USAGE))?;
     let timeout = Duration::from_millis(auth.limits.http_timeout_ms.into());
-    let is_asked = auth.modes.contains(&AuthMode::Http);
+    let is_asked = auth.modes.contains(&Mode::Http);
+    let url = auth.http_url.as_deref().filter(|_| is_asked);
     let setup = services::auth::Setup {
-        modes: auth.desk_modes(),
+        modes: auth.modes.clone(),
         checks,
-        application: auth.http_url.as_deref().map(|url| Application::new(url, timeout)),
+        application: url.map(|url| Application::new(url, timeout)),
         sources: Sources {
             cookie: auth.token_cookie.clone(),
             query: auth.token_query.clone(),

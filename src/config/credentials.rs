@@ -10,10 +10,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::keys::AuthMode;
 use super::settings::Origin;
 use super::{Auth, ConfigError, Problem};
-use crate::auth::{Checks, Keys, Mistake, Terms, Tokens, Users};
+use crate::auth::{Checks, Keys, Mistake, Mode, Terms, Tokens, Users};
 use crate::services::auth::shown as shown_url;
 
 /// Bytes of a file of users, or of keys: some 100,000 users.
@@ -26,13 +25,13 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub fn load(auth: &Auth, claims: &[Box<str>]) -> Result<Checks, ConfigError> {
     let mut problems = Vec::new();
     let mut checks = Checks { claims: claims.into(), ..Checks::default() };
-    if let Some(path) = file_of(auth, AuthMode::Users, auth.users_file.as_deref()) {
+    if let Some(path) = file_of(auth, Mode::Users, auth.users_file.as_deref()) {
         checks.users = parsed(path, &mut problems, |bytes| match str::from_utf8(bytes) {
             Ok(text) => Users::parse(text),
             Err(_) => Err(vec![Mistake { line: 0, text: "not UTF-8".into() }]),
         });
     }
-    if let Some(path) = file_of(auth, AuthMode::Jwt, auth.keys_file.as_deref()) {
+    if let Some(path) = file_of(auth, Mode::Jwt, auth.keys_file.as_deref()) {
         let keys = parsed(path, &mut problems, Keys::parse);
         checks.tokens = keys.map(|keys| Tokens::new(keys, terms(auth, claims)));
     }
@@ -46,19 +45,19 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
         |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("a String takes every text");
     for mode in &auth.modes {
         match mode {
-            AuthMode::Open if auth.is_guarded() => {
+            Mode::Open if auth.is_guarded() => {
                 line(format_args!("open: whoever says nothing, without a login"))
             }
-            AuthMode::Open => line(format_args!("open: every login, with every passcode")),
-            AuthMode::Http => {
+            Mode::Open => line(format_args!("open: every login, with every passcode")),
+            Mode::Http => {
                 let url = shown_url(auth.http_url.as_deref().unwrap_or_default());
                 line(format_args!("http: {url} is asked"));
             }
-            AuthMode::Users => {
+            Mode::Users => {
                 let (users, path) = (checks.users.as_ref().map_or(0, Users::count), shown(&auth.users_file));
                 line(format_args!("users: {users} of {path}"));
             }
-            AuthMode::Jwt => {
+            Mode::Jwt => {
                 let Some(tokens) = &checks.tokens else { continue };
                 let (keys, path) = (tokens.keys(), shown(&auth.keys_file));
                 line(format_args!("jwt: {} keys of {path}; {}", keys.count(), tokens.terms()));
@@ -83,7 +82,7 @@ fn shown(path: &Option<std::path::PathBuf>) -> String {
     path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
-fn file_of<'a>(auth: &Auth, mode: AuthMode, path: Option<&'a Path>) -> Option<&'a Path> {
+fn file_of<'a>(auth: &Auth, mode: Mode, path: Option<&'a Path>) -> Option<&'a Path> {
     path.filter(|_| auth.modes.contains(&mode))
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::auth::{Accepted, Checks, Credentials, Refusal, Verdict, tokens};
+use crate::auth::{Accepted, Checks, Credentials, Mode, Refusal, Verdict, tokens};
 use crate::limits;
 use crate::mesh::request::{Authenticator, Expiry, Identity, Question};
 use crate::message::fault::Fault;
@@ -31,19 +31,6 @@ use crate::share::Holdings;
 use failures::Failures;
 
 pub use application::{Application, shown};
-
-/// One way to find out who a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// By a signed token.
-    Jwt,
-    /// By a file of users.
-    Users,
-    /// By asking the application.
-    Http,
-    /// Whoever says nothing is let in, and is nobody.
-    Open,
-}
 
 /// What a desk is made of.
 #[derive(Debug)]
@@ -119,20 +106,18 @@ pub struct Desk {
     sources: Sources,
 }
 
-impl Mode {
-    /// Its threads.
-    fn threads(self, limits: &limits::Auth) -> u32 {
-        match self {
-            Mode::Jwt | Mode::Users => 1,
-            Mode::Http => limits.http_requests_max,
-            Mode::Open => 0,
-        }
+/// Threads for one mode.
+fn threads_of(mode: Mode, limits: &limits::Auth) -> u32 {
+    match mode {
+        Mode::Jwt | Mode::Users => 1,
+        Mode::Http => limits.http_requests_max,
+        Mode::Open => 0,
     }
 }
 
 /// Threads that a desk with these modes has.
 pub fn threads(modes: &[Mode], limits: &limits::Auth) -> u64 {
-    modes.iter().map(|mode| u64::from(mode.threads(limits))).sum()
+    modes.iter().map(|mode| u64::from(threads_of(*mode, limits))).sum()
 }
 
 impl Desk {
@@ -143,7 +128,7 @@ impl Desk {
     pub fn open(setup: Setup) -> std::io::Result<Desk> {
         let Setup { modes, checks, application, sources, patience, limits } = setup;
         let (mut queues, mut receivers) = (Vec::new(), Vec::new());
-        for mode in modes.iter().copied().filter(|mode| mode.threads(&limits) > 0) {
+        for mode in modes.iter().copied().filter(|mode| threads_of(*mode, &limits) > 0) {
             let (cases, receiver) = channel();
             queues.push(Queue { mode, cases, waiting: Mutex::new(Holdings::new(limits.queue_max.into())) });
             receivers.push((mode, Arc::new(Mutex::new(receiver))));
@@ -152,7 +137,7 @@ impl Desk {
         let checks = RwLock::new(Arc::new(checks));
         let inner = Arc::new(Inner { modes, queues, checks, application, failures, patience });
         for (mode, receiver) in receivers {
-            for number in 0..mode.threads(&limits) {
+            for number in 0..threads_of(mode, &limits) {
                 let (inner, receiver) = (Arc::clone(&inner), Arc::clone(&receiver));
                 let name = format!("auth-{}-{number}", format!("{mode:?}").to_lowercase());
                 thread::Builder::new().name(name).spawn(move || inner.serve(mode, &receiver))?;
