@@ -153,12 +153,7 @@ impl Auth {
 impl Config {
     /// Threads of the server that are no reactor.
     pub fn threads_beside_reactors(&self) -> u64 {
-        let of_desk = if self.auth.is_guarded() {
-            services::auth::threads(&self.auth.modes, &self.auth.limits)
-        } else {
-            0
-        };
-        plan::THREADS_OF_PROCESS + of_desk
+        plan::THREADS_OF_PROCESS + services::auth::threads(&self.auth.modes, &self.auth.limits)
     }
 }
 

@@ -11,6 +11,8 @@
 //! Invariant: `extra` is `None` or holds something.
 
 mod awaiting;
+mod command;
+mod connect;
 mod extra;
 mod head;
 pub mod principals;
@@ -23,7 +25,6 @@ use std::mem::discriminant;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 
-use crate::auth::{Credentials, Principal, Secret};
 use crate::limits;
 use crate::message::class::{AckMode, Class};
 use crate::message::destination::{Destination, Kind};
@@ -32,82 +33,16 @@ use crate::message::interner::{Interner, Symbol};
 use crate::message::{Message, MessageId};
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame, Version};
-use crate::wire::ws::WsError;
 
 pub use awaiting::{Awaited, Receipt};
+pub use command::{Command, End};
+pub use connect::RENEWAL;
 use extra::Extra;
 pub use extra::Unsettled;
-use head::{Head, Value};
+use head::Head;
 use principals::{PrincipalId, Principals};
 pub use subscriptions::{State, Subscription, Subscriptions};
-use ticket::{Said, Sources, Ticket};
-
-/// The destination to which a session sends a new token.
-pub const RENEWAL: &str = "/session/token";
-
-/// What a frame asks the shard to do.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// Answer CONNECTED; the session is connected.
-    Connected,
-    /// Ask who the client is, and answer CONNECTED then.
-    Authenticate(Box<Credentials>),
-    /// Ask again, by this token, so that the session may last longer.
-    Renew(Secret),
-    /// Add a subscription; the class has been acquired for it.
-    Subscribe {
-        /// The class.
-        class: Symbol,
-        /// The place's key.
-        key: Box<str>,
-        /// What the place is.
-        kind: Kind,
-        /// The mode.
-        ack: AckMode,
-    },
-    /// Take the subscription with this class out.
-    Unsubscribe(Symbol),
-    /// Hand a message to its place.
-    Publish(Message),
-    /// Tell the owner of a queue what became of a message.
-    Settle {
-        /// The message.
-        unsettled: Unsettled,
-        /// Refused rather than done.
-        is_nack: bool,
-    },
-    /// Answer RECEIPT when everything before has been done.
-    Receipt(CompactString),
-    /// End the session when everything before has been done.
-    Disconnect,
-}
-
-/// A way in which a session ends.
-#[derive(Debug, PartialEq, Eq)]
-pub enum End {
-    /// It said DISCONNECT.
-    Disconnect,
-    /// A frame of its, or what that asked an owner for, failed; with the receipt that the frame asked for.
-    Fault(Fault, Option<CompactString>),
-    /// The framing is broken.
-    Broken(WsError),
-    /// The peer's close frame has come, with this code.
-    PeerClosed(Option<u16>),
-    /// The peer's stream has ended.
-    StreamEnded,
-    /// The server ends: the close code, and why.
-    Goodbye(u16, &'static str),
-}
-
-impl Command {
-    /// Bytes that count against `stomp.transaction_bytes_max` while a transaction holds it.
-    fn weight(&self) -> u64 {
-        match self {
-            Command::Publish(message) => message.weight(),
-            _ => size_of::<Command>() as u64,
-        }
-    }
-}
+use ticket::Sources;
 
 /// What the session needs of its shard.
 #[derive(Debug)]
@@ -164,16 +99,6 @@ impl Session {
     /// The version to speak: 1.2 before CONNECT, whose frames escape nothing anyway.
     pub fn version_or_newest(&self) -> Version {
         self.version.unwrap_or(Version::V12)
-    }
-
-    /// Whether CONNECTED was answered.
-    pub fn is_connected(&self) -> bool {
-        self.version.is_some() && self.extra.as_ref().is_none_or(|extra| extra.connecting.is_none())
-    }
-
-    /// Who the client is; `None` for one that has not said, or need not say.
-    pub fn principal(&self) -> Option<PrincipalId> {
-        self.principal
     }
 
     /// The negotiated heart-beats: to the client, from the client.
@@ -249,54 +174,6 @@ impl Session {
         Ok(())
     }
 
-    /// CONNECT and STOMP (STOMP 1.2, Connecting). A missing `host` is accepted: no client sends it unasked.
-    fn connect(&mut self, stomp_frame: &StompFrame<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
-        let [accepted, beats, login, passcode, authorization] =
-            stomp_frame.values(["accept-version", "heart-beat", "login", "passcode", "Authorization"]);
-        let version = Version::negotiate(accepted.as_deref()).ok_or(Fault::NoCommonVersion)?;
-        if let Some(beats) = beats {
-            let (can_send, wants) = beats.split_once(',').ok_or(Fault::BadHeartBeat)?;
-            let number = |text: &str| {
-                let text = text.trim_matches([' ', '\t']);
-                // A sign is no digit, though a parser of numbers takes it.
-                let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-                let is_number = is_number && !text.is_empty();
-                // One that is too large for this is still a number, and longer than anything agreed to.
-                is_number.then(|| text.parse::<u32>().unwrap_or(u32::MAX)).ok_or(Fault::BadHeartBeat)
-            };
-            let (can_send, wants) = (number(can_send)?, number(wants)?);
-            if version > Version::V10 {
-                let limits = context.limits;
-                let at_least =
-                    |theirs: u32| if theirs == 0 { 0 } else { theirs.max(limits.heart_beat_min_ms) };
-                // Beating more often than asked is allowed, so a client that asks for one an hour does not
-                // keep a dead connection for an hour.
-                self.beat_out = Interval::from_ms(at_least(wants).min(limits.heart_beat_max_ms));
-                self.beat_in = Interval::from_ms(at_least(can_send));
-            }
-        }
-        let login = Value { header: "login", text: login };
-        let login = login.bounded(context.limits)?.filter(|login| !login.is_empty());
-        self.version = Some(version);
-        if let Some(sources) = context.sources {
-            let ticket = self.extra.as_mut().and_then(|extra| extra.ticket.take());
-            self.tidy();
-            let (passcode, authorization) = (passcode.as_deref(), authorization.as_deref());
-            // Old clients always say both, and mean nothing by an empty one.
-            let passcode = passcode.filter(|passcode| !passcode.is_empty());
-            let said = Said { login, passcode, authorization };
-            let credentials = Ticket::redeem(ticket, said, stomp_frame, sources)?;
-            context.commands.push(Command::Authenticate(Box::new(credentials)));
-            return Ok(());
-        }
-        if let Some(login) = login {
-            let said = Principal { login: login.into(), roles: Box::default(), claims: Box::default() };
-            self.principal = Some(context.principals.acquire(said));
-        }
-        context.commands.push(Command::Connected);
-        Ok(())
-    }
-
     fn send(
         &mut self,
         stomp_frame: &StompFrame<'_>,
@@ -322,26 +199,6 @@ impl Session {
                 Ok(())
             }
         }
-    }
-
-    /// A new token, for a session whose old one will expire.
-    fn renew(
-        &self,
-        stomp_frame: &StompFrame<'_>,
-        head: &Head<'_>,
-        context: &mut Context<'_>,
-    ) -> Result<(), Fault> {
-        let Some(sources) = context.sources else { return Err(Fault::NothingToRenew) };
-        if head.transaction.text.is_some() {
-            return Err(Fault::NotAuthenticated("a new token is no part of a transaction".into()));
-        }
-        if stomp_frame.body.len() > sources.token_bytes_max as usize {
-            return Err(ticket::token_too_long(sources));
-        }
-        // A token is ASCII: one that is no text is refused as one that is none.
-        let token = std::str::from_utf8(stomp_frame.body).unwrap_or_default().trim_ascii();
-        context.commands.push(Command::Renew(Secret(token.into())));
-        Ok(())
     }
 
     fn in_transaction(&mut self, id: &str, command: Command, limits: &limits::Stomp) -> Result<(), Fault> {
@@ -539,52 +396,6 @@ impl Session {
     /// Whether another owner than this one has not answered a SUBSCRIBE or UNSUBSCRIBE; with `None`, whether any has not.
     pub fn awaits_other_than(&self, owner: Option<u16>) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.awaiting.has_other_than(owner))
-    }
-
-    /// The client, which says that it has this login, is asked for by this request, and is not connected before the answer.
-    pub fn connecting(&mut self, serial: u32, claimed: Option<Box<str>>) {
-        self.extra_mut().connecting = Some((serial, claimed));
-    }
-
-    /// The login that the client says it has, while that is found out.
-    pub fn claimed(&self) -> Option<&str> {
-        self.extra.as_ref()?.connecting.as_ref()?.1.as_deref()
-    }
-
-    /// Whether this request is the one that [`Session::connecting`] noted.
-    pub fn is_connecting_by(&self, serial: u32) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.is_connecting_by(serial))
-    }
-
-    /// It is known who the client is: it is connected.
-    pub fn connected_as(&mut self, principal: Option<PrincipalId>) {
-        self.principal = principal;
-        if let Some(extra) = &mut self.extra {
-            extra.connecting = None;
-            self.tidy();
-        }
-    }
-
-    /// The session's principal has other roles or claims from here on. Returns the one that it had.
-    pub fn renewed_as(&mut self, principal: Option<PrincipalId>) -> Option<PrincipalId> {
-        std::mem::replace(&mut self.principal, principal)
-    }
-
-    /// What the upgrade said of the client, for its CONNECT.
-    pub fn keep_ticket(&mut self, ticket: Box<Ticket>) {
-        self.extra_mut().ticket = Some(ticket);
-    }
-
-    /// Bytes of what the upgrade said of the client.
-    pub fn ticket_bytes(&self) -> u64 {
-        self.extra.as_ref().and_then(|extra| extra.ticket.as_ref()).map_or(0, |ticket| ticket.weight())
-    }
-
-    /// The receipt of this request will say until when the session may last, in seconds since 1970.
-    pub fn lasts_until(&mut self, serial: u32, expires_s: u64) {
-        if let Some(extra) = &mut self.extra {
-            extra.awaiting.lasts_until(serial, expires_s);
-        }
     }
 
     /// A request is done, or one part of it. Adds the receipts that may be sent, in the order of the frames.

@@ -6,11 +6,11 @@
 //! that is, is carried out here. A reactor gives the shard bytes and time and carries bytes away; the simulation does the same
 //! with no socket at all. A *turn* is: receive, take the mail, expire timers, flush, take the closed.
 //!
-//! What is where: `input` (bytes to frames), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and completions),
-//! `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends), `farewell` (the
-//! end of the process), `reload` (other bounds), `proxied` (what balancers say), `opening` (who may open a WebSocket),
-//! `memory` (what the bytes are for), `rest` (what is given back when traffic is over), `notes` (who was ended, for the log), `check` (what is
-//! true between two calls).
+//! What is where: `proxied` (what balancers say), `opening` (who may open a WebSocket), `input` (bytes to frames), `permission`
+//! (what rules allow), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and
+//! completions), `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends),
+//! `farewell` (the end of the process), `reload` (other bounds), `memory` (what the bytes are for), `rest` (what is given back
+//! when traffic is over), `notes` (who was ended, for the log), `check` (what is true between two calls).
 //!
 //! Invariant: a connection that is not open is in no room and no queue, waits for no request and is held by nothing. Together
 //! with those of the components [`Shard::check`] checks it.
@@ -25,6 +25,7 @@ mod input;
 pub mod memory;
 mod notes;
 mod opening;
+mod permission;
 mod proxied;
 mod queues;
 pub mod reload;

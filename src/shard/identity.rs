@@ -1,6 +1,7 @@
 //! Who clients are: the question, the answer, and its end.
 //!
-//! A CONNECT whose client must prove who it is becomes a request to the [`Authenticator`], as does a new token that a session
+//! A CONNECT whose client must prove who it is becomes a request to the
+//! [`Authenticator`](crate::mesh::request::Authenticator), as does a new token that a session
 //! sends to [`RENEWAL`](crate::session::RENEWAL). The connection is held until the answer comes, and the deadline for CONNECT goes on.
 //!
 //! Invariant: a session that is connected has what the last answer said, and a deadline if that ends.
@@ -10,13 +11,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::auth::Credentials;
 use crate::conn::Phase;
 use crate::conn::hold::Reason;
-use crate::mesh::request::{Authenticator, Identity, Question};
+use crate::mesh::request::{Identity, Question};
 use crate::message::fault::Fault;
-use crate::message::origin::{ConnKey, Holder, Origin};
-use crate::policy::{Action, NOBODY, Who};
-use crate::session::Command;
-use crate::session::principals::PrincipalId;
-use crate::session::ticket::{Sources, Ticket};
+use crate::message::origin::{ConnKey, Origin};
+use crate::session::ticket::Ticket;
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::wire::http::Request;
@@ -33,10 +31,6 @@ impl Shard {
     /// The wall clock, in milliseconds since 1970, for what is accepted in this turn.
     pub fn set_wall_ms(&mut self, wall_ms: u64) {
         self.timers.set_wall_ms(wall_ms);
-    }
-
-    pub(super) fn sources(authenticator: Option<&dyn Authenticator>) -> Option<&Sources> {
-        authenticator.map(Authenticator::sources)
     }
 
     /// Keeps what an upgrade says of its client. `false` if it cannot be kept.
@@ -108,7 +102,7 @@ impl Shard {
             self.release(connection, Reason::Identity);
         } else if self.sessions[index].awaits_request(serial) {
             match self.sessions.renewed_as(index, principal, expires, now) {
-                Ok(freed) => freed.into_iter().for_each(|number| self.forget_principal(number)),
+                Ok(freed) => freed.into_iter().for_each(|number| self.authorizer.release(number)),
                 Err(fault) => {
                     let receipt = self.sessions[index].refused(serial);
                     return self.refuse_earlier(index, fault, receipt, now);
@@ -121,54 +115,6 @@ impl Shard {
             self.release(connection, Reason::Identity);
             self.completed(index, serial, now);
         }
-    }
-
-    /// Whether the client's address may have one WebSocket more.
-    pub(super) fn admits_address(&mut self, index: u32) -> bool {
-        let max = self.env.limits.handshake.connections_per_address_max;
-        let is_admitted = max == 0
-            || match self.holder(index) {
-                Holder::Session(..) => true,
-                address => self.addresses.enter(index, address, max),
-            };
-        self.counters.refused_address_quota_total += u64::from(!is_admitted);
-        is_admitted
-    }
-
-    /// What the rules do not let a session do of what a frame asks for.
-    pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
-        if self.authorizer.rules().is_empty() {
-            return None;
-        }
-        commands.iter().find_map(|command| match command {
-            Command::Publish(message) => self.may(index, Action::Send, message.key()).err(),
-            Command::Subscribe { key, .. } => self.may(index, Action::Subscribe, key).err(),
-            _ => None,
-        })
-    }
-
-    /// Whether the rules let a session do this with a destination. Who has not proved a login has none for them.
-    fn may(&mut self, index: u32, action: Action, key: &str) -> Result<(), Fault> {
-        let Shard { env, sessions, authorizer, .. } = self;
-        let principal = env.authenticator.as_ref().and_then(|_| sessions[index].principal());
-        let who = || {
-            let principals = sessions.principals();
-            principal.map_or_else(Who::default, |principal| Who {
-                login: Some(principals.login(principal)),
-                roles: principals.roles(principal),
-                claims: principals.claims(principal),
-            })
-        };
-        let number = principal.map_or(NOBODY, PrincipalId::number);
-        if authorizer.may(number, who, action, key) {
-            return Ok(());
-        }
-        Err(Fault::Forbidden { action: action.word(), destination: key.into() })
-    }
-
-    /// No session is the principal with this number any more.
-    pub(super) fn forget_principal(&mut self, number: u32) {
-        self.authorizer.release(number);
     }
 
     /// Ends sessions whose proof has expired. Returns whether there are more: `turn.timers_max` bounds one call.

@@ -12,6 +12,7 @@ use crate::conn::hold::Reason;
 use crate::conn::inbound::{Assembly, Inbound};
 use crate::conn::phase::Event;
 use crate::conn::table::Connections;
+use crate::mesh::request::Authenticator;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
 use crate::session::End;
@@ -446,7 +447,7 @@ impl Shard {
         self.counters.stomp_frames_received_total += 1;
         let Shard { env, connections, sessions, members, timers, .. } = self;
         let holder = || connections.holder_of(index, env.id, &env.limits.trusted_proxies);
-        let sources = Shard::sources(env.authenticator.as_deref());
+        let sources = env.authenticator.as_deref().map(Authenticator::sources);
         let terms = Terms { limits: &env.limits.stomp, sources, wall_ms: timers.wall_ms() };
         match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder) {
             Ok(()) => self.apply(index, now),

@@ -6,6 +6,7 @@
 //! Invariant: a connection gets its client's name before it is upgraded, or never.
 
 use crate::conn::handshake::{self, Reach, Speaker};
+use crate::message::origin::Holder;
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::wire::http::{self, HttpError, Request};
@@ -44,6 +45,18 @@ impl Shard {
             self.connections.name_client(index, client);
         }
         true
+    }
+
+    /// Whether the client's address may have one WebSocket more.
+    pub(super) fn admits_address(&mut self, index: u32) -> bool {
+        let max = self.env.limits.handshake.connections_per_address_max;
+        let is_admitted = max == 0
+            || match self.holder(index) {
+                Holder::Session(..) => true,
+                address => self.addresses.enter(index, address, max),
+            };
+        self.counters.refused_address_quota_total += u64::from(!is_admitted);
+        is_admitted
     }
 }
 

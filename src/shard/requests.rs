@@ -546,7 +546,7 @@ impl Shard {
         self.rates.end(index);
         self.logins.leave(index);
         if let Some(number) = self.sessions.end(index) {
-            self.forget_principal(number);
+            self.authorizer.release(number);
         }
         let key = self.connections.key_of(index);
         self.holds.release_all(key, &mut self.connections[index]);

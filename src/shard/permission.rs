@@ -1,0 +1,45 @@
+//! What the rules let sessions do.
+//!
+//! A frame is judged as a whole before it takes any effect, so a transaction is all or nothing. What a session has subscribed
+//! to it keeps, whatever rules or roles come later.
+//!
+//! Invariant: who has not proved a login has none for the rules.
+
+use crate::message::fault::Fault;
+use crate::policy::{Action, NOBODY, Who};
+use crate::session::Command;
+use crate::session::principals::PrincipalId;
+use crate::shard::Shard;
+
+impl Shard {
+    /// What the rules do not let a session do of what a frame asks for.
+    pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
+        if self.authorizer.rules().is_empty() {
+            return None;
+        }
+        commands.iter().find_map(|command| match command {
+            Command::Publish(message) => self.may(index, Action::Send, message.key()).err(),
+            Command::Subscribe { key, .. } => self.may(index, Action::Subscribe, key).err(),
+            _ => None,
+        })
+    }
+
+    /// Whether the rules let a session do this with a destination.
+    fn may(&mut self, index: u32, action: Action, key: &str) -> Result<(), Fault> {
+        let Shard { env, sessions, authorizer, .. } = self;
+        let principal = env.authenticator.as_ref().and_then(|_| sessions[index].principal());
+        let who = || {
+            let principals = sessions.principals();
+            principal.map_or_else(Who::default, |principal| Who {
+                login: Some(principals.login(principal)),
+                roles: principals.roles(principal),
+                claims: principals.claims(principal),
+            })
+        };
+        let number = principal.map_or(NOBODY, PrincipalId::number);
+        if authorizer.may(number, who, action, key) {
+            return Ok(());
+        }
+        Err(Fault::Forbidden { action: action.word(), destination: key.into() })
+    }
+}
