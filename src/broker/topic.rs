@@ -371,7 +371,7 @@ mod tests {
     use crate::message::origin::ConnKey;
 
     const ORIGIN: Origin =
-        Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
+        Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::Address(1) };
 
     fn topics() -> Topics {
         Topics::new(3, Epochs::new(1, 0, 2), 100, 10_000)
@@ -418,7 +418,7 @@ mod tests {
         subscribe(&mut topics, "/topic/a", 0);
         topics.set_full("/topic/a", 0, true);
         let mut park = |publisher: u32| {
-            let origin = Origin { holder: Holder::V4(publisher), ..ORIGIN };
+            let origin = Origin { holder: Holder::Address(u64::from(publisher)), ..ORIGIN };
             let hash = FixedState::with_seed(3).hash_one(b"/topic/a".as_slice());
             let parked = |topics: &mut Topics| {
                 matches!(topics.publish(origin, message("/topic/a", &[0; 100]), hash), Published::Parked)
@@ -435,7 +435,7 @@ mod tests {
     fn who_made_most_rooms_is_refused_and_others_are_not() {
         let mut topics = topics();
         let made = |topics: &mut Topics, maker: u32| {
-            let origin = Origin { holder: Holder::V4(maker), ..ORIGIN };
+            let origin = Origin { holder: Holder::Address(u64::from(maker)), ..ORIGIN };
             (0..1000)
                 .take_while(|room| topics.subscribe(&format!("/topic/{maker}-{room}"), &origin).is_some())
                 .count()
@@ -485,7 +485,8 @@ mod tests {
     #[test]
     fn an_unsubscribe_waits_behind_what_is_parked() {
         let mut topics = topics();
-        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: Some(1), holder: Holder::V4(1) };
+        let origin =
+            Origin { shard: 0, connection: ConnKey::NOBODY, serial: Some(1), holder: Holder::Address(1) };
         topics.subscribe("/topic/a", &origin).unwrap();
         assert!(!topics.park_end("/topic/a", origin) && !topics.park_end("/topic/b", origin));
         topics.set_full("/topic/a", 0, true);

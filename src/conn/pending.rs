@@ -20,6 +20,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::share;
+use crate::tcb::FourTuple;
 use crate::time::Tick;
 
 /// Milliseconds between two lines of the event, over all shards.
@@ -51,7 +52,7 @@ impl Source {
     /// Whether it has a share of places: a proxy may be behind a loopback address, and then everybody.
     fn is_account(self) -> bool {
         match self {
-            Source::V4(address) => !address.is_loopback(),
+            Source::V4(address) => FourTuple::account(address.into()).is_some(),
             // The half of ::1.
             Source::V6(half) => half != 0,
             Source::Proxy => false,

@@ -316,7 +316,8 @@ mod tests {
     fn a_full_mailbox_holds_everybody_until_it_was_taken() {
         let [mut writer, mut reader] = ports();
         let message = Message::new(&Destination::parse_send("/topic/a").unwrap(), b"", &[0; 8192]);
-        let origin = Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::V4(1) };
+        let origin =
+            Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::Address(1) };
         writer.write(1, Mail::Publish { origin, message });
         assert!(!writer.is_any_full());
         writer.post();

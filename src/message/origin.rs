@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use crate::message::interner::Symbol;
+use crate::tcb::FourTuple;
 
 /// Name of a connection in its shard: an index that is used again, and a generation that is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,10 +40,8 @@ impl ConnKey {
 /// and then everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// An IPv4 address.
-    V4(u32),
-    /// The upper half of an IPv6 address.
-    V6(u64),
+    /// An address, by what [`FourTuple::account`] says of it.
+    Address(u64),
     /// One session of one shard.
     Session(u16, ConnKey),
 }
@@ -50,12 +49,8 @@ pub enum Holder {
 impl Holder {
     /// The account of a session, whose client has this address if that is known.
     pub fn of(address: Option<IpAddr>, shard: u16, connection: ConnKey) -> Holder {
-        match address.map(|address| address.to_canonical()) {
-            Some(address) if address.is_loopback() => Holder::Session(shard, connection),
-            Some(IpAddr::V4(address)) => Holder::V4(address.to_bits()),
-            Some(IpAddr::V6(address)) => Holder::V6((address.to_bits() >> 64) as u64),
-            None => Holder::Session(shard, connection),
-        }
+        let account = address.and_then(FourTuple::account);
+        account.map_or(Holder::Session(shard, connection), Holder::Address)
     }
 }
 

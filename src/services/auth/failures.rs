@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn so_many_a_minute_and_as_many_at_once_by_address() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
-        let host = Holder::V6(7);
+        let host = Holder::Address(7);
         for guess in 0..4 {
             let credentials = as_login(&format!("u{guess}"));
             assert!(failures.may_try(host, &credentials, now), "{guess}");
@@ -162,7 +162,7 @@ mod tests {
         }
         let guess = as_login("u9");
         assert!(!failures.may_try(host, &guess, now));
-        assert!(failures.may_try(Holder::V6(8), &guess, now));
+        assert!(failures.may_try(Holder::Address(8), &guess, now));
         let before = now - Duration::from_secs(5);
         assert!(!failures.may_try(host, &guess, before), "a clock that steps back gives nothing");
         assert!(failures.may_try(host, &guess, now + MINUTE / 4));
@@ -173,15 +173,15 @@ mod tests {
     #[test]
     fn nobody_is_locked_out_by_who_fails_as_him() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
-        let (ann, home) = (as_login("ann"), Holder::V4(1));
+        let (ann, home) = (as_login("ann"), Holder::Address(1));
         failures.succeeded(home, &ann, now);
         for host in 2..4 {
-            failures.failed(Holder::V4(host), &ann, now);
+            failures.failed(Holder::Address(host), &ann, now);
         }
-        assert!(!failures.may_try(Holder::V4(9), &ann, now));
+        assert!(!failures.may_try(Holder::Address(9), &ann, now));
         assert!(failures.may_try(home, &ann, now));
-        assert!(failures.may_try(Holder::V4(9), &as_login("bob"), now));
-        assert!(failures.may_try(Holder::V4(9), &ann, now + MINUTE));
+        assert!(failures.may_try(Holder::Address(9), &as_login("bob"), now));
+        assert!(failures.may_try(Holder::Address(9), &ann, now + MINUTE));
     }
 
     #[test]
@@ -203,12 +203,12 @@ mod tests {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
         for n in 0..KEPT_MAX as u32 + 100 {
             let credentials = as_login(&format!("u{n}"));
-            failures.failed(Holder::V4(n), &credentials, now);
-            failures.succeeded(Holder::V4(n), &credentials, now);
+            failures.failed(Holder::Address(n.into()), &credentials, now);
+            failures.succeeded(Holder::Address(n.into()), &credentials, now);
         }
         let lengths = [failures.holders.levels.len(), failures.logins.levels.len(), failures.known.len()];
         assert_eq!(lengths, [KEPT_MAX; 3]);
-        failures.failed(Holder::V4(u32::MAX), &as_login("late"), now + MINUTE);
+        failures.failed(Holder::Address(u64::MAX), &as_login("late"), now + MINUTE);
         assert_eq!(failures.holders.levels.len(), 1);
     }
 }
