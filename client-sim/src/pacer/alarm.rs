@@ -72,12 +72,11 @@ mod tests {
         let start = Instant::now();
         let us = || start.elapsed().as_micros() as u64;
         for _ in 0..3 {
-            alarm.set(us() + 300, us()).unwrap();
-            let asked = Instant::now();
+            let due_us = us() + 300;
+            alarm.set(due_us, us()).unwrap();
             poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
             assert_eq!(events.iter().next().unwrap().token(), Token(5));
-            assert!(asked.elapsed() >= Duration::from_micros(250));
-            assert!(asked.elapsed() < Duration::from_secs(2));
+            assert!(us() >= due_us);
         }
     }
 }
