@@ -195,7 +195,7 @@ impl Change {
             // what they were made with.
             ("handshake", "pending_per_address_max" | "retry_after_s")
             | ("outbound", "kernel_unsent_bytes_max") => Change::Restart,
-            ("http", "origins") => Change::Limit,
+            ("http", "origins") | ("stomp", "refusals") => Change::Limit,
             (section, _) if is_number && RELOADED.contains(&section) => Change::Limit,
             _ => Change::Restart,
         }

@@ -336,6 +336,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),
+        refusals: config.refusals,
         rate: config.rate.clone(),
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),

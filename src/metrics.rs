@@ -253,6 +253,8 @@ metrics! {
         /// Upgrades that were answered 503, and CONNECTs that were refused, because clients that are not known yet say too much
         /// of themselves.
         credentials_refused_total: Counter refuses ["handshake.credentials_bytes_max"];
+        /// Frames that were refused by a MESSAGE, so that their sessions went on (`stomp.refusals`).
+        refusals_survived_total: Counter;
         /// Frames that the rules did not allow.
         frames_forbidden_total: Counter;
         /// ERROR frames sent; the connection is closed after each.

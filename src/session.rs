@@ -418,6 +418,16 @@ impl Session {
         self.extra.as_deref().is_some_and(awaits)
     }
 
+    /// Whether this request joins the room whose key has this hash.
+    pub fn is_joining_by(&self, serial: u32, hash: u64) -> bool {
+        self.extra.as_deref().is_some_and(|extra| extra.awaiting.is_joining(serial, hash))
+    }
+
+    /// A request was refused, and the session goes on: the receipt that its frame asked for, which will not be sent.
+    pub fn take_receipt(&mut self, serial: u32) -> Option<CompactString> {
+        self.extra.as_mut()?.awaiting.take_receipt(serial)
+    }
+
     /// A request was refused, and with it the frame that asked: the receipt for the ERROR. Receipts of later frames will
     /// not be sent.
     pub fn refused(&mut self, serial: u32) -> Option<CompactString> {

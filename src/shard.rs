@@ -28,6 +28,7 @@ mod opening;
 mod permission;
 mod proxied;
 mod queues;
+mod refusals;
 pub mod reload;
 mod requests;
 pub mod rest;
@@ -60,6 +61,7 @@ use crate::mesh::port::Port;
 use crate::mesh::request::Authenticator;
 use crate::message::Epochs;
 use crate::message::destination::Pattern;
+use crate::message::fault::Refusals;
 pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
@@ -113,6 +115,8 @@ pub struct ShardLimits {
     pub sessions_per_login_max: u32,
     /// Sessions.
     pub stomp: limits::Stomp,
+    /// How frames are refused that a session can go on after.
+    pub refusals: Refusals,
     /// How fast clients may publish.
     pub rate: limits::Rate,
     /// Unsent bytes.

@@ -17,8 +17,8 @@ use crate::limits::{self, Spec};
 
 pub use domain::{Domain, Key, Value};
 pub use words::{
-    AUTH_MODES, CLIENT_HEADERS, Goodbye, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE,
-    of_word,
+    AUTH_MODES, CLIENT_HEADERS, Goodbye, LogFormat, LogLevel, MetricsAccess, REFUSALS, ReadyLine,
+    TIME_WAIT_REUSE, of_word,
 };
 
 /// What every environment variable of the configuration starts with.
@@ -206,6 +206,14 @@ fn keys_without_number() -> Vec<Key> {
             "Whether a token without `exp` is refused. Its session would never end by itself.",
         ),
         key(
+            "stomp",
+            "refusals",
+            word(Some("error"), &["error", "message"]),
+            "How a frame is refused that is right in itself: \"error\" ends the session by an ERROR; \"message\" says the same in
+             a MESSAGE to its /user/queue/errors, sends no RECEIPT, and the session goes on. PROTOCOL.md has the list of what
+             that is: what rules forbid, a full queue, an UNSUBSCRIBE of what is not subscribed.",
+        ),
+        key(
             "tcb",
             "time_wait_reuse",
             word(Some("never"), &["never", "older-than-60s", "peer-differs"]),
@@ -330,6 +338,8 @@ mod tests {
             unreachable!()
         };
         assert_eq!(CLIENT_HEADERS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
+        let Domain::Word { allowed, .. } = find("stomp", "refusals").unwrap().domain else { unreachable!() };
+        assert_eq!(REFUSALS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
         let Domain::Words { allowed } = find("auth", "mode").unwrap().domain else { unreachable!() };
         assert_eq!(AUTH_MODES.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
         assert!(of_word(AUTH_MODES, Some("shut")).is_none());

@@ -16,6 +16,9 @@ use crate::wire::ws;
 /// The value of the `server` header (STOMP 1.2, CONNECTED).
 pub const SERVER: &str = concat!("tcbchat/", env!("CARGO_PKG_VERSION"));
 
+/// Where a session is told of refusals that it survives.
+pub const ERRORS: &str = "/user/queue/errors";
+
 /// One LF in a message of its own: a heart-beat.
 pub fn heart_beat(out: &mut Vec<u8>) {
     ws::encode_message(ws::Kind::Text, b"\n", out);
@@ -82,6 +85,32 @@ pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut V
         if matches!(fault, Fault::NoCommonVersion) {
             encoder = encoder.plain("version", "1.0,1.1,1.2");
         }
+        if let Some(receipt) = receipt {
+            encoder = encoder.known("receipt-id", receipt);
+        }
+        encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
+    });
+}
+
+/// A refusal that the session survives: a MESSAGE to [`ERRORS`] that says what the ERROR would. `number` differs among those of
+/// one session; `subscription` is left out for STOMP 1.0 subscriptions that have no id.
+pub fn refusal(
+    version: Version,
+    subscription: Option<&str>,
+    number: u64,
+    fault: &Fault,
+    receipt: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    in_message(true, out, |out| {
+        let text = fault.to_string();
+        let mut encoder = Encoder::new(out, Command::Message, version);
+        if let Some(subscription) = subscription {
+            encoder = encoder.known("subscription", subscription);
+        }
+        // No room has the epoch 0.
+        let id = MessageId { epoch: 0, sequence: number }.to_string();
+        encoder = encoder.plain("message-id", &id).plain("destination", ERRORS).known("message", &text);
         if let Some(receipt) = receipt {
             encoder = encoder.known("receipt-id", receipt);
         }

@@ -67,8 +67,8 @@ impl Shard {
         }
     }
 
-    /// Carries out the commands of one frame.
-    pub(super) fn apply(&mut self, index: u32, now: Tick) {
+    /// Carries out the commands of one frame, which has this command.
+    pub(super) fn apply(&mut self, index: u32, frame: stomp::Command, now: Tick) {
         let mut commands = self.sessions.take_commands();
         let is_confirmed = commands.iter().any(|command| matches!(command, Command::Receipt(_)));
         // One number for all requests of the frame: the receipt waits for all.
@@ -132,7 +132,7 @@ impl Shard {
             self.receipt(index, None, &mut covered);
         }
         if let Some((fault, receipt)) = failed {
-            self.refuse(index, fault, receipt, now);
+            self.refuse(index, frame, fault, receipt, now);
         }
     }
 

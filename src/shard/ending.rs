@@ -26,8 +26,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use compact_str::CompactString;
-
 use crate::conn::Phase;
 use crate::conn::keepalive::Mechanism;
 use crate::conn::phase::Event;
@@ -78,38 +76,17 @@ impl Shard {
         }
     }
 
-    /// A frame of the session is refused: the session ends.
-    pub(super) fn refuse(&mut self, index: u32, fault: Fault, receipt: Option<CompactString>, now: Tick) {
-        self.end(index, End::Fault(fault, receipt), now);
-    }
-
-    /// An owner has refused what an earlier frame asked for: the session ends by this, whatever it was to end by.
-    pub(super) fn refuse_earlier(
-        &mut self,
-        index: u32,
-        fault: Fault,
-        receipt: Option<CompactString>,
-        now: Tick,
-    ) {
-        let has_deadline = self.has_deadline(index);
-        self.sessions[index].end_first_by(fault, receipt);
-        if self.waits_to_end(index) {
-            self.await_receipts(index, !has_deadline, now);
-        }
-        self.conclude_if_done(index, now);
-    }
-
-    fn waits_to_end(&self, index: u32) -> bool {
+    pub(super) fn waits_to_end(&self, index: u32) -> bool {
         self.connections.phase(index).has_session() && self.sessions[index].is_due_receipts()
     }
 
     /// Whether the time runs that receipts have.
-    fn has_deadline(&self, index: u32) -> bool {
+    pub(super) fn has_deadline(&self, index: u32) -> bool {
         self.connections.phase(index) == Phase::Concluding && !self.sessions[index].is_disconnecting()
     }
 
     /// It stays in its rooms, and says nothing more: what only its frames could settle or commit is given up.
-    fn await_receipts(&mut self, index: u32, gets_deadline: bool, now: Tick) {
+    pub(super) fn await_receipts(&mut self, index: u32, gets_deadline: bool, now: Tick) {
         self.pass(index, Event::EndDecided);
         self.leave_queues(index, now);
         self.sessions.abort_all(index);
@@ -247,13 +224,8 @@ impl Shard {
         let version = self.sessions[index].version_or_newest();
         self.say(index, |out| reply::error(version, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
-        self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
+        self.count_fault(&fault);
         match fault {
-            Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
-            Fault::NotAuthenticated(_) => self.counters.logins_refused_total += 1,
-            Fault::AuthBusy | Fault::AuthUnavailable => self.counters.logins_put_off_total += 1,
-            Fault::TooManySessions { .. } => self.counters.logins_over_quota_total += 1,
-            Fault::Forbidden { .. } => self.counters.frames_forbidden_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
             Fault::ConnectTimeout { .. } | Fault::ConnectUnfinished { .. } => {

@@ -103,10 +103,7 @@ impl Shard {
         } else if self.sessions[index].awaits_request(serial) {
             match self.sessions.renewed_as(index, principal, expires, now) {
                 Ok(freed) => freed.into_iter().for_each(|number| self.authorizer.release(number)),
-                Err(fault) => {
-                    let receipt = self.sessions[index].refused(serial);
-                    return self.refuse_earlier(index, fault, receipt, now);
-                }
+                Err(fault) => return self.refuse_earlier(index, Some(serial), fault, now),
             }
             self.counters.logins_renewed_total += 1;
             if let Some(expiry) = expiry {

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use tcbchat::conn::handshake::Reach;
 use tcbchat::limits;
 use tcbchat::message::destination::Pattern;
+use tcbchat::message::fault::Refusals;
 use tcbchat::policy::{Rule, Rules};
 use tcbchat::shard::ShardLimits;
 
@@ -56,6 +57,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         },
         // Half of the worlds have a room that nobody may enter.
         rules: Arc::new(if rng.random_bool(0.5) { forbidding() } else { Rules::default() }),
+        refusals: if rng.random_bool(0.5) { Refusals::Message } else { Refusals::Error },
         // Two have one name where they have to prove it, now and then.
         sessions_per_login_max: u32::from(rng.random_bool(0.5)),
         // So low that who publishes much is read later, now and then.

@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 5] = [
+const WANTED: [(&str, &[&str]); 6] = [
     (
         "mail",
         &[
@@ -72,6 +72,7 @@ const WANTED: [(&str, &[&str]); 5] = [
             "an answer to a message",
         ],
     ),
+    ("refusal", &["forbidden", "no-such-subscription", "queue-full", "auth-busy", "auth-unavailable"]),
     (
         "fault",
         &[

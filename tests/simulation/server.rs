@@ -15,6 +15,7 @@ use tcbchat::conn::pending::Pending;
 use tcbchat::conn::quota::Tally;
 use tcbchat::mesh::Mesh;
 use tcbchat::mesh::request::Authenticator;
+use tcbchat::message::fault::Refusals;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
@@ -53,6 +54,8 @@ pub struct Server {
     pub post: Post,
     /// Nobody may enter [`bounds::FORBIDDEN`].
     pub has_rules: bool,
+    /// Sessions survive refusals.
+    pub survives: bool,
     /// Who knows who clients are, if they have to prove it.
     pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
@@ -86,6 +89,7 @@ impl Server {
         config.time_wait.counts_against_capacity = false;
         let tcbs = Arc::new(TcbTable::new(config));
         let has_rules = !limits.rules.is_empty();
+        let survives = limits.refusals == Refusals::Message;
         let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
@@ -116,6 +120,7 @@ impl Server {
             wires: (0..count).map(|_| Wires::default()).collect(),
             post: Post::new(seed, mesh),
             has_rules,
+            survives,
             gate,
             tcbs,
             pending,

@@ -162,7 +162,8 @@ impl World {
         };
         self.able += u32::from(may_open);
         self.seats.push(Seat {
-            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open),
+            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open)
+                .surviving(self.server.survives),
             connection,
             has_heart_beat: false,
             is_sluggish: self.rng.random_bool(0.15),
@@ -238,7 +239,6 @@ impl World {
                 client.subscribe(topic, model);
             }
             (Stage::Ready, 20..24) => drop(client.unsubscribe(place, model)),
-            (Stage::Ready, 24) => client.unsubscribe_queue(),
             (Stage::Ready, 25..29) => {
                 self.server.post.coverage.note("breath", "SEND, UNSUBSCRIBE");
                 client.send(topic, padding, model);
@@ -276,6 +276,8 @@ impl World {
                 }
             },
             (Stage::Ready, 94) if kind < 20 => client.renew(kind == 0),
+            (Stage::Ready, 24) if kind < 22 => client.unsubscribe_queue(),
+            (Stage::Ready, 24) => client.unsubscribe_nothing(model),
             (Stage::Ready, 94) if kind < 25 && self.server.has_rules => client.trespass(kind, model),
             (Stage::Ready, 94) => client.blunder(kind, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
@@ -417,6 +419,9 @@ impl World {
             self.server.post.ended(at, seat.connection.key);
             if seat.client.proof == Some(false) && seat.client.faults == ["not-authenticated"] {
                 self.server.post.coverage.note("fault", "not-authenticated at CONNECT");
+            }
+            for fault in seat.client.refusals {
+                self.server.post.coverage.note("refusal", &fault);
             }
             for fault in seat.client.faults {
                 self.server.post.coverage.note("fault", &fault);

@@ -25,6 +25,7 @@ mod http;
 mod liveness;
 mod proxy;
 mod queues;
+mod refusals;
 mod reload;
 mod rooms;
 mod shutdown;
