@@ -293,9 +293,12 @@ section! {
 section! {
     /// `[outbound]`: what waits to be sent to one connection.
     Outbound, "outbound" {
-        /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
-        /// rooms that it has not been sent.
+        /// Unsent bytes past which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
+        /// rooms that it has not been sent. See `lag_timeout_s`.
         bytes_max: u64 = 4 * MIB, 64 * KIB..=1 << 32;
+        /// Seconds for which that may be so, as far as it is messages of rooms: a reader that keeps up in the long run is not cut
+        /// off for a burst of somebody else. 0 cuts it off at once, as answers alone always do.
+        lag_timeout_s: u32 = 5, 0..=3_600;
         /// Bytes of unsent answers above which the server stops reading from that connection. Messages of rooms do not count.
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
         /// Bytes of unsent answers at which it reads on.

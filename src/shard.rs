@@ -44,6 +44,7 @@ use ipnet::IpNet;
 use crate::broker::owner_of;
 use crate::broker::queue::Queues;
 use crate::broker::topic::Topics;
+use crate::conn::behind::Behind;
 use crate::conn::handshake::Reach;
 use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
@@ -212,6 +213,7 @@ pub struct Shard {
     members: Members,
     port: Port,
     flush: Flush,
+    behind: Behind,
     timers: timers::Timers,
     notes: notes::Notes,
     rest: Rest,
@@ -254,6 +256,7 @@ impl Shard {
             members: Members::new(setup.seed, delayed),
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
             flush: Flush::new(limits.outbound.reactor_bytes_max),
+            behind: Behind::default(),
             timers: timers::Timers::new(setup.now),
             notes: notes::Notes::default(),
             rest: Rest::default(),
@@ -342,12 +345,13 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
-        // The same for what queues have kept for too long, for input that has begun, and for memory that traffic has left
-        // behind.
+        // The same for what queues have kept for too long, for input that has begun, for lags, and for memory that traffic
+        // has left behind.
         let is_swept = self.connections.tcbs().has_time_wait()
             || !self.queues.is_empty()
             || self.inputs.has_incomplete()
             || self.rates.has_any()
+            || !self.behind.is_empty()
             || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));

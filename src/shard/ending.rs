@@ -306,6 +306,7 @@ impl Shard {
         self.addresses.leave(index);
         self.inputs.end(index);
         self.timers.forget(index);
+        self.behind.forget(index);
         match closer {
             Closer::Reset => self.counters.resets_total += 1,
             Closer::Remote => self.counters.closed_by_peer_total += 1,

@@ -211,7 +211,7 @@ impl Shard {
             }
             // It is answered. The client is named then, and what follows counts for it.
             Ok(_) if !self.may_open(index, &request, speaker, now) => {}
-            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index) => {
+            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index, now) => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
                 self.http_refuse(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
             }

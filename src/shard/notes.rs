@@ -70,18 +70,34 @@ impl Shard {
             let (shard, fault, why) = (self.env.id, fault.name(), fault.to_string());
             return tracing::debug!(shard, index, fault, why = why.as_str(), "{what}");
         }
-        if !tracing::enabled!(tracing::Level::INFO) {
+        if !self.may_note(now) {
             return;
-        }
-        let Some(left_out) = self.notes.admit(now) else { return };
-        if left_out > 0 {
-            tracing::info!(left_out, "refusals of which no line was written");
         }
         let (session, login) = (self.session_name(index), self.login(index));
         let address = self.connections.client_of(index).map(|address| address.to_string());
         let claims = self.sessions[index].claimed();
         let (fault, why) = (fault.name(), fault.to_string());
         tracing::info!(session, login, claims, address, fault, why = why.as_str(), "{what}");
+    }
+
+    /// Says that a client may not open a WebSocket.
+    pub(super) fn note_unopened(&mut self, index: u32, why: &str, now: Tick) {
+        if self.may_note(now) {
+            let address = self.connections.client_of(index).map(|address| address.to_string());
+            tracing::info!(address, why, "upgrade refused");
+        }
+    }
+
+    /// Whether a line may be written.
+    fn may_note(&mut self, now: Tick) -> bool {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return false;
+        }
+        let Some(left_out) = self.notes.admit(now) else { return false };
+        if left_out > 0 {
+            tracing::info!(left_out, "refusals of which no line was written");
+        }
+        true
     }
 
     /// Says that a session has begun.

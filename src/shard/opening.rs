@@ -24,6 +24,7 @@ impl Shard {
         let is_proxied = speaker.is_proxied(request);
         if is_proxied && limits.reach == Reach::ThisMachine {
             self.counters.refused_proxied_total += 1;
+            self.note_unopened(index, HttpError::PROXIED.reason, now);
             self.http_refuse(index, &HttpError::PROXIED, None, false, now);
             return false;
         }
@@ -33,6 +34,7 @@ impl Shard {
         if let Err(seen) = handshake::check_origin(request, is_believed, &limits.origins) {
             self.counters.refused_origins_total += 1;
             let detail = format!("Its origin is \"{seen}\".");
+            self.note_unopened(index, &format!("{} {detail}", HttpError::ORIGIN.reason), now);
             self.http_end(index, now, |out| {
                 http::write_refusal(&HttpError::ORIGIN, &detail, None, false, out);
             });
@@ -48,14 +50,17 @@ impl Shard {
     }
 
     /// Whether the client's address may have one WebSocket more.
-    pub(super) fn admits_address(&mut self, index: u32) -> bool {
+    pub(super) fn admits_address(&mut self, index: u32, now: Tick) -> bool {
         let max = self.env.limits.handshake.connections_per_address_max;
         let is_admitted = max == 0
             || match self.holder(index) {
                 Holder::Session(..) => true,
                 address => self.addresses.enter(index, address, max),
             };
-        self.counters.refused_address_quota_total += u64::from(!is_admitted);
+        if !is_admitted {
+            self.counters.refused_address_quota_total += 1;
+            self.note_unopened(index, HttpError::ADDRESS_QUOTA.reason, now);
+        }
         is_admitted
     }
 }

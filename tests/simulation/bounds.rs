@@ -49,6 +49,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         },
         outbound: limits::Outbound {
             bytes_max: 24 * 1024,
+            lag_timeout_s: rng.random_range(0..3),
             high_water_bytes: 8 * 1024,
             low_water_bytes: 2 * 1024,
             // So small that who reads slowly is cut off for what others have unsent, too.
