@@ -119,6 +119,9 @@ impl Life<'_> {
                 in_force.rules().len().to_string(),
                 settings.rules().len().to_string(),
             ));
+            if settings.rules().is_empty() {
+                tracing::warn!("there are no rules any more: everybody may do everything");
+            }
             in_force.set_rules(settings.rules().to_vec());
         }
         for (old, new) in self.settings.iter().zip(settings.iter()) {
@@ -203,7 +206,7 @@ impl Change {
 }
 
 fn shown(setting: &Setting) -> String {
-    setting.value.as_ref().map_or("unset".into(), ToString::to_string)
+    setting.value.as_ref().map_or("unset".into(), |value| value.without_secrets().to_string())
 }
 
 /// The bounds in force, for the metrics.

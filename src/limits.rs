@@ -134,6 +134,8 @@ section! {
         /// Logins that wait for one kind of check: of tokens, of passwords, of the application. One more is refused with
         /// `auth-busy`.
         queue_max: u32 = 10_000, 1..=1_000_000;
+        /// Bytes of what clients say of themselves that waits for one kind of check. One more is refused with `auth-busy`.
+        queue_bytes_max: u64 = 64 * MIB, KIB..=1 << 40;
         /// Wrong passwords from one address (of IPv6: from one /64) in a minute, past which its passwords are refused unseen.
         /// Loopback addresses are not judged.
         failures_per_address_max: u32 = 30, 1..=1_000_000;

@@ -186,11 +186,12 @@ impl Session {
         }
         let destination = Destination::parse_send(destination)?;
         let mut lines = Vec::new();
-        stomp::user_header_lines(stomp_frame, &mut lines);
+        // The server's word comes first: of two headers with one name the first holds (STOMP 1.2, Repeated Header Entries).
         if context.sources.is_some() {
             let sender = self.principal.map(|principal| context.principals.login(principal));
             stomp::server_header_lines(sender, context.wall_ms, &mut lines);
         }
+        stomp::user_header_lines(stomp_frame, &mut lines);
         let message = Message::new(&destination, &lines, stomp_frame.body);
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => self.in_transaction(transaction, Command::Publish(message), context.limits),

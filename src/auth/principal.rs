@@ -11,6 +11,17 @@ use std::net::IpAddr;
 /// Bytes of a login at most, as STOMP's `stomp.id_bytes_max` has it by default. A token with a longer one is refused.
 pub const LOGIN_BYTES_MAX: usize = 255;
 
+/// Whether a text may be a login: 1 to [`LOGIN_BYTES_MAX`] bytes that nobody takes for another login because of what is not
+/// seen: no control characters, no blanks at its ends (many clients cut them off), no marks without a width, and none that turn
+/// the direction of a text.
+pub fn is_login(text: &str) -> bool {
+    let is_unseen = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    (1..=LOGIN_BYTES_MAX).contains(&text.len()) && text.trim() == text && !text.contains(is_unseen)
+}
+
 /// Who a session is.
 ///
 /// Sessions of one login share one principal, so it is made to be interned: it can be compared and hashed.
@@ -166,6 +177,24 @@ mod tests {
 
     fn boxed(text: &str) -> Box<str> {
         text.into()
+    }
+
+    #[test]
+    fn logins_that_look_like_others_are_none() {
+        for (text, expected) in [
+            ("ann", true),
+            ("ann b\u{f6}se", true),
+            ("", false),
+            ("ann ", false),
+            ("\u{a0}ann", false),
+            ("\u{feff}ann", false),
+            ("an\u{200b}n", false),
+            ("\u{202e}nna", false),
+            ("a\nn", false),
+        ] {
+            assert_eq!(is_login(text), expected, "{text:?}");
+        }
+        assert!(is_login(&"x".repeat(LOGIN_BYTES_MAX)) && !is_login(&"x".repeat(LOGIN_BYTES_MAX + 1)));
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "auth",
             "http_url",
-            Domain::Text { default: None, meaning: "a URL, such as \"http://127.0.0.1:3000/chat/login\"" },
+            Domain::Url { example: "http://127.0.0.1:3000/chat/login" },
             "Where the application says who a client is, for the mode \"http\".",
         ),
         key(

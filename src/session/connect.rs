@@ -5,6 +5,8 @@
 //!
 //! Invariant: a session has a principal only if it is connected.
 
+use std::sync::{Arc, Weak};
+
 use super::head::{Head, Value};
 use super::principals::PrincipalId;
 use super::ticket::{self, Said, Ticket};
@@ -102,6 +104,19 @@ impl Session {
     /// The client, which says that it has this login, is asked for by this request, and is not connected before the answer.
     pub fn connecting(&mut self, serial: u32, claimed: Option<Box<str>>) {
         self.extra_mut().connecting = Some((serial, claimed));
+    }
+
+    /// It is asked who the client is. The reference is dead as soon as nobody waits for the answer.
+    pub fn asking(&mut self) -> Weak<()> {
+        Arc::downgrade(self.extra_mut().asking.insert(Arc::default()))
+    }
+
+    /// That is answered.
+    pub(super) fn asked(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.asking = None;
+            self.tidy();
+        }
     }
 
     /// The login that the client says it has, while that is found out.

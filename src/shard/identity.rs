@@ -69,7 +69,7 @@ impl Shard {
         let origin = Origin { holder, ..self.origin(index, Some(serial)) };
         self.holds.hold(&mut self.connections[index], Reason::Identity);
         let is_admitted = self.sessions.ask(index, credentials.weight(), holder);
-        let question = Question::new(origin, credentials, self.port.mesh());
+        let question = Question::new(origin, credentials, self.sessions[index].asking(), self.port.mesh());
         if !is_admitted {
             self.counters.credentials_refused_total += 1;
             return question.answer(Err(Fault::AuthBusy));

@@ -22,11 +22,18 @@ impl Shard {
     ) -> bool {
         let limits = &self.env.limits;
         let is_proxied = speaker.is_proxied(request);
-        if is_proxied && limits.reach == Reach::ThisMachine {
-            self.counters.refused_proxied_total += 1;
-            self.note_unopened(index, HttpError::PROXIED.reason, now);
-            self.http_refuse(index, &HttpError::PROXIED, None, false, now);
-            return false;
+        if limits.reach == Reach::ThisMachine {
+            let is_foreign = || request.header("host").is_some_and(handshake::is_known_elsewhere);
+            let error = match is_proxied {
+                true => Some(HttpError::PROXIED),
+                false => is_foreign().then_some(HttpError::FOREIGN_HOST),
+            };
+            if let Some(error) = error {
+                self.counters.refused_proxied_total += 1;
+                self.note_unopened(index, error.reason, now);
+                self.http_refuse(index, &error, None, false, now);
+                return false;
+            }
         }
         // Without a proxy nobody's address is asked for.
         let peer = || self.peer(index).map(|peer| peer.ip());
@@ -258,7 +265,8 @@ mod tests {
                     if peer == "127.0.0.1" && !before.is_empty() {
                         continue;
                     }
-                    let said = [before, &handshake(path, lines)].concat();
+                    let said =
+                        [before, &handshake(path, lines).replace("chat.example.com", "localhost")].concat();
                     assert_eq!(say_from(limits(), peer, &said).0, !is_proxied, "{said}");
                     let meant = ShardLimits { reach: Reach::Anywhere, ..limits() };
                     assert!(say_from(meant, peer, &said).0, "{said}");
@@ -270,6 +278,8 @@ mod tests {
         assert!(!say(&mut shard, FourTuple::new(LOCAL, "127.0.0.1:1".parse().unwrap()), &said).0);
         assert_eq!((shard.counters.refused_proxied_total, shard.counters.handshakes_failed_total), (1, 1));
         assert_eq!(shard.counters.refused_origins_total, 0);
+        // As a name of the network it may be reached from anywhere.
+        assert!(!say_from(limits(), "127.0.0.1", &handshake("/ws", "")).0);
     }
 
     #[test]

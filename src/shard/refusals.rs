@@ -59,7 +59,9 @@ impl Shard {
     }
 
     fn survives(&self, index: u32, fault: &Fault) -> bool {
-        self.env.limits.refusals == Refusals::Message
+        // Of a session that is connected, these two are about a new token: the old one holds, and nobody has done wrong.
+        let is_renewal = matches!(fault, Fault::AuthBusy | Fault::AuthUnavailable);
+        (is_renewal || self.env.limits.refusals == Refusals::Message)
             && fault.is_refusal()
             && self.connections.phase(index).has_session()
             && self.sessions[index].is_connected()

@@ -247,12 +247,18 @@ fn the_sender_is_said_by_the_server(setup: Setup) {
     let server = files.server(setup, "users,open", &[]);
     let mut reader = session(&server, Frame::new("CONNECT"));
     reader.subscribe("s", "/topic/said");
-    let forged =
-        |body| send("/topic/said", body).header("sender", "bob").header("timestamp", "1").header("x", "y");
+    let forged = |body| {
+        send("/topic/said", body)
+            .header("sender", "bob")
+            .header("timestamp", "1")
+            .header("sender ", "bob")
+            .header("x", "y")
+    };
     let mut alice = session(&server, connect("alice", "wonder"));
     alice.send_confirmed(forged("one"));
     let message = reader.expect("MESSAGE");
     assert_eq!((message.get("sender"), message.get("x")), (Some("alice"), Some("y")));
+    assert_eq!(message.get("sender "), None);
     let at_ms: u64 = message.get("timestamp").unwrap().parse().unwrap();
     assert!(at_ms.abs_diff(now_s() * 1000) < 60_000, "{at_ms}");
     // Whoever is nobody has no name, and cannot take one.
@@ -394,7 +400,9 @@ fn application() -> String {
                     }
                     let text = String::from_utf8_lossy(&request).into_owned();
                     let (status, body) = match &text {
-                        text if text.contains("\"passcode\":\"slow\"") => {
+                        text if text.contains("\"passcode\":\"slow\"")
+                            || text.contains("\"token\":\"slow\"") =>
+                        {
                             thread::sleep(Duration::from_secs(3));
                             ("200 OK", r#"{"login":"late"}"#)
                         }
@@ -438,6 +446,12 @@ fn the_application_says_who_it_is(setup: Setup) {
     assert_eq!(refused(&server, connect("ann", "slow")), ("auth-unavailable".into(), 1013));
     ann.publish("/topic/x", "again");
     assert_eq!(ann.expect_body(), "again");
+    // Nor by a new token that nobody can judge: the old one holds.
+    ann.send(&send("/session/token", "slow").header("receipt", "renewed"));
+    let told = ann.expect("MESSAGE");
+    assert_eq!((told.text(), told.get("receipt-id")), ("auth-unavailable\n", Some("renewed")));
+    ann.publish("/topic/x", "still");
+    assert_eq!(ann.expect_body(), "still");
     // A token needs nobody to be asked.
     session(&server, Frame::new("CONNECT").header("passcode", &files.token("keys", "carol", &[])));
     let down = files.server(setup, "http", &["auth.http_url=http://127.0.0.1:9/"]);

@@ -27,12 +27,24 @@ pub const SERVER_HEADERS: &[&str] = &[
     "transaction",
 ];
 
+/// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
+/// and [`transcode_lines`] writes a blank for what an older version cannot write.
+pub fn is_server_header(name: &str) -> bool {
+    SERVER_HEADERS.contains(&name.trim_matches(is_blank_of_name))
+}
+
+/// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
+pub fn is_blank_of_name(c: char) -> bool {
+    // U+FEFF is a blank in JavaScript, and not in Unicode.
+    c.is_whitespace() || matches!(c, '\u{feff}' | ':')
+}
+
 /// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],
 /// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
 pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     for (name, value) in stomp_frame.headers() {
-        if SERVER_HEADERS.contains(&&*name) {
+        if is_server_header(&name) {
             continue;
         }
         let line = out.len();
