@@ -21,6 +21,7 @@ pub mod table;
 pub mod ticket;
 
 use std::mem::discriminant;
+use std::net::IpAddr;
 
 use compact_str::CompactString;
 use smallvec::SmallVec;
@@ -44,8 +45,16 @@ use principals::{PrincipalId, Principals};
 pub use subscriptions::{State, Subscription, Subscriptions};
 use ticket::Sources;
 
+/// Where a session is: what the application is told of who sends to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whence {
+    /// The numbers of its name.
+    pub session: [u32; 3],
+    /// The client's address; `None` if nobody knows it.
+    pub address: Option<IpAddr>,
+}
+
 /// What the session needs of its shard.
-#[derive(Debug)]
 pub struct Context<'a> {
     /// Bounds.
     pub limits: &'a limits::Stomp,
@@ -59,6 +68,8 @@ pub struct Context<'a> {
     pub principals: &'a mut Principals,
     /// Where commands go, in order.
     pub commands: &'a mut Vec<Command>,
+    /// Where the session is: asked for only if that is said.
+    pub whence: &'a dyn Fn() -> Whence,
 }
 
 /// A STOMP session.
@@ -190,6 +201,10 @@ impl Session {
         if context.sources.is_some() {
             let sender = self.principal.map(|principal| context.principals.login(principal));
             stomp::server_header_lines(sender, context.wall_ms, &mut lines);
+        }
+        if destination.is_of_app() {
+            let Whence { session, address } = (context.whence)();
+            stomp::whence_lines(session, address, &mut lines);
         }
         stomp::user_header_lines(stomp_frame, &mut lines);
         let message = Message::new(&destination, &lines, stomp_frame.body);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/topic/<room>` | every subscriber gets every message |
 //! | `/queue/<name>` | each message goes to one subscriber |
+//! | `/app/<name>` | the same, to one session of the application's own programs |
 //! | `/user/queue/<name>` (SUBSCRIBE) | the subscriber's own, by login |
 //! | `/user/<login>/queue/<name>` (SEND) | every session of that login; a `/` or `%` in the login is written `%2F`, `%25` |
 //!
@@ -13,6 +14,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+
+/// What the names of queues begin with whose messages are for the application: only sessions with the role [`SERVICE`]
+/// subscribe to them.
+pub const APP_PREFIX: &str = "/app/";
+
+/// The role of the application's own programs.
+pub const SERVICE: &str = "service";
 
 /// How messages to a destination are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,7 +44,7 @@ pub struct Destination<'a> {
 /// Why a destination is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadDestination {
-    /// Not one of the prefixes `/topic/`, `/queue/`, `/user/`.
+    /// Not one of the prefixes `/topic/`, `/queue/`, `/user/`, `/app/`.
     UnknownPrefix,
     /// The name behind the prefix is empty.
     EmptyName,
@@ -50,7 +58,7 @@ impl BadDestination {
     /// The sentence for the ERROR's `message` header.
     pub fn reason(self) -> &'static str {
         match self {
-            BadDestination::UnknownPrefix => "destination must begin with /topic/, /queue/ or /user/",
+            BadDestination::UnknownPrefix => "destination must begin with /topic/, /queue/, /user/ or /app/",
             BadDestination::EmptyName => "destination has no name behind its prefix",
             BadDestination::BadUserForm => {
                 "user destination must be /user/queue/<name> to subscribe and /user/<login>/queue/<name> to send"
@@ -93,7 +101,7 @@ impl<'a> Destination<'a> {
     fn parse_plain(text: &'a str) -> Result<Self, BadDestination> {
         let (kind, name) = if let Some(name) = text.strip_prefix("/topic/") {
             (Kind::Topic, name)
-        } else if let Some(name) = text.strip_prefix("/queue/") {
+        } else if let Some(name) = text.strip_prefix("/queue/").or_else(|| text.strip_prefix(APP_PREFIX)) {
             (Kind::Queue, name)
         } else {
             return Err(BadDestination::UnknownPrefix);
@@ -115,6 +123,11 @@ impl<'a> Destination<'a> {
     /// A queue by its full text, for messages that the server itself moves.
     pub fn queue(text: String) -> Self {
         Destination { kind: Kind::Queue, key: Cow::Owned(text), shown: None }
+    }
+
+    /// Whether its messages are for the application.
+    pub fn is_of_app(&self) -> bool {
+        self.key.starts_with(APP_PREFIX)
     }
 
     /// How messages are handed out.
@@ -217,6 +230,9 @@ mod tests {
         assert_eq!((topic.kind(), topic.key(), topic.shown()), (Kind::Topic, "/topic/a/b", None));
         let queue = Destination::parse_subscribe("/queue/jobs", None).unwrap();
         assert_eq!((queue.kind(), queue.key()), (Kind::Queue, "/queue/jobs"));
+        let app = Destination::parse_send("/app/chat.send").unwrap();
+        assert_eq!((app.kind(), app.key(), app.is_of_app()), (Kind::Queue, "/app/chat.send", true));
+        assert!(!queue.is_of_app());
         let own = Destination::parse_subscribe("/user/queue/mail", Some("ann")).unwrap();
         assert_eq!((own.kind(), own.key()), (Kind::User, "/user/ann/queue/mail"));
         assert_eq!(own.shown(), Some("/user/queue/mail"));
@@ -230,6 +246,8 @@ mod tests {
             ("/exchange/x", UnknownPrefix),
             ("topic/x", UnknownPrefix),
             ("/topic/", EmptyName),
+            ("/app/", EmptyName),
+            ("/app", UnknownPrefix),
             ("/user/ann", BadUserForm),
             ("/user/ann/topic/x", BadUserForm),
             ("/user/ann/queue/", EmptyName),

@@ -16,7 +16,7 @@ use crate::message::interner::Interner;
 use crate::message::origin::Holder;
 use crate::session::principals::{PrincipalId, Principals};
 use crate::session::ticket::{Sources, Ticket};
-use crate::session::{Command, Context, Session};
+use crate::session::{Command, Context, Session, Whence};
 use crate::share::Shares;
 use crate::time::{BYTES_PER_KEY, LazyWheel, Tick};
 use crate::wire::stomp::StompFrame;
@@ -242,12 +242,14 @@ impl Sessions {
         terms: Terms<'_>,
         classes: &mut Interner<Class>,
         holder: impl FnOnce() -> Holder,
+        whence: impl Fn() -> Whence,
     ) -> Result<(), Fault> {
+        let whence = &whence;
         let Sessions { table, principals, commands, transactions, .. } = self;
         let Terms { limits, sources, wall_ms } = terms;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
-        let mut context = Context { limits, sources, wall_ms, classes, principals, commands };
+        let mut context = Context { limits, sources, wall_ms, classes, principals, commands, whence };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
         let mut handled = handled;

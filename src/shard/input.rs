@@ -15,11 +15,11 @@ use crate::conn::table::Connections;
 use crate::mesh::request::Authenticator;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
-use crate::session::End;
 use crate::session::table::Terms;
+use crate::session::{End, Whence};
 use crate::shard::Shard;
 use crate::shard::proxied::Front;
-use crate::tcb::Event as TcbEvent;
+use crate::tcb::{Event as TcbEvent, FourTuple};
 use crate::time::Tick;
 use crate::wire::http::{self, HttpError, Upgrade};
 use crate::wire::stomp::{self, StompError, StompFrame};
@@ -447,9 +447,15 @@ impl Shard {
         self.counters.stomp_frames_received_total += 1;
         let Shard { env, connections, sessions, members, timers, .. } = self;
         let holder = || connections.holder_of(index, env.id, &env.limits.trusted_proxies);
+        let whence = || {
+            let generation = connections[index].generation;
+            // A Unix socket has no address.
+            let address = connections.client_of(index).filter(|address| !FourTuple::is_unix(*address));
+            Whence { session: [env.id.into(), index, generation], address }
+        };
         let sources = env.authenticator.as_deref().map(Authenticator::sources);
         let terms = Terms { limits: &env.limits.stomp, sources, wall_ms: timers.wall_ms() };
-        match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder) {
+        match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder, whence) {
             Ok(()) => self.apply(index, stomp_frame.command, now),
             Err(fault) => {
                 let receipt = stomp_frame.header("receipt").map(|receipt| (*receipt).into());

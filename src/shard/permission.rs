@@ -5,6 +5,7 @@
 //!
 //! Invariant: who has not proved a login has none for the rules.
 
+use crate::message::destination::{APP_PREFIX, SERVICE};
 use crate::message::fault::Fault;
 use crate::policy::{Action, NOBODY, Who};
 use crate::session::Command;
@@ -14,6 +15,13 @@ use crate::shard::Shard;
 impl Shard {
     /// What the rules do not let a session do of what a frame asks for.
     pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
+        let is_of_app = |command: &&Command| matches!(command, Command::Subscribe { key, .. } if key.starts_with(APP_PREFIX));
+        if let Some(Command::Subscribe { key, .. }) = commands.iter().find(is_of_app)
+            && !self.is_service(index)
+        {
+            let destination = key.clone();
+            return Some(Fault::Forbidden { action: Action::Subscribe.word(), destination });
+        }
         if self.authorizer.rules().is_empty() {
             return None;
         }
@@ -22,6 +30,16 @@ impl Shard {
             Command::Subscribe { key, .. } => self.may(index, Action::Subscribe, key).err(),
             _ => None,
         })
+    }
+
+    /// Whether a session is one of the application's own programs. Where nobody proves who they are, all may be.
+    fn is_service(&self, index: u32) -> bool {
+        let principal = self.sessions[index].principal();
+        self.env.authenticator.is_none()
+            || principal.is_some_and(|principal| {
+                let roles = self.sessions.principals().roles(principal);
+                roles.iter().any(|role| **role == *SERVICE)
+            })
     }
 
     /// Whether the rules let a session do this with a destination.

@@ -23,7 +23,7 @@ pub use error::StompError;
 pub use header::{Headers, StompFrame};
 pub use passing::{
     SERVER_HEADERS, is_blank_of_name, is_server_header, server_header_lines, transcode_lines,
-    user_header_lines,
+    user_header_lines, whence_lines,
 };
 
 /// A protocol version. They differ in escapes, in the headers that frames must have (the session's

@@ -30,10 +30,10 @@ const SECRET: &str = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"c2Vjc
 const OTHER_SECRET: &str = r#"{"keys":[{"kty":"oct","kid":"k","alg":"HS256","k":"b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXI"}]}"#;
 
 /// Files of users and keys, and a configuration.
-struct Files(TempDir);
+pub(super) struct Files(TempDir);
 
 impl Files {
-    fn new() -> Files {
+    pub(super) fn new() -> Files {
         let files = Files(tempfile::tempdir().unwrap());
         files.write("keys", SECRET);
         files.write("other-keys", OTHER_SECRET);
@@ -57,7 +57,7 @@ impl Files {
         assert!(output.status.success(), "{output:?}");
     }
 
-    fn token(&self, key: &str, login: &str, more: &[&str]) -> String {
+    pub(super) fn token(&self, key: &str, login: &str, more: &[&str]) -> String {
         let key = self.path(key);
         let output = Server::run(&[&["token", "--key", &key, "--login", login], more].concat());
         assert!(output.status.success(), "{output:?}");
@@ -65,7 +65,7 @@ impl Files {
     }
 
     /// A server with these modes, and these settings beside.
-    fn server(&self, setup: Setup, modes: &str, more: &[&str]) -> Server {
+    pub(super) fn server(&self, setup: Setup, modes: &str, more: &[&str]) -> Server {
         let (users, keys) = (self.path("users"), self.path("keys"));
         let settings = [
             format!("auth.mode={modes}"),
@@ -84,12 +84,12 @@ impl Files {
     }
 }
 
-fn connect(login: &str, passcode: &str) -> Frame {
+pub(super) fn connect(login: &str, passcode: &str) -> Frame {
     Frame::new("CONNECT").header("login", login).header("passcode", passcode)
 }
 
 /// A session of this CONNECT.
-fn session(server: &Server, connect: Frame) -> Client {
+pub(super) fn session(server: &Server, connect: Frame) -> Client {
     let mut client = Client::open(server);
     client.start_session(connect);
     client
@@ -103,7 +103,7 @@ fn refused(server: &Server, connect: Frame) -> (String, u16) {
 }
 
 /// The name of the fault that a session ends by, and the close code.
-fn ended(client: &mut Client) -> (String, u16) {
+pub(super) fn ended(client: &mut Client) -> (String, u16) {
     let error = client.expect("ERROR");
     (error.text().trim().to_owned(), client.expect_close().0)
 }

@@ -18,6 +18,7 @@ macro_rules! on_one_and_three_reactors {
     };
 }
 
+mod app;
 mod auth;
 mod capacity;
 mod heart_beats;

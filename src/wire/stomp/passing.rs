@@ -6,6 +6,8 @@
 //!
 //! Invariant: kept lines can be put into a 1.2 frame as they are: escaped, ended by LF, no name twice.
 
+use std::net::IpAddr;
+
 use super::header::Escapes;
 use super::{StompFrame, Version};
 
@@ -22,6 +24,8 @@ pub const SERVER_HEADERS: &[&str] = &[
     "receipt-id",
     "redelivered",
     "sender",
+    "sender-address",
+    "sender-session",
     "subscription",
     "timestamp",
     "transaction",
@@ -71,6 +75,17 @@ pub fn server_header_lines(sender: Option<&str>, timestamp_ms: u64, out: &mut Ve
     out.extend_from_slice(b"timestamp:");
     out.extend_from_slice(itoa::Buffer::new().format(timestamp_ms).as_bytes());
     out.push(b'\n');
+}
+
+/// Appends what the application is told of a sender beside that, as such lines: its session, and its address if it has one.
+pub fn whence_lines(session: [u32; 3], address: Option<IpAddr>, out: &mut Vec<u8>) {
+    let [shard, index, generation] = session;
+    let mut lines = format!("sender-session:{shard}-{index}-{generation}\n");
+    if let Some(address) = address {
+        // Of an IPv6 address the colons are escaped.
+        lines += &format!("sender-address:{}\n", address.to_string().replace(':', "\\c"));
+    }
+    out.extend_from_slice(lines.as_bytes());
 }
 
 /// Appends header lines that are escaped for 1.2, as the version `to` writes them. What that version has no
