@@ -446,14 +446,17 @@ fn the_application_says_who_it_is(setup: Setup) {
     assert_eq!(refused(&server, connect("ann", "slow")), ("auth-unavailable".into(), 1013));
     ann.publish("/topic/x", "again");
     assert_eq!(ann.expect_body(), "again");
-    // Nor by a new token that nobody can judge: the old one holds.
+    // A token needs nobody to be asked.
+    session(&server, Frame::new("CONNECT").header("passcode", &files.token("keys", "carol", &[])));
+    // Nor does a session by a new token that nobody can judge: the old one holds.
+    let alone = files.server(setup, "http", &[&url, "auth.http_timeout_ms=500"]);
+    let stream = alone.try_dial().unwrap();
+    let mut ann = Client::try_open_saying(stream, &alone, "/ws", &["v12.stomp"], &cookie).unwrap().0;
+    ann.start_session(Frame::new("CONNECT"));
     ann.send(&send("/session/token", "slow").header("receipt", "renewed"));
     let told = ann.expect("MESSAGE");
     assert_eq!((told.text(), told.get("receipt-id")), ("auth-unavailable\n", Some("renewed")));
-    ann.publish("/topic/x", "still");
-    assert_eq!(ann.expect_body(), "still");
-    // A token needs nobody to be asked.
-    session(&server, Frame::new("CONNECT").header("passcode", &files.token("keys", "carol", &[])));
+    ann.publish_confirmed("/topic/x", "still");
     let down = files.server(setup, "http", &["auth.http_url=http://127.0.0.1:9/"]);
     assert_eq!(refused(&down, connect("ann", "x")), ("auth-unavailable".into(), 1013));
 }
