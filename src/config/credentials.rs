@@ -13,7 +13,7 @@ use std::path::Path;
 use super::settings::Origin;
 use super::{Auth, ConfigError, Problem};
 use crate::auth::{Checks, Keys, Mistake, Mode, Terms, Tokens, Users};
-use crate::services::auth::shown as shown_url;
+use crate::services::auth::without_secrets;
 
 /// Bytes of a file of users, or of keys: some 100,000 users.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -50,7 +50,7 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
             }
             Mode::Open => line(format_args!("open: every login, with every passcode")),
             Mode::Http => {
-                let url = shown_url(auth.http_url.as_deref().unwrap_or_default());
+                let url = without_secrets(auth.http_url.as_deref().unwrap_or_default());
                 line(format_args!("http: {url} is asked"));
             }
             Mode::Users => {

@@ -30,7 +30,7 @@ use crate::session::ticket::Sources;
 use crate::share::Holdings;
 use failures::Failures;
 
-pub use application::{Application, shown};
+pub use application::{Application, without_secrets};
 
 /// What a desk is made of.
 #[derive(Debug)]

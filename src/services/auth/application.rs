@@ -140,7 +140,11 @@ impl Application {
         let mut complained = self.complained.lock();
         if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             *complained = Some(Instant::now());
-            tracing::warn!(url = shown(&self.url), why, "the application does not say who clients are");
+            tracing::warn!(
+                url = without_secrets(&self.url),
+                why,
+                "the application does not say who clients are"
+            );
         }
         Verdict::Refused(Refusal::Unavailable)
     }
@@ -157,7 +161,7 @@ fn text_of(value: serde_json::Value) -> Option<Box<str>> {
 }
 
 /// The URL without what may be secret in it: a user, a password, a query.
-pub fn shown(url: &str) -> String {
+pub fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -281,7 +285,10 @@ mod tests {
                 &answer[..answer.len().min(80)]
             );
         }
-        assert_eq!(shown("https://me:secret@app.example:8/a/b?key=secret#x"), "https://app.example:8/a/b");
+        assert_eq!(
+            without_secrets("https://me:secret@app.example:8/a/b?key=secret#x"),
+            "https://app.example:8/a/b"
+        );
         let nobody = Application::new("http://127.0.0.1:9/", Duration::from_millis(200));
         assert_eq!(nobody.verify(&credentials(), &[], 0), Verdict::Refused(Refusal::Unavailable));
     }
