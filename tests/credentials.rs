@@ -69,7 +69,7 @@ fn said(login: &str, passcode: &str) -> Credentials {
         passcode: Some(passcode.into()),
         token: None,
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     }
 }
 
