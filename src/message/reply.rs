@@ -75,9 +75,16 @@ pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut
 }
 
 /// ERROR: the fault's sentence, and which frame it answers where that asked for a receipt.
-pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
+///
+/// `agreed` is the version that CONNECTED has said. Before that none is agreed, and clients differ in what escapes they undo:
+/// the sentence is written so that it needs none in any version.
+pub fn error(agreed: Option<Version>, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        let text = fault.to_string();
+        let mut text = fault.to_string();
+        if agreed.is_none() {
+            text = text.chars().map(without_escape).collect();
+        }
+        let version = agreed.unwrap_or(Version::V12);
         let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
         if matches!(fault, Fault::NoCommonVersion) {
             encoder = encoder.plain("version", "1.0,1.1,1.2");
@@ -87,6 +94,16 @@ pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut V
         }
         encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
     });
+}
+
+/// What stands for a character that some version writes as an escape.
+fn without_escape(letter: char) -> char {
+    match letter {
+        ':' => ';',
+        '\\' => '/',
+        '\r' | '\n' | '\0' => ' ',
+        letter => letter,
+    }
 }
 
 /// MESSAGE, as the subscription's class wants it.
