@@ -48,8 +48,15 @@ fn in_message_with(is_utf8: bool, elsewhere: usize, out: &mut Vec<u8>, write: im
     ws::write_header(kind, whole, &mut out[start..start + need]);
 }
 
-/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has) and server.
-pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], out: &mut Vec<u8>) {
+/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has), server, and the login that
+/// the client has proved.
+pub fn connected(
+    version: Version,
+    session: [u32; 3],
+    heart_beat_ms: [u32; 2],
+    login: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     in_message(true, out, |out| {
         let mut encoder = Encoder::new(out, Command::Connected, version)
             .plain("version", version.as_str())
@@ -58,6 +65,9 @@ pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], o
         // STOMP 1.0 knows no heart-beats.
         if version != Version::V10 {
             encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
+        }
+        if let Some(login) = login {
+            encoder = encoder.known("user-name", login);
         }
         encoder.finish();
     });

@@ -115,7 +115,8 @@ fn now_s() -> u64 {
 fn a_password_is_right_or_wrong(setup: Setup) {
     let files = Files::new();
     let server = files.server(setup, "users", &[]);
-    let mut alice = session(&server, connect("alice", "wonder"));
+    let mut alice = Client::open(&server);
+    assert_eq!(alice.start_session(connect("alice", "wonder")).get("user-name"), Some("alice"));
     alice.send_confirmed(send("/topic/x", "hello"));
     alice.disconnect();
     // Wrong, unknown and unsaid are not told apart.
@@ -259,7 +260,8 @@ fn the_sender_is_said_by_the_server(setup: Setup) {
     let at_ms: u64 = message.get("timestamp").unwrap().parse().unwrap();
     assert!(at_ms.abs_diff(now_s() * 1000) < 60_000, "{at_ms}");
     // Whoever is nobody has no name, and cannot take one.
-    let mut nobody = session(&server, Frame::new("CONNECT"));
+    let mut nobody = Client::open(&server);
+    assert_eq!(nobody.start_session(Frame::new("CONNECT")).get("user-name"), None);
     nobody.send_confirmed(forged("two"));
     let message = reader.expect("MESSAGE");
     assert_eq!((message.text(), message.get("sender")), ("two", None));
@@ -268,7 +270,8 @@ fn the_sender_is_said_by_the_server(setup: Setup) {
     assert_eq!(refused(&server, connect("unknown", "x")).0, "not-authenticated");
     // Without authentication nobody has proved anything.
     let open = setup.server();
-    let mut anybody = Client::login(&open, "alice");
+    let mut anybody = Client::open(&open);
+    assert_eq!(anybody.start_session(connect("alice", "any")).get("user-name"), None);
     anybody.subscribe("s", "/topic/said");
     anybody.send(&forged("three"));
     let message = anybody.expect("MESSAGE");
