@@ -240,7 +240,13 @@ function proofRefused({ name: fault, reason }) {
   if (room && entering === undefined) log.addNotice("Signed out: ", { quoted: reason }, ".");
   isSilent = false;
   entering = undefined;
-  showJoin(isExpected ? undefined : sentence(reason));
+  if (isExpected) {
+    showJoin();
+    at("join-progress").textContent = sentence(reason);
+  } else {
+    // A page from before the server asked for this has no place to type it.
+    showJoin(signIn.isNeeded ? sentence(reason) : `${sentence(reason)} Reload this page to sign in.`);
+  }
 }
 
 /** The server has verified who this is: what was begun goes on. */

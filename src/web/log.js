@@ -158,7 +158,11 @@ function head({ author, at }) {
     name.dataset.verified = String(isVerified);
     name.title = isVerified ? "The server has verified this login." : "Nobody has verified this name.";
   }
-  if (tag) line.append(" ", element("span", "tag", tag));
+  if (tag) {
+    const sign = element("span", "tag", tag);
+    sign.title = "Tells people apart whose names look alike.";
+    line.append(" ", sign);
+  }
   if (alias !== undefined) {
     const remark = element("span", "remark", "as “");
     remark.append(element("bdi", "alias", alias), "” (unverified)");

@@ -2,8 +2,9 @@
  * The chat page where people prove who they are.
  *
  * Run by `tests/browser.rs`, whose server takes tokens and the passwords of alice (who has the role staff) and bob, has
- * rules for the rooms `news` (to read) and `staff`, and lets a session publish five messages a second; `TCBCHAT_DOWN` is
- * the page of one whose application does not answer. `windows.mjs` says what else it gets from there.
+ * rules for the rooms `news` (to read) and `staff`, and lets a session publish five messages a second. `TCBCHAT_DOWN` is
+ * the page of one whose application does not answer, `TCBCHAT_MIXED` of one that lets people in without a login, too.
+ * `windows.mjs` says what else it gets from there.
  */
 
 import assert from "node:assert/strict";
@@ -266,6 +267,27 @@ const steps = {
     await carol.reload();
     await carol.locator("#proof").waitFor();
     assert.equal(await chat(carol).isVisible(), false);
+  },
+
+  async "who comes without a login is nobody, and that is said"({ bob, eve }) {
+    for (const window of [bob, eve]) await window.goto(`${process.env.TCBCHAT_MIXED}#tea`);
+    await signIn(bob, BOB);
+    await inChat(bob);
+    await eve.getByText("Or leave this empty, to come in without a login.").waitFor();
+    await eve.fill("#name", "bob");
+    await eve.click("#join-button");
+    await inChat(eve);
+    assert.equal(await eve.locator("#who-remark").textContent(), "(not signed in)");
+    await say(eve, "I am the real bob");
+    const row = await message(bob, "I am the real bob");
+    const said = await head(row);
+    assert.deepEqual([said.author, said.isVerified], ["bob", false]);
+    assert.match(said.tag, /^~/);
+    assert.equal(await row.locator(".remark").textContent(), "(not signed in)");
+    await say(bob, "No, I am");
+    assert.equal((await head(await message(eve, "No, I am"))).isVerified, true);
+    await accessible(bob, "with somebody who is not signed in");
+    await shoot(bob, "mixed");
   },
 
   async "a server that cannot check logins is asked again, and that is said"({ eve }) {
