@@ -50,7 +50,7 @@ fn verify(tokens: &Tokens, token: &str) -> Verdict {
         passcode: passcode.map(Into::into),
         token: token.map(Into::into),
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     };
     let verdict = tokens.verify(&said(None, Some(token)), NOW_S);
     assert_ne!(verdict, Verdict::NotMine, "what stands where only tokens stand is one");

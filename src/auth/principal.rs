@@ -89,8 +89,9 @@ pub struct Credentials {
     pub token: Option<Box<str>>,
     /// Headers of CONNECT, and chosen ones of the upgrade, for a mode that asks the application.
     pub headers: Box<[(Box<str>, Box<str>)]>,
-    /// Where the client is.
-    pub address: IpAddr,
+    /// Where the client is; `None` if that is not known: it came by a Unix socket, or by a trusted proxy that does not name
+    /// it.
+    pub address: Option<IpAddr>,
 }
 
 impl Credentials {
@@ -218,7 +219,7 @@ mod tests {
             passcode: Some(boxed("hunter2")),
             token: Some(boxed("eyJ.hunter3.x")),
             headers: [(boxed("cookie"), boxed("sid=hunter4"))].into(),
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: Some(Ipv4Addr::LOCALHOST.into()),
         };
         let shown = format!("{credentials:?} {credentials:#?}");
         assert!(shown.contains("alice") && shown.contains("cookie"), "{shown}");

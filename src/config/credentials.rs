@@ -60,7 +60,9 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
             Mode::Jwt => {
                 let Some(tokens) = &checks.tokens else { continue };
                 let (keys, path) = (tokens.keys(), shown(&auth.keys_file));
-                line(format_args!("jwt: {} keys of {path}; {}", keys.count(), tokens.terms()));
+                let (count, terms) = (keys.count(), tokens.terms());
+                let noun = if count == 1 { "key" } else { "keys" };
+                line(format_args!("jwt: {count} {noun} of {path}; {terms}"));
                 for key in keys.to_string().lines() {
                     line(format_args!("  {key}"));
                 }
@@ -171,6 +173,11 @@ mod tests {
             assert!(said.contains(expected), "{said}");
         }
         assert!(!said.contains("argon2"), "{said}");
+
+        let pem = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/auth/ed25519.pub.pem");
+        let one = auth(&[("auth.mode", "jwt"), ("auth.keys_file", pem.to_str().unwrap())]);
+        let said = describe(&one, &load(&one, &[]).unwrap());
+        assert!(said.starts_with(&format!("jwt: 1 key of {}; ", pem.display())), "{said}");
 
         // Files of modes that are not in force are not looked at.
         let none = auth(&[("auth.mode", "open"), ("auth.users_file", &path("absent"))]);

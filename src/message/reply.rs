@@ -51,8 +51,15 @@ fn in_message_with(is_utf8: bool, elsewhere: usize, out: &mut Vec<u8>, write: im
     ws::write_header(kind, whole, &mut out[start..start + need]);
 }
 
-/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has) and server.
-pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], out: &mut Vec<u8>) {
+/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has), server, and the login that
+/// the client has proved.
+pub fn connected(
+    version: Version,
+    session: [u32; 3],
+    heart_beat_ms: [u32; 2],
+    login: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     in_message(true, out, |out| {
         let mut encoder = Encoder::new(out, Command::Connected, version)
             .plain("version", version.as_str())
@@ -61,6 +68,9 @@ pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], o
         // STOMP 1.0 knows no heart-beats.
         if version != Version::V10 {
             encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
+        }
+        if let Some(login) = login {
+            encoder = encoder.known("user-name", login);
         }
         encoder.finish();
     });
@@ -78,9 +88,16 @@ pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut
 }
 
 /// ERROR: the fault's sentence, and which frame it answers where that asked for a receipt.
-pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
+///
+/// `agreed` is the version that CONNECTED has said. Before that none is agreed, and clients differ in what escapes they undo:
+/// the sentence is written so that it needs none in any version.
+pub fn error(agreed: Option<Version>, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        let text = fault.to_string();
+        let mut text = fault.to_string();
+        if agreed.is_none() {
+            text = text.chars().map(without_escape).collect();
+        }
+        let version = agreed.unwrap_or(Version::V12);
         let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
         if matches!(fault, Fault::NoCommonVersion) {
             encoder = encoder.plain("version", "1.0,1.1,1.2");
@@ -116,6 +133,16 @@ pub fn refusal(
         }
         encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
     });
+}
+
+/// What stands for a character that some version writes as an escape.
+fn without_escape(letter: char) -> char {
+    match letter {
+        ':' => ';',
+        '\\' => '/',
+        '\r' | '\n' | '\0' => ' ',
+        letter => letter,
+    }
 }
 
 /// MESSAGE, as the subscription's class wants it.

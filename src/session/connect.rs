@@ -24,6 +24,11 @@ impl Session {
         self.version.is_some() && self.extra.as_ref().is_none_or(|extra| extra.connecting.is_none())
     }
 
+    /// The version of which the client knows: CONNECTED has said it.
+    pub fn agreed_version(&self) -> Option<Version> {
+        self.version.filter(|_| self.is_connected())
+    }
+
     /// Who the client is; `None` for one that has not said, or need not say.
     pub fn principal(&self) -> Option<PrincipalId> {
         self.principal
@@ -61,7 +66,6 @@ impl Session {
         }
         let login = Value { header: "login", text: login };
         let login = login.bounded(context.limits)?.filter(|login| !login.is_empty());
-        self.version = Some(version);
         if let Some(sources) = context.sources {
             let ticket = self.extra.as_mut().and_then(|extra| extra.ticket.take());
             self.tidy();
@@ -70,9 +74,11 @@ impl Session {
             let passcode = passcode.filter(|passcode| !passcode.is_empty());
             let said = Said { login, passcode, authorization };
             let credentials = Ticket::redeem(ticket, said, stomp_frame, sources)?;
+            self.version = Some(version);
             context.commands.push(Command::Authenticate(Box::new(credentials)));
             return Ok(());
         }
+        self.version = Some(version);
         if let Some(login) = login {
             let said = Principal { login: login.into(), roles: Box::default(), claims: Box::default() };
             self.principal = Some(context.principals.acquire(said));

@@ -6,7 +6,6 @@
 //! Invariant: a ticket says something; there is none for an upgrade that does not.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr};
 
 use crate::auth::{Credentials, Secret};
 use crate::message::fault::Fault;
@@ -105,7 +104,7 @@ impl Ticket {
             passcode: said.passcode.map(Into::into),
             token,
             headers: headers.into(),
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            address: None,
         })
     }
 }

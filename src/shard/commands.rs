@@ -142,7 +142,9 @@ impl Shard {
         let min = self.env.limits.stomp.heart_beat_min_ms;
         let name = self.session_numbers(index);
         let version = session.version_or_newest();
-        self.say(index, |out| reply::connected(version, name, [min, min], out));
+        let proved = session.principal().filter(|_| self.is_guarded());
+        let login: Option<Box<str>> = proved.map(|who| self.sessions.principals().login(who).into());
+        self.say(index, |out| reply::connected(version, name, [min, min], login.as_deref(), out));
         self.keep_alive(index, now);
         self.note_connected(index);
     }

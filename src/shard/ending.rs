@@ -220,9 +220,9 @@ impl Shard {
 
     fn end_by_fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
         let ends = self.sessions[index].take_ends();
+        let agreed = self.sessions[index].agreed_version();
         self.leave_all(index, now);
-        let version = self.sessions[index].version_or_newest();
-        self.say(index, |out| reply::error(version, &fault, receipt, out));
+        self.say(index, |out| reply::error(agreed, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
         self.count_fault(&fault);
         match fault {
@@ -258,7 +258,7 @@ impl Shard {
             Phase::Closing => {
                 self.pass(index, Event::LastWord);
                 if let Some(version) = self.sessions[index].version() {
-                    self.say(index, |out| reply::error(version, &fault, None, out));
+                    self.say(index, |out| reply::error(Some(version), &fault, None, out));
                     self.counters.errors_sent_total += 1;
                 }
                 self.say(index, |out| ws::encode_close(fault.close_code(), fault.name(), out));

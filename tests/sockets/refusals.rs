@@ -77,7 +77,7 @@ fn what_rules_forbid_is_told_to_the_session_that_asked(setup: Setup) {
     assert_eq!(client.expect("RECEIPT").get("receipt-id"), Some("three"));
     // The refused subscription is none: its id is free.
     client.subscribe("s", "/topic/open");
-    other.publish_confirmed("/user/ann/queue/errors", "said by somebody");
+    Client::connect(&server).publish_confirmed("/user/ann/queue/errors", "said by somebody");
     assert_eq!(other.expect_body(), "said by somebody");
     server.await_metric("frames_forbidden_total", |value| value == 3);
     server.await_metric("refusals_survived_total", |value| value == 3);

@@ -184,8 +184,8 @@ fn a_large_message_is_there_once_whatever_ids_its_subscribers_have(setup: Setup)
 }
 
 fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
-    let bounds = "[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000";
-    let server = setup.server_with(&[MANY, bounds].concat(), &[]);
+    let bounds = ["--set", "outbound.bytes_max=4_000_000", "--set", "outbound.reactor_bytes_max=4_000_000"];
+    let server = setup.server_with(MANY, &bounds);
     let room = "/topic/small";
     let mut crowd = deaf_crowd(&server, 4, room);
     let before = peak_mib(&server);

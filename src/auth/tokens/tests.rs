@@ -38,7 +38,7 @@ fn said(token: Option<&str>, passcode: Option<&str>) -> Credentials {
         passcode: passcode.map(Into::into),
         token: token.map(Into::into),
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     }
 }
 

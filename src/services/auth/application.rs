@@ -7,6 +7,7 @@
 //! Invariant: a question takes `auth.http_timeout_ms` at most, and [`ANSWER_BYTES_MAX`] of memory.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ struct Asked<'a> {
     login: Option<&'a str>,
     passcode: Option<&'a str>,
     token: Option<&'a str>,
-    address: String,
+    address: Option<IpAddr>,
     headers: BTreeMap<&'a str, &'a str>,
 }
 
@@ -89,7 +90,7 @@ impl Application {
             login: credentials.login.as_deref(),
             passcode: credentials.passcode.as_deref(),
             token: credentials.token.as_deref(),
-            address: credentials.address.to_string(),
+            address: credentials.address,
             headers,
         };
         match self.ask(&asked) {
@@ -195,12 +196,16 @@ mod tests {
             passcode: Some("secret".into()),
             token: None,
             headers: [("cookie".into(), "a=1".into()), ("x".into(), "2".into())].into(),
-            address: "192.0.2.1".parse().expect("it is an address"),
+            address: "192.0.2.1".parse().ok(),
         }
     }
 
     /// An application that answers one question by these bytes. Returns what it was asked, and the verdict.
     fn asked(answer: &'static str) -> (String, Verdict) {
+        asked_of(&credentials(), answer)
+    }
+
+    fn asked_of(credentials: &Credentials, answer: &'static str) -> (String, Verdict) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
         let url = format!("http://{}/who", listener.local_addr().expect("it has one"));
         let application = thread::spawn(move || {
@@ -221,7 +226,7 @@ mod tests {
             String::from_utf8(request).expect("JSON is text")
         });
         let asker = Application::new(&url, Duration::from_millis(200));
-        let verdict = asker.verify(&credentials(), &["team".into(), "level".into()], 1_000);
+        let verdict = asker.verify(credentials, &["team".into(), "level".into()], 1_000);
         (application.join().expect("it ends"), verdict)
     }
 
@@ -246,6 +251,13 @@ mod tests {
         assert!(principal.has_role("a") && principal.has_role("b"));
         assert_eq!((principal.claim("team"), principal.claim("level")), (Some("red"), Some("3")));
         assert_eq!(principal.claims.len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_nobody_knows_is_null() {
+        let nowhere = Credentials { address: None, ..credentials() };
+        let (request, _) = asked_of(&nowhere, answer("200 OK", r#"{"login":"ann"}"#));
+        assert!(request.contains(r#""address":null"#), "{request}");
     }
 
     #[test]
