@@ -252,6 +252,7 @@ fn run(
     let limits = Arc::new(shard_limits(config));
     let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
     let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
+    let audience = Arc::default();
     let is_echo_enabled = config.echo.is_some();
     let connections_max = plan.connections_per_reactor_max;
     // From the operating system's randomness; the time would be a guess away.
@@ -268,6 +269,7 @@ fn run(
             pending: Arc::clone(&pending),
             logins: Arc::clone(&logins),
             addresses: Arc::clone(&addresses),
+            audience: Arc::clone(&audience),
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,

@@ -254,6 +254,8 @@ metrics! {
         /// Upgrades that were answered 503, and CONNECTs that were refused, because clients that are not known yet say too much
         /// of themselves.
         credentials_refused_total: Counter refuses ["handshake.credentials_bytes_max"];
+        /// Messages to `/system/events`.
+        events_told_total: Counter;
         /// Frames that were refused by a MESSAGE, so that their sessions went on (`stomp.refusals`).
         refusals_survived_total: Counter;
         /// Frames that the rules did not allow.

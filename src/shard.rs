@@ -18,6 +18,7 @@
 mod check;
 mod commands;
 mod ending;
+mod events;
 pub mod farewell;
 mod flush;
 mod identity;
@@ -37,6 +38,7 @@ mod timers;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
@@ -72,6 +74,7 @@ use crate::tcb::{FourTuple, TcbTable};
 use crate::time::{Micros, Tick};
 use crate::wire::http::{ClientHeader, OriginPattern, Request};
 
+use events::Audience;
 use farewell::Farewell;
 use flush::Flush;
 use rest::Rest;
@@ -152,6 +155,8 @@ pub struct ShardSetup {
     pub logins: Arc<Tally>,
     /// WebSockets of all shards by address.
     pub addresses: Arc<Tally>,
+    /// Shards with sessions that listen to events.
+    pub audience: Arc<AtomicU32>,
     /// The ledger of all connections.
     pub tcbs: Arc<TcbTable>,
     /// Where the shard's numbers are shown.
@@ -205,6 +210,7 @@ pub struct Shard {
     rates: Rates,
     logins: Quota,
     addresses: Quota,
+    audience: Audience,
     authorizer: Authorizer,
     sessions: Sessions,
     topics: Topics,
@@ -248,6 +254,7 @@ impl Shard {
             rates: Rates::new(&limits.rate),
             logins: Quota::new(setup.logins, setup.seed),
             addresses: Quota::new(setup.addresses, setup.seed),
+            audience: Audience::new(setup.audience),
             authorizer: Authorizer::new(Arc::clone(&limits.rules), setup.seed),
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),

@@ -144,6 +144,7 @@ impl Crowd {
                 pending: Arc::clone(&pending),
                 logins: Arc::default(),
                 addresses: Arc::default(),
+                audience: Arc::default(),
                 tcbs: Arc::clone(&tcbs),
                 metrics: Arc::new(ShardMetrics::default()),
                 site: Arc::new(NoSite),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/topic/<room>` | every subscriber gets every message |
 //! | `/queue/<name>` | each message goes to one subscriber |
+//! | `/system/events` (SUBSCRIBE) | what happens to sessions, for the application's own programs |
 //! | `/app/<name>` | the same, to one session of the application's own programs |
 //! | `/user/queue/<name>` (SUBSCRIBE) | the subscriber's own, by login |
 //! | `/user/<login>/queue/<name>` (SEND) | every session of that login; a `/` or `%` in the login is written `%2F`, `%25` |
@@ -18,6 +19,9 @@ use std::fmt;
 /// What the names of queues begin with whose messages are for the application: only sessions with the role [`SERVICE`]
 /// subscribe to them.
 pub const APP_PREFIX: &str = "/app/";
+
+/// The room of what happens to sessions: only the server sends to it.
+pub const EVENTS: &str = "/system/events";
 
 /// The role of the application's own programs.
 pub const SERVICE: &str = "service";
@@ -90,6 +94,9 @@ impl<'a> Destination<'a> {
     /// # Errors
     /// [`BadDestination`].
     pub fn parse_subscribe(text: &'a str, login: Option<&str>) -> Result<Self, BadDestination> {
+        if text == EVENTS {
+            return Ok(Destination { kind: Kind::Topic, key: Cow::Borrowed(text), shown: None });
+        }
         let Some(rest) = text.strip_prefix("/user/") else { return Self::parse_plain(text) };
         match rest.strip_prefix("queue/") {
             None => Err(BadDestination::BadUserForm),
@@ -128,6 +135,11 @@ impl<'a> Destination<'a> {
     /// Whether its messages are for the application.
     pub fn is_of_app(&self) -> bool {
         self.key.starts_with(APP_PREFIX)
+    }
+
+    /// Whether only sessions with the role [`SERVICE`] subscribe to the place with this key.
+    pub fn is_for_services(key: &str) -> bool {
+        key.starts_with(APP_PREFIX) || key == EVENTS
     }
 
     /// How messages are handed out.
@@ -248,6 +260,7 @@ mod tests {
             ("/topic/", EmptyName),
             ("/app/", EmptyName),
             ("/app", UnknownPrefix),
+            (EVENTS, UnknownPrefix),
             ("/user/ann", BadUserForm),
             ("/user/ann/topic/x", BadUserForm),
             ("/user/ann/queue/", EmptyName),

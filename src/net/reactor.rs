@@ -228,7 +228,7 @@ impl Reactor {
     fn turn(&mut self) -> io::Result<()> {
         self.poll()?;
         let now = self.clock.now();
-        if self.shard.is_guarded() {
+        if self.shard.needs_wall_clock() {
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
             self.shard.set_wall_ms(since.map_or(0, |since| since.as_millis() as u64));
         }

@@ -27,7 +27,7 @@ use super::Who;
 pub const VALUES_MAX: usize = 4;
 
 /// What every destination begins with, each followed by a name.
-const PREFIXES: [&str; 4] = ["/topic/", "/queue/", "/user/", "/app/"];
+const PREFIXES: [&str; 5] = ["/topic/", "/queue/", "/user/", "/app/", "/system/"];
 
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]

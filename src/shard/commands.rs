@@ -22,6 +22,7 @@ use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::reply;
 use crate::session::{Awaited, Command, End, Receipt, State, Subscription};
 use crate::shard::Shard;
+use crate::shard::events::Event;
 use crate::shard::requests::AWAITED_MAX;
 use crate::time::Tick;
 use crate::wire::stomp::{self, StompFrame};
@@ -147,6 +148,7 @@ impl Shard {
         self.say(index, |out| reply::connected(version, name, [min, min], login.as_deref(), out));
         self.keep_alive(index, now);
         self.note_connected(index);
+        self.tell(index, Event::Connected);
     }
 
     /// The session as the origin of a request.

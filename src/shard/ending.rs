@@ -38,6 +38,7 @@ use crate::shard::Shard;
 use crate::tcb::Closer;
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
+use crate::wire::stomp::Version;
 use crate::wire::ws::{self, WsError};
 
 /// RFC 6455 section 7.4.1: the purpose has been fulfilled.
@@ -131,7 +132,7 @@ impl Shard {
     /// The peer says no more: what it has not been sent yet is sent.
     fn follow_end(&mut self, index: u32, now: Tick) {
         if self.connections.phase(index).is_established() {
-            self.leave_all(index, now);
+            self.depart(index, "ended", now);
             self.pass(index, Event::EndReceived);
             self.arm_close(index, now);
         }
@@ -180,7 +181,12 @@ impl Shard {
         if !self.connections.phase(index).is_established() {
             return;
         }
-        self.leave_all(index, now);
+        self.depart(index, if reason.is_empty() { "disconnect" } else { reason }, now);
+        self.send_close(index, code, reason, now);
+    }
+
+    /// Sends the close frame of a session that has left everything.
+    fn send_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
         self.say(index, |out| ws::encode_close(code, reason, out));
         self.pass(index, Event::CloseSent);
         self.connections.tcb_event(index, TcbEvent::LocalClose, now);
@@ -190,7 +196,7 @@ impl Shard {
     /// The peer's close frame is answered.
     fn answer_close(&mut self, index: u32, code: Option<u16>, now: Tick) {
         if self.connections.phase(index).is_established() {
-            self.leave_all(index, now);
+            self.depart(index, "closed", now);
             // RFC 6455 section 5.5.1: the answer typically echoes the code.
             self.say(index, |out| ws::encode_close(code.unwrap_or(NORMAL), "", out));
             self.connections.tcb_event(index, TcbEvent::RemoteClose, now);
@@ -220,8 +226,20 @@ impl Shard {
 
     fn end_by_fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
         let ends = self.sessions[index].take_ends();
-        let agreed = self.sessions[index].agreed_version();
-        self.leave_all(index, now);
+        let agreed = self.depart(index, fault.name(), now);
+        self.send_fault(index, fault, receipt, agreed, now);
+        self.end_by(index, ends, now);
+    }
+
+    /// Sends the ERROR and the close frame of a session that has left everything, in the version that it had agreed to.
+    pub(super) fn send_fault(
+        &mut self,
+        index: u32,
+        fault: Fault,
+        receipt: Option<&str>,
+        agreed: Option<Version>,
+        now: Tick,
+    ) {
         self.say(index, |out| reply::error(agreed, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
         self.count_fault(&fault);
@@ -233,8 +251,9 @@ impl Shard {
             }
             _ => {}
         }
-        self.begin_close(index, fault.close_code(), fault.name(), now);
-        self.end_by(index, ends, now);
+        if self.connections.phase(index).is_established() {
+            self.send_close(index, fault.close_code(), fault.name(), now);
+        }
     }
 
     /// Cuts a slow consumer off: what it has not been sent is dropped, at a boundary between messages.
@@ -248,11 +267,11 @@ impl Shard {
             self.note_fault(index, &fault, now);
         }
         let ends = self.sessions[index].take_ends();
-        self.leave_all(index, now);
+        let agreed = self.depart(index, fault.name(), now);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
         match phase {
-            Phase::Stomp | Phase::Concluding => self.end_by_fault(index, fault, None, now),
+            Phase::Stomp | Phase::Concluding => self.send_fault(index, fault, None, agreed, now),
             Phase::Echo => self.begin_close(index, fault.close_code(), fault.name(), now),
             // Its last answers and its close frame were behind what is dropped.
             Phase::Closing => {
@@ -299,7 +318,7 @@ impl Shard {
         }
         // First: nothing more is sent, not even the rest of a message.
         self.drop_debts(index, false);
-        self.leave_all(index, now);
+        self.depart(index, if reset { "reset" } else { "closed" }, now);
         let closed = self.connections.close(index, reset, &mut self.inputs.pool, now);
         let Some((closer, dropped)) = closed else { return };
         self.flush.end(index, dropped);

@@ -189,6 +189,7 @@ impl Shard {
         }
         self.flush.spare = dirty;
         self.relieve(now);
+        self.look_for_audience();
         self.relieve_inputs(now);
         self.tell_ready();
         // Slow consumers that were cut off have left rooms, and queues have had settlements.

@@ -6,6 +6,7 @@
 
 use crate::message::fault::Fault;
 use crate::shard::Shard;
+use crate::shard::events::Event;
 use crate::time::Tick;
 
 /// Lines in a second.
@@ -70,6 +71,7 @@ impl Shard {
             let (shard, fault, why) = (self.env.id, fault.name(), fault.to_string());
             return tracing::debug!(shard, index, fault, why = why.as_str(), "{what}");
         }
+        self.tell(index, Event::Refused { fault: fault.name() });
         if !self.may_note(now) {
             return;
         }
@@ -118,7 +120,7 @@ impl Shard {
     }
 
     /// The value of `session` in CONNECTED.
-    fn session_name(&self, index: u32) -> String {
+    pub(super) fn session_name(&self, index: u32) -> String {
         let [shard, index, generation] = self.session_numbers(index);
         format!("{shard}-{index}-{generation}")
     }

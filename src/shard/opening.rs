@@ -112,6 +112,7 @@ mod tests {
             authenticator: None,
             logins: Arc::default(),
             addresses: Arc::default(),
+            audience: Arc::default(),
             seed: 1,
             started_s: 1,
             now: Tick(0),

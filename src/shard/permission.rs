@@ -5,7 +5,7 @@
 //!
 //! Invariant: who has not proved a login has none for the rules.
 
-use crate::message::destination::{APP_PREFIX, SERVICE};
+use crate::message::destination::{Destination, SERVICE};
 use crate::message::fault::Fault;
 use crate::policy::{Action, NOBODY, Who};
 use crate::session::Command;
@@ -15,8 +15,8 @@ use crate::shard::Shard;
 impl Shard {
     /// What the rules do not let a session do of what a frame asks for.
     pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
-        let is_of_app = |command: &&Command| matches!(command, Command::Subscribe { key, .. } if key.starts_with(APP_PREFIX));
-        if let Some(Command::Subscribe { key, .. }) = commands.iter().find(is_of_app)
+        let is_for_services = |command: &&Command| matches!(command, Command::Subscribe { key, .. } if Destination::is_for_services(key));
+        if let Some(Command::Subscribe { key, .. }) = commands.iter().find(is_for_services)
             && !self.is_service(index)
         {
             let destination = key.clone();

@@ -25,6 +25,7 @@ use crate::message::origin::{ConnKey, Consumer, Holder, Origin};
 use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
+use crate::shard::events::Event;
 use crate::shard::flush::DEBTS_MAX;
 use crate::time::Tick;
 
@@ -444,6 +445,8 @@ impl Shard {
         };
         let room = (kind != Kind::Queue).then(|| self.members.join(key, Member { connection: index, class }));
         self.sessions[index].subscriptions_mut().joined(serial, room);
+        self.note_audience(key);
+        self.tell(index, Event::Subscribed { destination: key });
     }
 
     /// A subscription ends here, and its session goes on: what it is owed stays a debt, with the request that waits for it.
@@ -454,6 +457,9 @@ impl Shard {
         gone: Subscription,
         request: Option<NonZeroU32>,
     ) -> bool {
+        if gone.state != State::Joining {
+            self.tell_unsubscribed(index, &gone);
+        }
         self.sessions.uncount_subscription();
         self.count_sources(index);
         if gone.kind == Kind::Queue {

@@ -286,18 +286,23 @@ impl Shard {
     fn found_silent(&mut self, index: u32, suspicion: &Suspicion, now: Tick) {
         // A sentence for people: who was silent for longer than 49 days was silent for 49 days.
         let silent_ms = suspicion.silent.saturating_mul(Tick::MILLIS);
+        let phase = self.connections.phase(index);
+        let fault = match suspicion.by {
+            Mechanism::StompHeartBeat if phase != Phase::Echo => Fault::HeartBeatTimeout { silent_ms },
+            _ => Fault::PongTimeout { silent_ms },
+        };
         let ends = self.sessions[index].take_ends();
-        self.leave_all(index, now);
+        if phase.has_session() {
+            self.note_fault(index, &fault, now);
+        }
+        let agreed = self.depart(index, fault.name(), now);
         let dropped = self.connections[index].output.drop_answers();
         self.flush.forget(dropped);
-        match (self.connections.phase(index), suspicion.by) {
-            (Phase::Echo, by) => {
-                self.found_dead(index, by, now);
-                let fault = Fault::PongTimeout { silent_ms };
-                self.begin_close(index, fault.close_code(), fault.name(), now);
-            }
-            (_, Mechanism::WsPing) => self.fault(index, Fault::PongTimeout { silent_ms }, None, now),
-            _ => self.fault(index, Fault::HeartBeatTimeout { silent_ms }, None, now),
+        if phase == Phase::Echo {
+            self.found_dead(index, suspicion.by, now);
+            self.begin_close(index, fault.close_code(), fault.name(), now);
+        } else {
+            self.send_fault(index, fault, None, agreed, now);
         }
         self.end_by(index, ends, now);
     }

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Error, Message};
 
+use tcbchat::message::destination::EVENTS;
 use tcbchat::message::reply::ERRORS;
 
 use crate::bounds;
@@ -103,6 +104,8 @@ pub struct Client {
     due: HashSet<String>,
     /// The ERROR that it ends by, if it has said what no client may say.
     blundered: Option<&'static str>,
+    /// Sessions that have ended, as it has heard.
+    over: HashSet<String>,
     /// It goes on after a refusal, which is a MESSAGE.
     survives: bool,
     /// Names of the refusals that it was told.
@@ -156,6 +159,7 @@ impl Client {
             faults: Vec::new(),
             due: HashSet::new(),
             blundered: None,
+            over: HashSet::new(),
             survives: false,
             refusals: Vec::new(),
         }
@@ -350,6 +354,23 @@ impl Client {
         self.say(text.into());
         self.blundered = Some(fault);
         self.leave_in_order(model);
+    }
+
+    /// Listens to events.
+    pub fn listen(&mut self) {
+        if self.used.insert("events".into()) {
+            self.say(format!("SUBSCRIBE\nid:events\ndestination:{EVENTS}\n\n\0"));
+        }
+    }
+
+    /// Hears an event: none of a session comes behind its end.
+    fn hear(&mut self, body: &str) {
+        let event: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let session = event["session"].as_str().expect("a session").to_owned();
+        assert!(!self.over.contains(&session), "{event} of one that is over");
+        if event["event"] == "disconnected" {
+            self.over.insert(session);
+        }
     }
 
     /// Does what the rules forbid; the session ends by it, or is told so.
@@ -560,6 +581,7 @@ impl Client {
                 Awaited::Nothing => {}
                 Awaited::Refused => panic!("it is not to be confirmed"),
             },
+            "MESSAGE" if headers["destination"] == EVENTS => self.hear(body),
             "MESSAGE" if headers["destination"] == ERRORS => {
                 self.refused(&headers, body.trim_end(), model);
             }

@@ -93,6 +93,7 @@ impl Server {
         let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
+        let audience = Arc::default();
         let shards = (0..count)
             .map(|id| {
                 Shard::new(ShardSetup {
@@ -104,6 +105,7 @@ impl Server {
                     pending: Arc::clone(&pending),
                     logins: Arc::clone(&logins),
                     addresses: Arc::clone(&addresses),
+                    audience: Arc::clone(&audience),
                     tcbs: Arc::clone(&tcbs),
                     metrics: Arc::new(ShardMetrics::default()),
                     site: Arc::new(NoSite),

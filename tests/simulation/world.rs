@@ -276,6 +276,7 @@ impl World {
                 }
             },
             (Stage::Ready, 94) if kind < 20 => client.renew(kind == 0),
+            (Stage::Ready, 24) if kind < 10 && self.server.gate.is_none() => client.listen(),
             (Stage::Ready, 24) if kind < 22 => client.unsubscribe_queue(),
             (Stage::Ready, 24) => client.unsubscribe_nothing(model),
             (Stage::Ready, 94) if kind < 25 && self.server.has_rules => client.trespass(kind, model),

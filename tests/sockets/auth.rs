@@ -96,7 +96,7 @@ pub(super) fn session(server: &Server, connect: Frame) -> Client {
 }
 
 /// The ERROR, and the close code, of a CONNECT that is refused.
-fn refused(server: &Server, connect: Frame) -> (String, u16) {
+pub(super) fn refused(server: &Server, connect: Frame) -> (String, u16) {
     let mut client = Client::open(server);
     client.send(&connect.header("accept-version", "1.2").header("host", "test"));
     ended(&mut client)
