@@ -28,7 +28,7 @@ async function signIn(window, { login, password }) {
 async function signInByToken(window, token) {
   await window.locator("label:has(#choose-token)").click();
   await window.fill("#token", token);
-  await window.click("#join-button");
+  await window.press("#token", "Enter");
 }
 
 async function inChat(window) {
@@ -296,6 +296,23 @@ const steps = {
     await shoot(bob, "mixed");
   },
 
+  async "a page that is older than the server's mode says what to do"({ frank, room }) {
+    // Once, before the page's own program runs.
+    await frank.addInitScript(() => {
+      if (sessionStorage.getItem("is-old")) return;
+      document.addEventListener("readystatechange", () => (document.querySelector('meta[name="proofs"]').content = ""), { once: true });
+      sessionStorage.setItem("is-old", "yes");
+    });
+    await frank.goto(`${page}#${encodeURIComponent(room)}`);
+    await frank.fill("#name", "Frank");
+    await frank.press("#name", "Enter");
+    await problem(frank).getByText("Reload this page to sign in.").waitFor();
+    await frank.reload();
+    await signIn(frank, BOB);
+    await inChat(frank);
+    assert.equal(frank.sockets.length, 2);
+  },
+
   async "a server that cannot check logins is asked again, and that is said"({ eve }) {
     // A cookie may prove who it is, so the page asks by itself; what is typed takes the place of that.
     await eve.goto(`${process.env.TCBCHAT_DOWN}#tea`);
@@ -319,6 +336,7 @@ await withBrowser(async (openWindow) => {
     carol: await openWindow(phone),
     dora: await openWindow(phone),
     eve: await openWindow(wide),
+    frank: await openWindow(wide),
   };
   for (const name of ["alice", "bob", "carol"]) await windows[name].goto(`${page}#${encodeURIComponent(room)}`);
   for (const [name, step] of Object.entries(steps)) {
