@@ -3,8 +3,8 @@
  *
  * Run by `tests/browser.rs`, whose server takes tokens and the passwords of alice (who has the role staff) and bob, has
  * rules for the rooms `news` (to read) and `staff`, and lets a session publish five messages a second. `TCBCHAT_DOWN` is
- * the page of one whose application does not answer, `TCBCHAT_MIXED` of one that lets people in without a login, too.
- * `windows.mjs` says what else it gets from there.
+ * the page of one whose application does not answer, `TCBCHAT_MIXED` of one that lets people in without a login, too, and
+ * `TCBCHAT_COOKIE` of one that takes tokens only, also in the cookie `chat`. `windows.mjs` says what else it gets from there.
  */
 
 import assert from "node:assert/strict";
@@ -296,6 +296,23 @@ const steps = {
     await shoot(bob, "mixed");
   },
 
+  async "a cookie is enough, and without it the form says what is needed"({ grace }) {
+    const url = process.env.TCBCHAT_COOKIE;
+    await grace.goto(`${url}#tea`);
+    await grace.locator("#join-progress", { hasText: "a token, is needed" }).waitFor();
+    assert.equal(await problem(grace).isVisible(), false);
+    // Tokens are all that this server takes.
+    assert.equal(await grace.locator("#proof-choice").isVisible(), false);
+    assert.ok(await grace.locator("#token").isVisible());
+    await accessible(grace, "at the form for a token or a cookie");
+    await shoot(grace, "cookie-phone");
+    await grace.context().addCookies([{ name: "chat", value: await ask("token grace 1h"), url }]);
+    await grace.reload();
+    await inChat(grace);
+    assert.equal(await grace.locator("#who").textContent(), "grace");
+    assert.equal(grace.sockets.length, 2);
+  },
+
   async "a page that is older than the server's mode says what to do"({ frank, room }) {
     // Once, before the page's own program runs.
     await frank.addInitScript(() => {
@@ -337,6 +354,7 @@ await withBrowser(async (openWindow) => {
     dora: await openWindow(phone),
     eve: await openWindow(wide),
     frank: await openWindow(wide),
+    grace: await openWindow(phone),
   };
   for (const name of ["alice", "bob", "carol"]) await windows[name].goto(`${page}#${encodeURIComponent(room)}`);
   for (const [name, step] of Object.entries(steps)) {
