@@ -84,6 +84,9 @@ fn people_prove_who_they_are_and_see_who_others_are() {
     let (users, key_file) = (format!("auth.users_file={users}"), format!("auth.keys_file={keys}"));
     let mixed = Server::start(&["--set", "auth.mode=users,open", "--set", &users]);
     script.env("TCBCHAT_MIXED", mixed.http_url("/"));
+    let cookie = ["--set", "auth.mode=jwt", "--set", &key_file, "--set", "auth.token_cookie=chat"];
+    let cookie = Server::start(&cookie);
+    script.env("TCBCHAT_COOKIE", cookie.http_url("/"));
     let arguments = ["--reactors", "2", "--config", &config, "--set", &users, "--set", &key_file];
     // Nobody listens where its application should be.
     let down = ["--set", "auth.mode=http", "--set", "auth.http_url=http://127.0.0.1:9/"];

@@ -190,3 +190,21 @@ fn message_headers<'a>(
     };
     encoder.raw_lines(&lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_before_connected_has_nothing_to_unescape() {
+        let said = |agreed| {
+            let mut out = Vec::new();
+            error(agreed, &Fault::NotAuthenticated("see a:b\\c\r\n".into()), None, &mut out);
+            let text = String::from_utf8_lossy(&out).into_owned();
+            text.split("message:").nth(1).and_then(|rest| rest.split('\n').next()).unwrap().to_owned()
+        };
+        assert_eq!(said(None), "not authenticated; see a;b/c  ");
+        assert_eq!(said(Some(Version::V12)), r"not authenticated\c see a\cb\\c\r\n");
+        assert_eq!(said(Some(Version::V10)), r"not authenticated: see a:b\c  ");
+    }
+}

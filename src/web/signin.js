@@ -54,6 +54,12 @@ export class SignIn {
     const { choice, hint, choosesToken, login, token, keep } = this.#parts;
     choice.hidden = !(this.#ways.has("password") && this.#ways.has("token"));
     choice.addEventListener("change", () => this.#showWay());
+    // A token has no second line.
+    token.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      token.form.requestSubmit();
+    });
     const way = ["browser", "nothing"].find((each) => this.#ways.has(each));
     hint.textContent = HINTS[way] ?? "";
     hint.hidden = !way;

@@ -3,8 +3,8 @@
  *
  * Run by `tests/browser.rs`, whose server takes tokens and the passwords of alice (who has the role staff) and bob, has
  * rules for the rooms `news` (to read) and `staff`, and lets a session publish five messages a second. `TCBCHAT_DOWN` is
- * the page of one whose application does not answer, `TCBCHAT_MIXED` of one that lets people in without a login, too.
- * `windows.mjs` says what else it gets from there.
+ * the page of one whose application does not answer, `TCBCHAT_MIXED` of one that lets people in without a login, too, and
+ * `TCBCHAT_COOKIE` of one that takes tokens only, also in the cookie `chat`. `windows.mjs` says what else it gets from there.
  */
 
 import assert from "node:assert/strict";
@@ -28,7 +28,7 @@ async function signIn(window, { login, password }) {
 async function signInByToken(window, token) {
   await window.locator("label:has(#choose-token)").click();
   await window.fill("#token", token);
-  await window.click("#join-button");
+  await window.press("#token", "Enter");
 }
 
 async function inChat(window) {
@@ -223,7 +223,13 @@ const steps = {
     await inChat(alice);
     const before = alice.sockets.length;
     const texts = Array.from({ length: 40 }, (_, number) => `quick ${number}`);
-    for (const text of texts) await say(alice, text);
+    // All in one instant, so that it is too fast on any machine.
+    await alice.evaluate((all) => {
+      for (const text of all) {
+        document.querySelector("#text").value = text;
+        document.querySelector("#compose").requestSubmit();
+      }
+    }, texts);
     await alice.locator("#waiting", { hasText: /messages wait: the server takes only so many at a time/ }).waitFor();
     await shoot(alice, "slow");
     await alice.waitForFunction(
@@ -236,12 +242,12 @@ const steps = {
 
   async "a token that expires is asked for, and everything is there when it is renewed"({ alice, dora, room }) {
     await dora.goto(`${page}#${encodeURIComponent(room)}`);
-    await signInByToken(dora, await ask("token dora 6s"));
+    await signInByToken(dora, await ask("token dora 8s"));
     await inChat(dora);
     await say(dora, "Before");
     await message(dora, "Before");
     await dora.fill("#text", "half a sen");
-    await problem(dora).getByText("What proved the login has expired: log in again.").waitFor({ timeout: 20_000 });
+    await problem(dora).getByText("What proved the login has expired: log in again.").waitFor({ timeout: 30_000 });
     await accessible(dora, "with an expired token");
     await shoot(dora, "expired");
     const before = dora.sockets.length;
@@ -290,6 +296,40 @@ const steps = {
     await shoot(bob, "mixed");
   },
 
+  async "a cookie is enough, and without it the form says what is needed"({ grace }) {
+    const url = process.env.TCBCHAT_COOKIE;
+    await grace.goto(`${url}#tea`);
+    await grace.locator("#join-progress", { hasText: "a token, is needed" }).waitFor();
+    assert.equal(await problem(grace).isVisible(), false);
+    // Tokens are all that this server takes.
+    assert.equal(await grace.locator("#proof-choice").isVisible(), false);
+    assert.ok(await grace.locator("#token").isVisible());
+    await accessible(grace, "at the form for a token or a cookie");
+    await shoot(grace, "cookie-phone");
+    await grace.context().addCookies([{ name: "chat", value: await ask("token grace 1h"), url }]);
+    await grace.reload();
+    await inChat(grace);
+    assert.equal(await grace.locator("#who").textContent(), "grace");
+    assert.equal(grace.sockets.length, 2);
+  },
+
+  async "a page that is older than the server's mode says what to do"({ frank, room }) {
+    // Once, before the page's own program runs.
+    await frank.addInitScript(() => {
+      if (sessionStorage.getItem("is-old")) return;
+      document.addEventListener("readystatechange", () => (document.querySelector('meta[name="proofs"]').content = ""), { once: true });
+      sessionStorage.setItem("is-old", "yes");
+    });
+    await frank.goto(`${page}#${encodeURIComponent(room)}`);
+    await frank.fill("#name", "Frank");
+    await frank.press("#name", "Enter");
+    await problem(frank).getByText("Reload this page to sign in.").waitFor();
+    await frank.reload();
+    await signIn(frank, BOB);
+    await inChat(frank);
+    assert.equal(frank.sockets.length, 2);
+  },
+
   async "a server that cannot check logins is asked again, and that is said"({ eve }) {
     // A cookie may prove who it is, so the page asks by itself; what is typed takes the place of that.
     await eve.goto(`${process.env.TCBCHAT_DOWN}#tea`);
@@ -313,6 +353,8 @@ await withBrowser(async (openWindow) => {
     carol: await openWindow(phone),
     dora: await openWindow(phone),
     eve: await openWindow(wide),
+    frank: await openWindow(wide),
+    grace: await openWindow(phone),
   };
   for (const name of ["alice", "bob", "carol"]) await windows[name].goto(`${page}#${encodeURIComponent(room)}`);
   for (const [name, step] of Object.entries(steps)) {
