@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 5] = [
+const WANTED: [(&str, &[&str]); 6] = [
     (
         "mail",
         &[
@@ -36,6 +36,28 @@ const WANTED: [(&str, &[&str]); 5] = [
             "Settle: Ack",
             "Settle: Nack",
             "Offer",
+            "Inquire: Publish",
+            "Inquire: Sessions",
+            "Inquire: Session",
+            "Inquire: Rooms",
+            "Inquire: Queues",
+            "Inquire: End",
+            "Inquire: Ban",
+        ],
+    ),
+    (
+        "inquiry",
+        &[
+            "published",
+            "refused: queue-full",
+            "sessions",
+            "sessions, and more",
+            "a session",
+            "a session that is gone",
+            "rooms",
+            "queues",
+            "ended",
+            "banned",
         ],
     ),
     (
@@ -86,6 +108,8 @@ const WANTED: [(&str, &[&str]); 5] = [
             "auth-unavailable",
             "expired",
             "forbidden",
+            "kicked",
+            "banned",
             "nothing-to-renew",
         ],
     ),
