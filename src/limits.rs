@@ -452,8 +452,8 @@ section! {
         connections_max: u32 = 64, 1..=4096;
         /// Requests that are under way at once; one more is answered 503.
         requests_max: u32 = 32, 1..=4096;
-        /// Milliseconds from a request's head to its answer, and in which a head must come. A publication that is under way
-        /// then goes on; its answer is 504.
+        /// Milliseconds in which the head of a request must come, in which its body must come (else 408), and in which it is
+        /// answered. A publication that has no answer by then goes on, and is answered 504.
         request_timeout_ms: u32 = 10_000, 100..=600_000;
         /// Bytes of a request's body; more is answered 413.
         body_bytes_max: u32 = 2 * 1024 * 1024, 1024..=268_435_456;

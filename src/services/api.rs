@@ -34,6 +34,8 @@ mod problem;
 mod publish;
 pub mod routes;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

@@ -7,6 +7,9 @@
 //!
 //! Invariant: an inquiry that was taken is in one of the two tables until it is answered.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 

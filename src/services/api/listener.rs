@@ -144,7 +144,7 @@ async fn attend(service: Arc<Service>, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let head = Duration::from_millis(service.limits.request_timeout_ms.into());
+    let head = service.patience();
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -188,14 +188,12 @@ impl Service {
                 format!("api.requests_max = {max} are under way"),
             ));
         };
-        let ms = self.limits.request_timeout_ms;
-        match timeout(Duration::from_millis(ms.into()), self.carry_out(request, place)).await {
-            Ok(done) => done,
-            Err(_) => {
-                self.counts.refused(Refusal::Timeout);
-                Err(Problem::timeout(ms))
-            }
-        }
+        self.carry_out(request, place).await
+    }
+
+    /// How long a request has for each of its steps.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.limits.request_timeout_ms.into())
     }
 
     fn has_token(&self, request: &Request<Incoming>) -> bool {
@@ -229,12 +227,24 @@ impl Service {
             body: self.read(body).await?,
             place,
         };
-        self.operations.carry_out(asked).await
+        match timeout(self.patience(), self.operations.carry_out(asked)).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.counts.refused(Refusal::Timeout);
+                Err(Problem::timeout(self.limits.request_timeout_ms))
+            }
+        }
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Problem> {
         let max = self.limits.body_bytes_max;
-        match Limited::new(body, max as usize).collect().await {
+        let Ok(read) = timeout(self.patience(), Limited::new(body, max as usize).collect()).await else {
+            self.counts.refused(Refusal::Timeout);
+            let ms = self.limits.request_timeout_ms;
+            let detail = format!("the body did not come within api.request_timeout_ms = {ms}");
+            return Err(Problem::new(408, "body-timeout", detail));
+        };
+        match read {
             Ok(whole) => Ok(whole.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
                 self.counts.refused(Refusal::Body);

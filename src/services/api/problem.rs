@@ -83,6 +83,7 @@ impl Problem {
             401 => "Unauthorized",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            408 => "Request Timeout",
             413 => "Content Too Large",
             422 => "Unprocessable Content",
             503 => "Service Unavailable",
