@@ -48,6 +48,9 @@ pub enum Command {
     /// Print a signed token, to try a server out.
     #[command(after_help = TOKEN_AFTER_HELP)]
     Token(Token),
+    /// Ask a running server's HTTP API: publish, look, disconnect, ban, drain.
+    #[command(after_help = CTL_AFTER_HELP)]
+    Ctl(Ctl),
     /// Print the manual page, for packages.
     #[command(hide = true)]
     Manual,
@@ -95,6 +98,168 @@ Examples:
   openssl genpkey -algorithm ed25519 -out key.pem
   openssl pkey -in key.pem -pubout -out key.pub.pem        this is the server's auth.keys_file
   tcbchat token --key key.pem --login alice --role staff   this is a passcode for the next hour";
+
+const CTL_AFTER_HELP: &str = "\
+The server has an API if api.listen and api.token_file are set (docs/API.md). Lists print one line for each entry, with tabs \
+between the values; --json prints what the API answers.
+
+Examples:
+  tcbchat ctl --token-file token sessions --login alice
+  tcbchat ctl --token-file token publish /topic/news 'Good morning'
+  tcbchat ctl --token-file token ban --login mallory --seconds 3600 --reason spam
+  tcbchat ctl --token-file token --json queues --all | jq '.queues[] | select(.messages > 100)'
+
+Exit codes: 0 done; 1 the API has refused; 2 the command line or the token's file is not right; 3 the API cannot be reached, or \
+does not answer in time.";
+
+/// Options of `ctl`.
+#[derive(Debug, Args)]
+pub struct Ctl {
+    /// Where the API is.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8090")]
+    pub url: String,
+    /// The file of the API's token, api.token_file of the server.
+    #[arg(long, value_name = "FILE", env = "TCBCHAT_API_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print the API's JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds to wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to ask of the API.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Publish one message.
+    Publish {
+        /// Where: /topic/..., /queue/... or /user/LOGIN/queue/...
+        destination: String,
+        /// The body; standard input if it is left out.
+        body: Option<String>,
+        /// A header of the message; may be given several times.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
+        header: Vec<(String, String)>,
+        /// Publish it once, however often this is said with the same key.
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+    },
+    /// List and count sessions.
+    Sessions {
+        /// Those of this login.
+        #[arg(long)]
+        login: Option<String>,
+        /// Those of this address, of IPv6 of its /64; or the one whose peer is IP:PORT.
+        #[arg(long)]
+        address: Option<String>,
+        /// Those that are subscribed to this destination.
+        #[arg(long)]
+        destination: Option<String>,
+        /// connected, connecting, ending, handshake, echo or any [default: connected].
+        #[arg(long)]
+        state: Option<String>,
+        /// Which part.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show all that is known of one session.
+    Session {
+        /// Its id, as in CONNECTED and in lists.
+        id: String,
+    },
+    /// End sessions.
+    #[command(group = clap::ArgGroup::new("whom").required(true).args(["login", "session", "address"]))]
+    Disconnect {
+        /// Those of this login.
+        #[arg(long)]
+        login: Option<String>,
+        /// The one with this id.
+        #[arg(long)]
+        session: Option<String>,
+        /// Those of this address.
+        #[arg(long)]
+        address: Option<String>,
+        /// What they are told.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Ban a login or an address, and end its sessions.
+    Ban {
+        /// Whom.
+        #[command(flatten)]
+        whom: Whom,
+        /// For how long [default: until it is ended].
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// What they are told.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// End a ban.
+    Unban {
+        /// Of whom.
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// List bans.
+    Bans {
+        /// Which part.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// List and count rooms.
+    Rooms {
+        /// Those that begin so.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Which part.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// List and count queues.
+    Queues {
+        /// Those that begin so.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Which part.
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Have the server drain and end, as SIGTERM does.
+    Drain,
+    /// Have it read its configuration anew, as SIGHUP does.
+    Reload,
+}
+
+/// A login or an address.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Whom {
+    /// A login.
+    #[arg(long)]
+    pub login: Option<String>,
+    /// An address, of IPv6 its /64.
+    #[arg(long)]
+    pub address: Option<String>,
+}
+
+/// Which part of a list.
+#[derive(Debug, Args)]
+pub struct Listing {
+    /// Entries of a page [default: 100]; 0 counts them.
+    #[arg(long)]
+    pub limit: Option<u32>,
+    /// Where the page before has ended.
+    #[arg(long)]
+    pub after: Option<String>,
+    /// All pages.
+    #[arg(long)]
+    pub all: bool,
+}
 
 /// Options of `passwd`.
 #[derive(Debug, Args)]

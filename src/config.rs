@@ -5,7 +5,7 @@
 //! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
 //! * [`rules`] has the `[[rules]]` tables of the file;
-//! * [`credentials`] reads the files of users and keys;
+//! * [`credentials`] reads the files of users and keys, [`token`] that of the API;
 //! * [`render`] prints the effective configuration;
 //! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads,
 //!   descriptor tables and memory from it.
@@ -24,12 +24,15 @@ pub mod profile;
 pub mod render;
 pub mod rules;
 pub mod settings;
+pub mod token;
 
 mod check;
 mod file;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -94,6 +97,8 @@ pub struct Config {
     pub turn: limits::Turn,
     /// `[echo]`; `None` while it is off.
     pub echo: Option<limits::Echo>,
+    /// `[api]`; `None` while it is off.
+    pub api: Option<Api>,
     /// `ops.metrics`.
     pub metrics: MetricsAccess,
     /// `[log]`.
@@ -156,8 +161,22 @@ impl Auth {
 impl Config {
     /// Threads of the server that are no reactor.
     pub fn threads_beside_reactors(&self) -> u64 {
-        plan::THREADS_OF_PROCESS + services::auth::threads(&self.auth.modes, &self.auth.limits)
+        let api = u64::from(self.api.is_some());
+        plan::THREADS_OF_PROCESS + api + services::auth::threads(&self.auth.modes, &self.auth.limits)
     }
+}
+
+/// `[api]`: the HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// Where it listens; at least one address.
+    pub addresses: Vec<SocketAddr>,
+    /// The token that every request must have.
+    pub token_file: PathBuf,
+    /// Where bans are kept.
+    pub bans_file: Option<PathBuf>,
+    /// The numbers of the section.
+    pub limits: limits::Api,
 }
 
 /// `[tcb]`: the table of TCP control blocks.
@@ -252,6 +271,7 @@ impl From<&Settings> for Config {
             mesh: settings.numbers("mesh"),
             turn: settings.numbers("turn"),
             echo: settings.switch("echo.enabled").then(|| settings.numbers("echo")),
+            api: api(settings),
             metrics: MetricsAccess::from_word(word("ops.metrics")).unwrap_or(MetricsAccess::Off),
             log: Log {
                 level: LogLevel::from_word(word("log.level")).unwrap_or(LogLevel::Info),
@@ -267,6 +287,21 @@ impl From<&Settings> for Config {
             shutdown: settings.numbers("shutdown"),
         }
     }
+}
+
+fn api(settings: &Settings) -> Option<Api> {
+    let Some(Value::Addresses(addresses)) = &settings.get("api.listen").value else { return None };
+    let tcp = |address: &Address| match address {
+        Address::Tcp(address) => Some(*address),
+        // `check` lets none pass.
+        Address::Unix(_) => None,
+    };
+    Some(Api {
+        addresses: addresses.iter().filter_map(tcp).collect(),
+        token_file: settings.path("api.token_file")?.into(),
+        bans_file: settings.path("api.bans_file").map(Into::into),
+        limits: settings.numbers("api"),
+    })
 }
 
 fn auth(settings: &Settings) -> Auth {
@@ -361,6 +396,14 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     /// What is wrong; at least one.
     pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// A file that cannot be used.
+    pub fn of_file(path: &Path, error: &io::Error) -> ConfigError {
+        let origin = Origin::File { file: path.to_string_lossy().into(), line: 0 };
+        ConfigError { problems: vec![Problem::new(origin, error.to_string())] }
+    }
 }
 
 impl fmt::Display for ConfigError {

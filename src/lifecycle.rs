@@ -9,15 +9,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tcbchat::auth::Secret;
 use tcbchat::config::keys::Value;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::settings::{Setting, Settings};
-use tcbchat::config::{self, Config, credentials};
+use tcbchat::config::{self, Config, ConfigError, credentials, token};
+use tcbchat::mesh::Mesh;
 use tcbchat::net::address::Address;
-use tcbchat::net::server::Lifecycle;
+use tcbchat::net::server::{Lifecycle, Orders};
 use tcbchat::ops::metrics::Bounds;
 use tcbchat::ops::notify::Notify;
 use tcbchat::ops::site::Readiness;
+use tcbchat::services::api::{Api, Operator};
 use tcbchat::services::auth::Desk;
 use tcbchat::shard::ShardLimits;
 use tcbchat::shard::reload::RELOADED;
@@ -39,6 +42,22 @@ pub struct Life<'a> {
     notify: Notify,
     /// Who finds out who clients are.
     desk: Option<Arc<Desk>>,
+    /// The HTTP API, and what it needs to begin.
+    api: Option<Api>,
+    mesh: Option<(Arc<Mesh>, Orders)>,
+}
+
+/// The supervisor, as the API sees it.
+struct Supervisor(Orders);
+
+impl Operator for Supervisor {
+    fn drain(&self) {
+        self.0.drain();
+    }
+
+    fn reload(&self) {
+        self.0.reload();
+    }
 }
 
 impl<'a> Life<'a> {
@@ -54,12 +73,36 @@ impl<'a> Life<'a> {
         let bounds = Arc::new(Bounds::default());
         bounds.set(numbers(&settings));
         let notify = Notify::from_environment();
-        Life { options, config, plan, settings, level, readiness: Arc::default(), bounds, notify, desk }
+        Life {
+            options,
+            config,
+            plan,
+            settings,
+            level,
+            readiness: Arc::default(),
+            bounds,
+            notify,
+            desk,
+            api: None,
+            mesh: None,
+        }
     }
 
     /// For the page.
     pub fn readiness(&self) -> Arc<Readiness> {
         Arc::clone(&self.readiness)
+    }
+
+    /// The server has this API, which begins when it is ready.
+    pub fn set_api(&mut self, api: Api) {
+        self.api = Some(api);
+    }
+
+    /// Every reactor has ended.
+    pub fn end(&mut self) {
+        if let Some(api) = &mut self.api {
+            api.stop();
+        }
     }
 
     /// For the metrics.
@@ -69,7 +112,18 @@ impl<'a> Life<'a> {
 }
 
 impl Lifecycle for Life<'_> {
+    fn begin(&mut self, mesh: &Arc<Mesh>, orders: Orders) {
+        self.mesh = Some((Arc::clone(mesh), orders));
+    }
+
     fn ready(&mut self, addresses: &[Address]) {
+        if let (Some(api), Some((mesh, orders))) = (&mut self.api, self.mesh.take()) {
+            let at: Vec<String> = api.addresses().iter().map(|address| format!("http://{address}")).collect();
+            match api.start(mesh, Arc::new(Supervisor(orders))) {
+                Ok(()) => tracing::info!(at = at.join(" "), "the API listens"),
+                Err(error) => tracing::error!(%error, "the thread of the API cannot be started"),
+            }
+        }
         self.readiness.ready();
         output::announce(self.config, addresses, self.plan);
         self.notify.ready();
@@ -146,8 +200,18 @@ impl Life<'_> {
                 return None;
             }
         };
+        let token = match self.new_token(&config) {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::error!(%error, "nothing is reloaded: the token of the API stays as it is");
+                return None;
+            }
+        };
         if !self.reload_checks(&config) {
             return None;
+        }
+        if let (Some(api), Some(token)) = (&self.api, token) {
+            api.replace(token, config.stomp.clone());
         }
         for (key, from, to) in reloaded {
             tracing::info!(key, from, to, "reloaded");
@@ -161,6 +225,12 @@ impl Life<'_> {
 }
 
 impl Life<'_> {
+    /// The token that is in the file now, if there is an API.
+    fn new_token(&self, config: &Config) -> Result<Option<Secret>, ConfigError> {
+        let file = config.api.as_ref().filter(|_| self.api.is_some()).map(|api| &api.token_file);
+        file.map(|file| token::read(file)).transpose()
+    }
+
     /// Users and keys of files, which are read anew though no key has changed. `false` if something is wrong with them: those
     /// in force stay.
     fn reload_checks(&self, config: &Config) -> bool {

@@ -451,6 +451,32 @@ section! {
 }
 
 section! {
+    /// `[api]`: the HTTP API (its address and files are no numbers).
+    Api, "api" {
+        /// Connections to the API at once; one more is closed unanswered and counted.
+        connections_max: u32 = 64, 1..=4096;
+        /// Requests that are under way at once; one more is answered 503.
+        requests_max: u32 = 32, 1..=4096;
+        /// Milliseconds in which the head of a request must come, in which its body must come (else 408), and in which it is
+        /// answered. A publication that has no answer by then goes on, and is answered 504.
+        request_timeout_ms: u32 = 10_000, 100..=600_000;
+        /// Bytes of a request's body; more is answered 413.
+        body_bytes_max: u32 = 2 * 1024 * 1024, 1024..=268_435_456;
+        /// Messages of one batch; more are answered 422.
+        batch_messages_max: u32 = 1_000, 1..=100_000;
+        /// Entries of one page of a list; who asks for more is answered 422.
+        page_entries_max: u32 = 1_000, 1..=100_000;
+        /// Publications that are remembered with their Idempotency-Key, each message of a batch counted. Past it the oldest
+        /// are forgotten, and counted.
+        idempotency_keys_max: u32 = 10_000, 1..=10_000_000;
+        /// Seconds for which they are remembered.
+        idempotency_window_s: u32 = 600, 1..=86_400;
+        /// Bans at once; one more is answered 503.
+        bans_max: u32 = 10_000, 1..=1_000_000;
+    }
+}
+
+section! {
     /// `[reactors]`: threads.
     Reactors, "reactors" {
         /// Reactor threads; 0 plans them from cores, capacity and the descriptor limit.
@@ -489,6 +515,7 @@ pub fn specs() -> Vec<Spec> {
         Log::specs(),
         Drain::specs(),
         Shutdown::specs(),
+        Api::specs(),
         Reactors::specs(),
         Backlog::specs(),
     ]

@@ -1,6 +1,7 @@
 //! The program: command line, configuration, plan, server, exit code.
 
 mod cli;
+mod ctl;
 mod doctor;
 mod health;
 mod lifecycle;
@@ -15,25 +16,29 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
-use tcbchat::auth::Mode;
+use tcbchat::auth::{Mode, Secret};
 use tcbchat::config::keys::{Goodbye, LogFormat, MetricsAccess};
 use tcbchat::config::machine::raise_fd_limit;
 use tcbchat::config::plan::Plan;
 use tcbchat::config::procfs::{Controller, GroupLimit, Tree};
 use tcbchat::config::settings::Settings;
+use tcbchat::config::token::read as read_token;
 use tcbchat::config::{self, Config, ConfigError, credentials, render};
 use tcbchat::conn::pending::Pending;
 use tcbchat::conn::quota::Tally;
 use tcbchat::mesh::request::Authenticator;
 use tcbchat::metrics::ShardMetrics;
 use tcbchat::net::acceptor::ListenOptions;
+use tcbchat::net::address::Address;
 use tcbchat::net::group_memory::{self, Gate};
 use tcbchat::net::reactor;
+use tcbchat::net::reservation::ListenError;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{self, Metrics};
 use tcbchat::ops::site::{MetricsFor, Proof, Site};
 use tcbchat::services;
+use tcbchat::services::api::{Api, Counts, Register};
 use tcbchat::services::auth::{Application, Desk};
 use tcbchat::session::ticket::Sources;
 use tcbchat::shard::{Shard, ShardLimits, ShardSetup, farewell};
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
             Ok((config, _)) => health::ask(&health, &config),
             Err(code) => code,
         },
+        Command::Ctl(options) => ctl::carry_out(&options),
         Command::Passwd(options) => passwd::change(&options),
         Command::Token(options) => token::make(&options),
         Command::Check(options) => match load(&options) {
@@ -127,6 +133,9 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
         Ok(checks) => checks,
         Err(error) => return fail(&error, EXIT_USAGE),
     };
+    if let Err(error) = api_files(config) {
+        return fail(&error, EXIT_USAGE);
+    }
     match machine_plan(config) {
         Ok((plan, _)) => {
             // As comments, so that all of it can be read back.
@@ -169,6 +178,10 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
         Ok(desk) => desk,
         Err(code) => return code,
     };
+    let api_files = match api_files(config) {
+        Ok(files) => files,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
     let (plan, forecast) = match machine_plan(config) {
         Ok(planned) => planned,
         Err(code) => return code,
@@ -181,7 +194,8 @@ fn serve(options: &Options, config: &Config, settings: Settings) -> ExitCode {
         tracing::info!(variables, "passed over: Kubernetes makes these for a service of this name");
     }
     let mut life = Life::new(options, config, settings, &plan, level, desk.clone());
-    let result = run(config, &plan, &log, desk, &mut life);
+    let result = run(config, &plan, &log, desk, api_files, &mut life);
+    life.end();
     output::end_log(&log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -229,16 +243,19 @@ fn run(
     plan: &Plan,
     log: &Log,
     desk: Option<Arc<Desk>>,
+    api_files: Option<ApiFiles>,
     life: &mut Life<'_>,
 ) -> Result<(), ServeError> {
     let clock = Clock::start();
     let tcbs = Arc::new(TcbTable::new(plan.tcb));
+    let api_counts = Arc::new(Counts::default());
     let metrics: Vec<Arc<ShardMetrics>> = (0..plan.reactors).map(|_| Arc::default()).collect();
     let sources = metrics::Sources {
         shards: metrics.clone(),
         tcbs: Arc::clone(&tcbs),
         limits: life.bounds(),
         log: log.losses(),
+        api: Arc::clone(&api_counts),
     };
     let metrics_for = match config.metrics {
         MetricsAccess::Loopback => MetricsFor::Loopback,
@@ -259,6 +276,10 @@ fn run(
     let seed = RandomState::new().hash_one("tcbchat");
     // A clock before 1970 only makes message ids of two starts alike. In 2106 32 bits begin again, which is harmless.
     let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
+    let bans = api_files.as_ref().map(|files| files.bans.snapshot()).unwrap_or_default();
+    if let (Some(api), Some(files)) = (&config.api, api_files) {
+        life.set_api(open_api(api, files, config, seed, api_counts)?);
+    }
     let shard = move |id: u16, mesh: &Arc<_>| {
         Shard::new(ShardSetup {
             id,
@@ -273,6 +294,7 @@ fn run(
             tcbs: Arc::clone(&tcbs),
             metrics: Arc::clone(&metrics[usize::from(id)]),
             site: Arc::clone(&site) as Arc<_>,
+            bans: Arc::clone(&bans),
             authenticator: desk.clone().map(|desk| desk as Arc<dyn Authenticator>),
             seed,
             started_s,
@@ -306,6 +328,45 @@ fn run(
         },
     };
     server::run(&server, clock, shard, life)
+}
+
+/// What the API needs of files.
+#[derive(Debug)]
+struct ApiFiles {
+    token: Secret,
+    bans: Register,
+}
+
+fn api_files(config: &Config) -> Result<Option<ApiFiles>, ConfigError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let bans = Register::read(api.bans_file.as_deref(), now_s)
+        .map_err(|error| ConfigError::of_file(api.bans_file.as_deref().unwrap_or(Path::new("")), &error))?;
+    Ok(Some(ApiFiles { token: read_token(&api.token_file)?, bans }))
+}
+
+/// The HTTP API, which listens and takes no connection yet.
+fn open_api(
+    api: &config::Api,
+    files: ApiFiles,
+    config: &Config,
+    seed: u64,
+    counts: Arc<Counts>,
+) -> Result<Api, ServeError> {
+    let ApiFiles { token, bans } = files;
+    let setup = services::api::Setup {
+        addresses: api.addresses.clone(),
+        token,
+        stomp: config.stomp.clone(),
+        is_guarded: config.auth.is_guarded(),
+        seed,
+        limits: api.limits.clone(),
+        counts,
+        bans,
+    };
+    Api::open(setup).map_err(|(address, source)| {
+        ServeError::Address(ListenError { address: Address::Tcp(address), source })
+    })
 }
 
 /// The gate that is shut while a control group is short of memory; open for good if none limits it.

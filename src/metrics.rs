@@ -160,6 +160,8 @@ metrics! {
         mailbox_messages_total: Counter;
         /// Bytes of mail that wait in this reactor's mailbox.
         mailbox_bytes: Gauge;
+        /// Inquiries of services that this reactor has taken.
+        inquiries_total: Counter;
         /// Times that a session was not read any further because too much mail was under way to one room owner, or
         /// waited for a reactor.
         publishers_stalled_total: Counter refuses ["mesh.messages_max", "mesh.bytes_max"];
@@ -173,6 +175,8 @@ metrics! {
         handshakes_failed_total: Counter refuses ["handshake.head_bytes_max", "handshake.headers_max"];
         /// Opening handshakes of pages of other sites, which http.origins does not list: answered 403.
         refused_origins_total: Counter refuses ["http.origins"];
+        /// Opening handshakes of clients whose address is banned: answered 403.
+        refused_banned_total: Counter;
         /// Opening handshakes that came through a proxy, or for a Host that other machines may know, while auth.mode is not set:
         /// answered 403.
         refused_proxied_total: Counter refuses ["auth.mode"];
@@ -258,6 +262,10 @@ metrics! {
         events_told_total: Counter;
         /// Frames that were refused by a MESSAGE, so that their sessions went on (`stomp.refusals`).
         refusals_survived_total: Counter;
+        /// Sessions that an operator has ended.
+        sessions_kicked_total: Counter;
+        /// Sessions that were ended, or CONNECTs that were refused, because their login or address is banned.
+        sessions_banned_total: Counter;
         /// Frames that the rules did not allow.
         frames_forbidden_total: Counter;
         /// ERROR frames sent; the connection is closed after each.

@@ -11,6 +11,7 @@
 //! pattern.
 
 mod authorizer;
+pub mod bans;
 mod cache;
 mod pattern;
 

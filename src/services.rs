@@ -5,4 +5,5 @@
 //!
 //! Invariant: each request is completed once, also when the service is at its bound or panics.
 
+pub mod api;
 pub mod auth;

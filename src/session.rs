@@ -378,6 +378,11 @@ impl Session {
         self.tidy();
     }
 
+    /// Queues' messages that wait to be settled.
+    pub fn unsettled(&self) -> usize {
+        self.extra.as_ref().map_or(0, |extra| extra.unsettled.len() + extra.auto.len())
+    }
+
     // ---- requests ----
 
     /// Waits for a request: see [`Awaited`].

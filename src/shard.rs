@@ -8,7 +8,7 @@
 //!
 //! What is where: `proxied` (what balancers say), `opening` (who may open a WebSocket), `input` (bytes to frames), `permission`
 //! (what rules allow), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and
-//! completions), `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends),
+//! completions), `inquiries` (what services ask), `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends),
 //! `farewell` (the end of the process), `reload` (other bounds), `memory` (what the bytes are for), `rest` (what is given back
 //! when traffic is over), `notes` (who was ended, for the log), `check` (what is true between two calls).
 //!
@@ -23,6 +23,7 @@ pub mod farewell;
 mod flush;
 mod identity;
 mod input;
+mod inquiries;
 pub mod memory;
 mod notes;
 mod opening;
@@ -68,6 +69,7 @@ use crate::message::fault::Refusals;
 pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
+use crate::policy::bans::Bans;
 use crate::policy::{Authorizer, Rules};
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
@@ -165,6 +167,8 @@ pub struct ShardSetup {
     pub site: Arc<dyn Site>,
     /// Who knows who clients are; `None` if they are who they say.
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Who may not come. A service may send others.
+    pub bans: Arc<Bans>,
     /// Seed of all hashes: the same for all shards, and not guessable by peers.
     pub seed: u64,
     /// Start of the server in seconds since 1970, for message ids.
@@ -212,10 +216,13 @@ pub struct Shard {
     addresses: Quota,
     audience: Audience,
     authorizer: Authorizer,
+    /// Who may not come.
+    bans: Arc<Bans>,
     sessions: Sessions,
     topics: Topics,
     queues: Queues<Consumer, Holder>,
     dead_letters: queues::DeadLetters,
+    inquiries: inquiries::Inquiries,
     members: Members,
     port: Port,
     flush: Flush,
@@ -256,10 +263,12 @@ impl Shard {
             addresses: Quota::new(setup.addresses, setup.seed),
             audience: Audience::new(setup.audience),
             authorizer: Authorizer::new(Arc::clone(&limits.rules), setup.seed),
+            bans: setup.bans,
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
             topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
             dead_letters: queues::DeadLetters::default(),
+            inquiries: inquiries::Inquiries::default(),
             members: Members::new(setup.seed, delayed),
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
             flush: Flush::new(limits.outbound.reactor_bytes_max),
@@ -377,6 +386,7 @@ impl Shard {
             || self.members.has_work()
             || self.topics.has_ready()
             || self.dead_letters.has_own()
+            || self.inquiries.has_walks()
             || self.holds.has_free()
             || self.inputs.has_resumed()
             || self.connections.has_closed()

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Files of the binary, which all belong to the layer `main`.
-const BINARY: &[&str] = &["main", "cli", "doctor", "health", "lifecycle", "output", "passwd", "token"];
+const BINARY: &[&str] = &["main", "cli", "ctl", "doctor", "health", "lifecycle", "output", "passwd", "token"];
 
 /// The crate whose name only `net` may say.
 const EVENT_LOOP_CRATE: &str = "mio";

@@ -34,6 +34,14 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("tcb.time_wait_max", "is counted as tcb_time_wait_total, event overflowed"),
     ("log.queue_bytes_max", "is counted as log_lines_lost_total"),
     ("shutdown.timeout_ms", "ends the process"),
+    ("api.connections_max", "is counted as api_refused_total, reason connections"),
+    ("api.requests_max", "is counted as api_refused_total, reason requests"),
+    ("api.request_timeout_ms", "is counted as api_refused_total, reason timeout"),
+    ("api.body_bytes_max", "is counted as api_refused_total, reason body"),
+    ("api.batch_messages_max", "is counted as api_refused_total, reason batch"),
+    ("api.page_entries_max", "is counted as api_refused_total, reason page"),
+    ("api.idempotency_keys_max", "is counted as api_refused_total, reason keys"),
+    ("api.bans_max", "is counted as api_refused_total, reason bans"),
 ];
 
 fn root() -> PathBuf {

@@ -149,6 +149,7 @@ impl Crowd {
                 metrics: Arc::new(ShardMetrics::default()),
                 site: Arc::new(NoSite),
                 authenticator: None,
+                bans: Arc::default(),
                 seed: 1,
                 started_s: 1,
                 now,

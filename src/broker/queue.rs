@@ -96,6 +96,23 @@ pub struct Full {
     pub max: u64,
 }
 
+/// What an operator sees of a queue.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLook<'a> {
+    /// Its key.
+    pub key: &'a str,
+    /// Messages, in whatever place.
+    pub messages: u64,
+    /// Bytes that they are charged with.
+    pub bytes: u64,
+    /// Messages that wait for a consumer.
+    pub waiting: usize,
+    /// Sessions that consume it.
+    pub consumers: usize,
+    /// Messages since it was made.
+    pub sequence: u64,
+}
+
 /// What a consumer gets.
 #[derive(Debug, Clone)]
 pub struct Offer<C> {

@@ -64,6 +64,21 @@ impl Topic {
     }
 }
 
+/// What an operator sees of a room.
+#[derive(Debug, Clone, Copy)]
+pub struct RoomLook<'a> {
+    /// Its key.
+    pub key: &'a str,
+    /// Subscriptions, on all shards.
+    pub members: u64,
+    /// Shards that have members.
+    pub shards: u32,
+    /// Messages since it was made.
+    pub sequence: u64,
+    /// More waits for its members than may.
+    pub is_full: bool,
+}
+
 /// What became of a publication.
 #[derive(Debug)]
 pub enum Published<'a> {
@@ -227,6 +242,19 @@ impl Topics {
         std::mem::take(&mut self.ready)
     }
 
+    /// Places of rooms end here.
+    pub fn places(&self) -> u32 {
+        self.topics.capacity() as u32
+    }
+
+    /// The room at a place, if there is one. It stays there for as long as it lives.
+    pub fn at(&self, place: u32) -> Option<RoomLook<'_>> {
+        let topic = self.topics.get(place as usize)?;
+        let members = topic.shards.iter().map(|residency| u64::from(residency.members)).sum();
+        let (key, sequence, shards) = (&*topic.key, topic.sequence, topic.shards.len() as u32);
+        Some(RoomLook { key, members, shards, sequence, is_full: topic.is_full() })
+    }
+
     /// The shards that have members of a room.
     pub fn shards(&self, key: &str) -> &[Residency] {
         self.find(key).map_or(&[], |at| &self.topics[at as usize].shards)
@@ -371,7 +399,7 @@ mod tests {
     use crate::message::origin::ConnKey;
 
     const ORIGIN: Origin =
-        Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::Address(1) };
+        Origin { shard: 0, connection: ConnKey::DEAD_LETTERS, serial: None, holder: Holder::Address(1) };
 
     fn topics() -> Topics {
         Topics::new(3, Epochs::new(1, 0, 2), 100, 10_000)
@@ -485,8 +513,12 @@ mod tests {
     #[test]
     fn an_unsubscribe_waits_behind_what_is_parked() {
         let mut topics = topics();
-        let origin =
-            Origin { shard: 0, connection: ConnKey::NOBODY, serial: Some(1), holder: Holder::Address(1) };
+        let origin = Origin {
+            shard: 0,
+            connection: ConnKey::DEAD_LETTERS,
+            serial: Some(1),
+            holder: Holder::Address(1),
+        };
         topics.subscribe("/topic/a", &origin).unwrap();
         assert!(!topics.park_end("/topic/a", origin) && !topics.park_end("/topic/b", origin));
         topics.set_full("/topic/a", 0, true);

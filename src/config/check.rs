@@ -6,8 +6,10 @@
 //!
 //! Invariant: the defaults fit each other; a unit test checks it.
 
+use super::keys::Value;
 use super::settings::{Origin, Settings};
 use super::{Problem, addresses, rules};
+use crate::net::address::Address;
 use crate::services;
 
 /// The longest header of a WebSocket frame from a server (RFC 6455, section 5.2): 2 bytes and a 64-bit length.
@@ -28,6 +30,7 @@ pub(super) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     checker.websocket();
     checker.outbound();
     checker.memory();
+    checker.api();
 }
 
 struct Checker<'a> {
@@ -167,6 +170,28 @@ impl Checker<'_> {
         }
     }
 
+    /// An API that anybody could use is none.
+    fn api(&mut self) {
+        let origin = self.settings.get("api.listen").origin.clone();
+        let Some(Value::Addresses(addresses)) = &self.settings.get("api.listen").value else {
+            if self.settings.path("api.bans_file").is_some() {
+                let text = "api.bans_file is set, and api.listen is not: bans are in force only with the API";
+                let origin = self.settings.get("api.bans_file").origin.clone();
+                self.problems.push(Problem::new(origin, text.into()));
+            }
+            return;
+        };
+        if addresses.iter().any(|address| matches!(address, Address::Unix(_))) {
+            let text = "api.listen: the API listens on IP addresses only";
+            self.problems.push(Problem::new(origin.clone(), text.into()));
+        }
+        if self.settings.path("api.token_file").is_none() {
+            let text = "api.listen is set, and api.token_file is not: name the file of the token that every request must have";
+            self.problems.push(Problem::new(origin, text.into()));
+        }
+        self.at_most("api.connections_max", "reactors.fd_reserve", "they are descriptors of that reserve");
+    }
+
     /// Bytes of the largest STOMP frame that a client may send, its NUL included.
     fn stomp_frame_bytes(&self) -> u64 {
         self.settings.number("stomp.head_bytes_max") + self.settings.number("stomp.body_bytes_max") + 1
@@ -265,6 +290,26 @@ mod tests {
             (&[mode("http"), ("auth.http_url", "ftp://app")], "it must begin with http:// or https://"),
         ];
         for (values, expected) in cases {
+            let found = problems(values);
+            assert_eq!(found.len(), 1, "{values:?}: {found:?}");
+            assert!(found[0].contains(expected), "{values:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_api_has_a_token_and_bans_have_an_api() {
+        let (listen, token) = (("api.listen", "127.0.0.1:8090"), ("api.token_file", "t"));
+        assert_eq!(problems(&[listen, token, ("api.bans_file", "b")]), Vec::<String>::new());
+        assert_eq!(problems(&[token]), Vec::<String>::new());
+        for (values, expected) in [
+            (&[listen][..], "--set: api.listen is set, and api.token_file is not: name the file"),
+            (&[("api.bans_file", "b")], "api.bans_file is set, and api.listen is not"),
+            (&[("api.listen", "unix:/run/api"), token], "on IP addresses only"),
+            (
+                &[listen, token, ("api.connections_max", "300")],
+                "api.connections_max = 300 is above reactors.fd_reserve",
+            ),
+        ] {
             let found = problems(values);
             assert_eq!(found.len(), 1, "{values:?}: {found:?}");
             assert!(found[0].contains(expected), "{values:?}: {found:?}");

@@ -44,6 +44,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("turn", "Work in one turn of a reactor's loop."),
     ("echo", "The /echo endpoint for conformance suites."),
     ("ops", "What the server tells about itself."),
+    ("api", "The HTTP API for an application's own programs and for operators."),
     ("log", "Messages on standard error."),
     ("memory", "What the server does before the kernel ends it for want of memory."),
     ("drain", "From SIGTERM to the last goodbye."),
@@ -93,7 +94,7 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "listen",
             "address",
-            Domain::Addresses { default: "127.0.0.1:8080" },
+            Domain::Addresses { default: Some("127.0.0.1:8080") },
             "Addresses that the server listens on, IPv4 or IPv6; or Unix sockets, for a proxy on this machine: their files are
              for the owner and the group, and whoever may connect is believed like a proxy of http.trusted_proxies.",
         ),
@@ -246,6 +247,27 @@ fn keys_without_number() -> Vec<Key> {
             "Who is answered on /metrics. \"loopback\" are callers on this machine whose request carries no
              trace of a proxy; a proxy that leaves no trace makes all its callers local ones, so close the
              path there or choose \"off\".",
+        ),
+        key(
+            "api",
+            "listen",
+            Domain::Addresses { default: None },
+            "Addresses of the HTTP API, IPv4 or IPv6. Unset: there is none. Who has its token may do everything, and the token
+             travels as it is: listen on loopback, or put TLS in front.",
+        ),
+        key(
+            "api",
+            "token_file",
+            Domain::Path,
+            "The token that every request to the API must have, as `Authorization: Bearer`: one line of 16 to 4096 characters.
+             It is read at the start and on SIGHUP.",
+        ),
+        key(
+            "api",
+            "bans_file",
+            Domain::Path,
+            "Where bans are kept over a restart. The server writes it anew, as a whole, whenever a ban begins or ends, so its
+             folder must be writable. Unset: a restart forgets them.",
         ),
         key("log", "level", word(Some("info"), LogLevel::WORDS), "The least important messages logged."),
         key(

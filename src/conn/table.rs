@@ -433,6 +433,11 @@ impl Connections {
         self.wheel.arm(index, deadline);
     }
 
+    /// When a connection's deadline is, if it has one.
+    pub fn deadline(&self, index: u32) -> Option<Tick> {
+        self.wheel.deadline(index)
+    }
+
     /// The connection has no deadline.
     pub fn disarm(&mut self, index: u32) {
         self.wheel.cancel(index);

@@ -4,6 +4,8 @@
 
 use std::io::{self, IoSlice};
 
+use serde::Serialize;
+
 use crate::conn::suspects::Progress;
 use crate::tcb::Closer;
 
@@ -39,6 +41,38 @@ pub trait Transport {
     /// What the socket knows of its peer's life; `None` if that cannot be told. It is asked only before a connection is
     /// ended for what it did not say.
     fn progress(&self, index: u32) -> Option<Progress>;
+
+    /// What the kernel knows of the connection; `None` where there is no kernel. For who looks at one connection.
+    fn tcp_info(&self, _: u32) -> Option<TcpInfo> {
+        None
+    }
+}
+
+/// What the kernel knows of a connection (TCP_INFO of tcp(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TcpInfo {
+    /// Smoothed round trip, in microseconds.
+    pub rtt_us: u32,
+    /// Its variation, in microseconds.
+    pub rtt_variation_us: u32,
+    /// Segments that were sent again.
+    pub retransmissions: u32,
+    /// Segments under way.
+    pub unacknowledged_segments: u32,
+    /// Segments that may be under way.
+    pub congestion_window: u32,
+    /// Bytes of a full segment.
+    pub segment_bytes: u32,
+    /// Bytes that the peer has acknowledged.
+    pub acknowledged_bytes: u64,
+    /// Bytes that have come.
+    pub received_bytes: u64,
+    /// Bytes that the kernel has been given and has not sent.
+    pub unsent_bytes: u32,
+    /// Milliseconds since bytes last came.
+    pub heard_ms_ago: u32,
+    /// Milliseconds since an acknowledgement last came.
+    pub acknowledged_ms_ago: u32,
 }
 
 /// What a peer did not answer until the kernel gave it up.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: mail is plain data: nothing in it names memory of the sender.
 
+use super::inquiry::Inquiry;
 use super::port::Credit;
 use super::request::Completion;
 use crate::broker::queue::{Offer, Settlement};
@@ -88,6 +89,8 @@ pub enum Mail {
     },
     /// From the owner: a queue's message for a consumer.
     Offer(Offer<Consumer>),
+    /// From a service: what it wants to know of this shard, or have done. In a box, as there are few.
+    Inquire(Box<Inquiry>),
 }
 
 impl Mail {
@@ -105,6 +108,7 @@ impl Mail {
                 completion: Completion::Subscribed { key, .. } | Completion::Unsubscribed { key },
                 ..
             } => key.len() as u64,
+            Mail::Inquire(inquiry) => inquiry.weight(),
             Mail::Completed { .. } | Mail::Handled { .. } | Mail::Parked { .. } => 0,
         };
         rest + size_of::<Mail>() as u64

@@ -295,7 +295,7 @@ mod tests {
         let [mut owner, mut publisher] = ports();
         publisher.spend(0, 100);
         let full = || Mail::RoomFull { key: "a".into(), shard: 0, is_full: true };
-        let done = Mail::Parked { connection: ConnKey::NOBODY, is_parked: false };
+        let done = Mail::Parked { connection: ConnKey::DEAD_LETTERS, is_parked: false };
         owner.write_last(1, done);
         owner.write(1, full());
         owner.handle(1, 100);
@@ -317,14 +317,14 @@ mod tests {
         let [mut writer, mut reader] = ports();
         let message = Message::new(&Destination::parse_send("/topic/a").unwrap(), b"", &[0; 8192]);
         let origin =
-            Origin { shard: 0, connection: ConnKey::NOBODY, serial: None, holder: Holder::Address(1) };
+            Origin { shard: 0, connection: ConnKey::DEAD_LETTERS, serial: None, holder: Holder::Address(1) };
         writer.write(1, Mail::Publish { origin, message });
         assert!(!writer.is_any_full());
         writer.post();
-        writer.wait(ConnKey::NOBODY);
+        writer.wait(ConnKey::DEAD_LETTERS);
         assert!(writer.is_full(1) && writer.is_any_full() && writer.take_waiting().is_empty());
         assert!(reader.mailbox_bytes() > 8192);
         reader.take();
-        assert_eq!(writer.take_waiting(), [ConnKey::NOBODY]);
+        assert_eq!(writer.take_waiting(), [ConnKey::DEAD_LETTERS]);
     }
 }

@@ -162,6 +162,16 @@ pub enum Fault {
     },
     /// SEND to `/session/token` where nobody has to prove anything.
     NothingToRenew,
+    /// An operator has ended the session.
+    Kicked {
+        /// Why, in the operator's words; may be empty.
+        reason: Box<str>,
+    },
+    /// An operator has banned the login or the address.
+    Banned {
+        /// Why, in the operator's words; may be empty.
+        reason: Box<str>,
+    },
     /// The rules do not let this client do this.
     Forbidden {
         /// What it asked for: `send`, `subscribe`.
@@ -247,6 +257,8 @@ impl Fault {
             Fault::Expired => "expired",
             Fault::TooManySessions { .. } => "too-many-sessions",
             Fault::NothingToRenew => "nothing-to-renew",
+            Fault::Kicked { .. } => "kicked",
+            Fault::Banned { .. } => "banned",
             Fault::Forbidden { .. } => "forbidden",
         }
     }
@@ -271,6 +283,8 @@ impl Fault {
             | Fault::NotAuthenticated(_)
             | Fault::Expired
             | Fault::TooManySessions { .. }
+            | Fault::Kicked { .. }
+            | Fault::Banned { .. }
             | Fault::Forbidden { .. } => 1008,
             Fault::TooManyRooms { .. }
             | Fault::QueueFull { .. }
@@ -404,6 +418,8 @@ impl fmt::Display for Fault {
                 write!(f, "the login has auth.sessions_per_login_max = {max} sessions")
             }
             Fault::NothingToRenew => f.write_str("nothing to renew: auth.mode is open"),
+            Fault::Kicked { reason } => write!(f, "an operator has ended this session: {reason}"),
+            Fault::Banned { reason } => write!(f, "this login or address is banned: {reason}"),
             Fault::Forbidden { action, destination } => {
                 write!(f, "this session may not {action}: {destination}")
             }
@@ -475,6 +491,8 @@ mod tests {
             Fault::Expired,
             Fault::TooManySessions { max: 424_242 },
             Fault::NothingToRenew,
+            Fault::Kicked { reason: "VALUE".into() },
+            Fault::Banned { reason: "VALUE".into() },
             Fault::Forbidden { action: "SEND", destination: "VALUE".into() },
         ]);
         all

@@ -5,7 +5,11 @@
 //! Invariant: a [`ConnKey`] names one connection of one shard for as long as the process lives, but for a generation that
 //! wraps after 2^32 connections.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
 
 use crate::message::interner::Symbol;
 use crate::tcb::FourTuple;
@@ -19,9 +23,35 @@ pub struct ConnKey {
     pub generation: u32,
 }
 
+/// Who of the server itself asks an owner, in place of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// A queue, for a message that was refused too often.
+    DeadLetters,
+    /// A service, by an inquiry.
+    Inquiries,
+    /// A shard, which tells an event: nobody waits for the answer.
+    Events,
+}
+
 impl ConnKey {
-    /// A key that names no connection: for what the server itself sends.
-    pub const NOBODY: ConnKey = ConnKey { index: u32::MAX, generation: u32::MAX };
+    /// Names no connection: dead letters, which the owner of their queue sends. See [`ConnKey::own`].
+    pub const DEAD_LETTERS: ConnKey = ConnKey { index: u32::MAX, generation: 0 };
+    /// Names no connection: publications that a service asks for. See [`ConnKey::own`].
+    pub const INQUIRIES: ConnKey = ConnKey { index: u32::MAX, generation: 1 };
+
+    /// Names no connection: what shards tell of sessions. See [`ConnKey::own`].
+    pub const EVENTS: ConnKey = ConnKey { index: u32::MAX, generation: 2 };
+
+    /// Who of the server itself the key stands for; `None` if it names a connection.
+    pub fn own(self) -> Option<Own> {
+        match self {
+            ConnKey::DEAD_LETTERS => Some(Own::DeadLetters),
+            ConnKey::INQUIRIES => Some(Own::Inquiries),
+            ConnKey::EVENTS => Some(Own::Events),
+            _ => None,
+        }
+    }
 
     /// Packs the key into a token for the poll.
     pub fn as_token(self) -> usize {
@@ -31,6 +61,48 @@ impl ConnKey {
     /// Unpacks a token.
     pub fn from_token(token: usize) -> ConnKey {
         ConnKey { index: token as u32, generation: (token as u64 >> 32) as u32 }
+    }
+}
+
+/// The name of a session, as CONNECTED says it: which shard, which place, which use of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionName {
+    /// Its shard.
+    pub shard: u16,
+    /// Its connection.
+    pub connection: ConnKey,
+}
+
+impl fmt::Display for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConnKey { index, generation } = self.connection;
+        write!(f, "{}-{index}-{generation}", self.shard)
+    }
+}
+
+impl Serialize for SessionName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A text that is no [`SessionName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotASession;
+
+impl FromStr for SessionName {
+    type Err = NotASession;
+
+    fn from_str(text: &str) -> Result<SessionName, NotASession> {
+        let mut numbers = text.splitn(3, '-').map(|number| {
+            // A sign is no digit, though a parser of numbers takes it.
+            let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| number.parse::<u32>().ok()).flatten().ok_or(NotASession)
+        });
+        let mut next = || numbers.next().unwrap_or(Err(NotASession));
+        let (shard, index, generation) = (next()?, next()?, next()?);
+        let shard = shard.try_into().map_err(|_| NotASession)?;
+        Ok(SessionName { shard, connection: ConnKey { index, generation } })
     }
 }
 
@@ -44,6 +116,8 @@ pub enum Holder {
     Address(u64),
     /// One session of one shard.
     Session(u16, ConnKey),
+    /// The HTTP API: all programs that have its token together.
+    Api,
 }
 
 impl Holder {
@@ -83,6 +157,26 @@ pub struct Consumer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_sessions_survive_text() {
+        let connection = ConnKey { index: 7, generation: u32::MAX };
+        let name = SessionName { shard: 3, connection };
+        assert_eq!(name.to_string(), "3-7-4294967295");
+        assert_eq!(name.to_string().parse(), Ok(name));
+        for bad in
+            ["", "3", "3-7", "3-7-", "3-7-1-2", "65536-7-1", "3-+7-1", "3-7-4294967296", "a-b-c", " 3-7-1"]
+        {
+            assert_eq!(bad.parse::<SessionName>(), Err(NotASession), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_by_itself_names_no_connection() {
+        assert_eq!(ConnKey::DEAD_LETTERS.own(), Some(Own::DeadLetters));
+        assert_eq!(ConnKey::INQUIRIES.own(), Some(Own::Inquiries));
+        assert_eq!(ConnKey { index: 0, generation: 1 }.own(), None);
+    }
 
     #[test]
     fn sessions_of_one_host_have_one_account_and_those_behind_loopback_their_own() {

@@ -20,7 +20,7 @@
 //! - A reactor fails or panics: the others are ended the same orderly way, and the result is an error. A server
 //!   of which a part is dead would go on accepting connections that nobody serves.
 //!
-//! SIGHUP ends nothing: the configuration is read anew, by the [`Lifecycle`].
+//! SIGHUP ends nothing: the configuration is read anew, by the [`Lifecycle`]. [`Orders`] are a signal's work without the signal.
 //!
 //! Invariant: [`run`] returns only when every reactor thread has ended, or with [`ServeError::Stuck`].
 
@@ -78,8 +78,27 @@ pub struct Drain {
     pub code: u16,
 }
 
+/// What may be ordered of the supervisor, from any thread.
+#[derive(Debug, Clone)]
+pub struct Orders(Sender<Notice>);
+
+impl Orders {
+    /// The same as SIGTERM.
+    pub fn drain(&self) {
+        tell(&self.0, Notice::Signal(SIGTERM));
+    }
+
+    /// The same as SIGHUP.
+    pub fn reload(&self) {
+        tell(&self.0, Notice::Signal(SIGHUP));
+    }
+}
+
 /// What the supervisor tells its caller, in the thread that called [`run`].
 pub trait Lifecycle {
+    /// The mailboxes are there, and no reactor has begun. `orders` may be given from any thread.
+    fn begin(&mut self, mesh: &Arc<Mesh>, orders: Orders);
+
     /// Every reactor listens, on these addresses, in which port 0 is replaced.
     fn ready(&mut self, addresses: &[Address]);
 
@@ -173,6 +192,7 @@ fn start(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 }
 
 /// What the supervising thread is told by the others.
+#[derive(Debug)]
 enum Notice {
     Signal(i32),
     Listening,
@@ -211,6 +231,8 @@ pub fn run(
         Box::new(move || handle.wake()) as Box<dyn Fn() + Send + Sync>
     });
     let mesh = Arc::new(Mesh::new(wake_ups.collect()));
+
+    lifecycle.begin(&mesh, Orders(notify.clone()));
 
     let shard = Arc::new(shard);
     let mut supervisor = Supervisor {
@@ -383,6 +405,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether the end has been ordered.
+    fn is_ending(&self) -> bool {
+        self.grace_until.is_some() || self.patience.is_some()
+    }
+
     /// Stops because of an error.
     fn fail(&mut self, error: ServeError) {
         tracing::error!(%error, "stopping");
@@ -411,6 +438,8 @@ impl Supervisor {
                         self.handles.iter().for_each(|handle| handle.set_limits(Arc::clone(&limits)));
                     }
                 }
+                // It was drained by an order before.
+                Next::Heed(Notice::Signal(SIGTERM)) if self.is_ending() => {}
                 Next::Heed(Notice::Signal(signal)) => {
                     let grace = if signal == SIGTERM { self.drain.grace } else { Duration::ZERO };
                     tracing::info!(signal, grace_ms = grace.as_millis() as u64, "stopping");

@@ -34,6 +34,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
 use crate::conn::suspects::Progress;
+use crate::conn::transport::TcpInfo;
 use crate::shard::{Silence, Transport};
 use crate::tcb::Closer;
 
@@ -247,6 +248,24 @@ impl Transport for Sockets {
             arrived_ms_ago: info.tcpi_last_data_recv,
             answered_ms_ago: info.tcpi_last_ack_recv,
             acknowledged: info.tcpi_bytes_acked,
+        })
+    }
+
+    fn tcp_info(&self, index: u32) -> Option<TcpInfo> {
+        // A Unix socket has none.
+        let info = tcp_info(self.stream(index).ok()?).ok()?;
+        Some(TcpInfo {
+            rtt_us: info.tcpi_rtt,
+            rtt_variation_us: info.tcpi_rttvar,
+            retransmissions: info.tcpi_total_retrans,
+            unacknowledged_segments: info.tcpi_unacked,
+            congestion_window: info.tcpi_snd_cwnd,
+            segment_bytes: info.tcpi_snd_mss,
+            acknowledged_bytes: info.tcpi_bytes_acked,
+            received_bytes: info.tcpi_bytes_received,
+            unsent_bytes: info.tcpi_notsent_bytes,
+            heard_ms_ago: info.tcpi_last_data_recv,
+            acknowledged_ms_ago: info.tcpi_last_ack_recv,
         })
     }
 }

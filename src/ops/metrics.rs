@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 use super::log::Losses;
 use super::memory::{KernelTcp, Meter};
 use crate::metrics::{Kind, ShardCounters, ShardMetrics};
+use crate::services::api::Counts;
 use crate::tcb::{State, TcbTable};
 
 /// What every name starts with.
@@ -171,6 +172,15 @@ server_metrics! {
     KERNEL_BUFFERS = "kernel_tcp_buffer_bytes", Gauge;
     /// Lines of the log that did not reach standard error: `log.queue_bytes_max` waited already, or writing failed.
     LOG_LINES_LOST = "log_lines_lost_total", Counter by "reason";
+    /// Requests to the HTTP API that were answered.
+    API_REQUESTS = "api_requests_total", Counter by "status";
+    /// Messages that were published through the HTTP API, and have their place.
+    API_PUBLISHED = "api_messages_published_total", Counter;
+    /// Requests to the HTTP API that repeated an earlier one with its Idempotency-Key, and had its answer.
+    API_REPEATED = "api_requests_repeated_total", Counter;
+    /// What the HTTP API refused: requests without the right token; connections, requests, bodies, batches, pages and bans past
+    /// their bounds in `[api]`; requests past `api.request_timeout_ms`; keys that were forgotten before their time.
+    API_REFUSED = "api_refused_total", Counter by "reason";
 }
 
 /// The bounds in force: key of the configuration and value. They may change.
@@ -195,6 +205,8 @@ pub struct Sources {
     pub limits: Arc<Bounds>,
     /// What the log has lost.
     pub log: Arc<Losses>,
+    /// What the HTTP API counts.
+    pub api: Arc<Counts>,
 }
 
 /// Makes scrapes.
@@ -248,7 +260,7 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        let Sources { shards, tcbs, limits, log } = &self.server.sources;
+        let Sources { shards, tcbs, limits, log, api } = &self.server.sources;
 
         let counters: Vec<ShardCounters> = shards.iter().map(|shard| shard.read()).collect();
         let mut sum = ShardCounters::default();
@@ -286,6 +298,10 @@ impl Collector for Scrape {
             out.one(&KERNEL_BUFFERS, kernel.buffer_bytes)?;
         }
         out.by(&LOG_LINES_LOST, [("queue_full", log.queue_full()), ("write_failed", log.write_failed())])?;
+        out.by(&API_REQUESTS, api.requests())?;
+        out.one(&API_PUBLISHED, api.published_total())?;
+        out.one(&API_REPEATED, api.repeated_total())?;
+        out.by(&API_REFUSED, api.refusals())?;
         Ok(())
     }
 }
@@ -423,7 +439,7 @@ mod tests {
         tcbs.admit(tuple, Tick(0)).unwrap();
         let limits = Arc::new(Bounds::default());
         limits.set(vec![("stomp.headers_max".into(), 64)]);
-        Sources { shards, tcbs, limits, log: Arc::default() }
+        Sources { shards, tcbs, limits, log: Arc::default(), api: Arc::default() }
     }
 
     /// The samples of a scrape by name with labels.

@@ -284,7 +284,13 @@ mod tests {
 
     fn site(metrics_for: MetricsFor) -> Site {
         let tcbs = Arc::new(TcbTable::new(TableConfig::sized(10, 1)));
-        let sources = Sources { shards: Vec::new(), tcbs, limits: Arc::default(), log: Arc::default() };
+        let sources = Sources {
+            shards: Vec::new(),
+            tcbs,
+            limits: Arc::default(),
+            log: Arc::default(),
+            api: Arc::default(),
+        };
         Site::new(&[], Metrics::new(sources), metrics_for, Arc::default(), 7)
     }
 

@@ -106,6 +106,16 @@ impl Subscriptions {
         self.iter().filter(is_here).count()
     }
 
+    /// Whether one to this destination has joined: `place` is its room, or its queue's name.
+    pub fn has_joined(&self, kind: Kind, place: Option<u32>) -> bool {
+        let is_queue = kind == Kind::Queue;
+        self.iter().any(|other| {
+            other.state == State::Joined
+                && Some(other.place) == place
+                && (other.kind == Kind::Queue) == is_queue
+        })
+    }
+
     /// One more, which may be joining.
     pub fn add(&mut self, subscription: Subscription) {
         self.0.push(subscription);

@@ -54,7 +54,7 @@ impl Shard {
         self.sessions.check_empty();
         self.port.check_empty();
         assert!(self.logins.is_empty() && self.addresses.is_empty());
-        assert!(self.dead_letters.is_empty(), "each has had its answer");
+        assert!(self.dead_letters.is_empty() && self.inquiries.is_empty(), "each has had its answer");
         assert_eq!(self.inputs.pool.stats().leased, 0);
         assert_eq!(self.unsent_bytes(), 0);
         assert!(self.members.is_empty() && self.topics.is_empty(), "{:?} {:?}", self.members, self.topics);

@@ -87,10 +87,13 @@ impl Shard {
                 continue;
             }
             let done = match command {
-                Command::Connected => {
-                    self.connected(index, now);
-                    Ok(())
-                }
+                Command::Connected => match self.ban_of(index) {
+                    Some(reason) => Err(Fault::Banned { reason }),
+                    None => {
+                        self.connected(index, now);
+                        Ok(())
+                    }
+                },
                 Command::Authenticate(credentials) => {
                     self.authenticate(index, credentials);
                     Ok(())

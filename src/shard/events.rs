@@ -132,7 +132,7 @@ impl Shard {
         let Ok(destination) = Destination::parse_subscribe(EVENTS, None) else { return };
         let message = Message::new(&destination, b"content-type:application/json\n", &body);
         self.counters.events_told_total += 1;
-        let (shard, connection) = (self.env.id, ConnKey::NOBODY);
+        let (shard, connection) = (self.env.id, ConnKey::EVENTS);
         let origin = Origin { shard, connection, serial: None, holder: Holder::Session(shard, connection) };
         let owner = self.env.owner_of(message.key_bytes());
         if owner != shard {

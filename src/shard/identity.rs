@@ -83,6 +83,11 @@ impl Shard {
         self.sessions.answered(index);
         let expires = expiry.map(|expiry| now.after_ms(expiry.in_ms));
         if self.connections.phase(index) == Phase::Stomp && self.sessions[index].is_connecting_by(serial) {
+            let banned = principal.as_ref().and_then(|principal| self.bans.of_login(&principal.login));
+            if let Some(reason) = banned {
+                let reason = reason.into();
+                return self.fault(index, Fault::Banned { reason }, None, now);
+            }
             let max = self.env.limits.sessions_per_login_max;
             if let Some(principal) = &principal
                 && !self.logins.enter(index, &principal.login, max)

@@ -5,6 +5,7 @@
 //! Invariant: a shard says at most [`LINES_MAX`] of these lines in a second.
 
 use crate::message::fault::Fault;
+use crate::message::origin::SessionName;
 use crate::shard::Shard;
 use crate::shard::events::Event;
 use crate::time::Tick;
@@ -46,6 +47,8 @@ fn is_verdict(fault: &Fault) -> bool {
             | Fault::AuthUnavailable
             | Fault::Expired
             | Fault::TooManySessions { .. }
+            | Fault::Kicked { .. }
+            | Fault::Banned { .. }
             | Fault::Forbidden { .. }
             | Fault::SlowConsumer { .. }
             | Fault::OutboundExhausted { .. }
@@ -121,11 +124,15 @@ impl Shard {
 
     /// The value of `session` in CONNECTED.
     pub(super) fn session_name(&self, index: u32) -> String {
-        let [shard, index, generation] = self.session_numbers(index);
-        format!("{shard}-{index}-{generation}")
+        self.name_of(index).to_string()
     }
 
-    /// The session's name is the connection's: which shard, which place, which use of it.
+    /// The session's name is the connection's.
+    pub(super) fn name_of(&self, index: u32) -> SessionName {
+        SessionName { shard: self.env.id, connection: self.connections.key_of(index) }
+    }
+
+    /// The name's parts: which shard, which place, which use of it.
     pub(super) fn session_numbers(&self, index: u32) -> [u32; 3] {
         [u32::from(self.env.id), index, self.connections[index].generation]
     }

@@ -1,4 +1,4 @@
-//! Who may open a WebSocket, once the opening handshake is right: pages of which sites, and whether through a proxy; and on
+//! Who may open a WebSocket, once the opening handshake is right: pages of which sites, whether through a proxy, and who is banned; and on
 //! whose account the connection is from then on.
 //!
 //! The rules are [`handshake`]'s. Here they are asked, counted and answered.
@@ -52,6 +52,14 @@ impl Shard {
                 handshake::client_of(request.hops(limits.client_header), &limits.trusted_proxies)
         {
             self.connections.name_client(index, client);
+        }
+        if let Some(reason) = self.ban_of_address(index) {
+            let reason = reason.to_owned();
+            self.counters.refused_banned_total += 1;
+            self.http_end(index, now, |out| {
+                http::write_refusal(&HttpError::BANNED, &reason, None, false, out);
+            });
+            return false;
         }
         true
     }
@@ -110,6 +118,7 @@ mod tests {
             metrics: Arc::new(ShardMetrics::default()),
             site: Arc::new(NoSite),
             authenticator: None,
+            bans: Arc::default(),
             logins: Arc::default(),
             addresses: Arc::default(),
             audience: Arc::default(),

@@ -102,7 +102,7 @@ impl Shard {
         let serial = self.sessions.serial();
         self.dead_letters.under_way.insert(serial, (key, id));
         let owner = self.env.owner_of(message.key_bytes());
-        let (shard, connection) = (self.env.id, ConnKey::NOBODY);
+        let (shard, connection) = (self.env.id, ConnKey::DEAD_LETTERS);
         let origin = Origin { shard, connection, serial: Some(serial), holder };
         if owner == shard {
             // Answered with the next mail, not from within the queue that it came from.

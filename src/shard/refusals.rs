@@ -124,6 +124,8 @@ impl Shard {
             Fault::AuthBusy | Fault::AuthUnavailable => self.counters.logins_put_off_total += 1,
             Fault::TooManySessions { .. } => self.counters.logins_over_quota_total += 1,
             Fault::Forbidden { .. } => self.counters.frames_forbidden_total += 1,
+            Fault::Kicked { .. } => self.counters.sessions_kicked_total += 1,
+            Fault::Banned { .. } => self.counters.sessions_banned_total += 1,
             _ => {}
         }
     }

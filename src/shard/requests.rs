@@ -21,7 +21,7 @@ use crate::mesh::request::Completion;
 use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
-use crate::message::origin::{ConnKey, Consumer, Holder, Origin};
+use crate::message::origin::{ConnKey, Consumer, Holder, Origin, Own};
 use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    fn handle(&mut self, mail: Mail, now: Tick) {
+    pub(super) fn handle(&mut self, mail: Mail, now: Tick) {
         match mail {
             Mail::Subscribe { kind: Kind::Topic | Kind::User, .. }
             | Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. }
@@ -98,6 +98,7 @@ impl Shard {
                 self.queue_settle(key, consumer, sequence, settlement, now);
             }
             Mail::Offer(offer) => self.take_offer(offer),
+            Mail::Inquire(inquiry) => self.inquire(*inquiry, now),
         }
     }
 
@@ -128,7 +129,7 @@ impl Shard {
             Ok(()) => Completion::Subscribed { key, kind },
             Err(fault) => Completion::Refused(fault),
         };
-        self.complete(origin, completion);
+        self.complete(origin, completion, now);
     }
 
     /// As the owner: a subscription has ended.
@@ -155,7 +156,7 @@ impl Shard {
         }
         self.end_subscription(&key, kind, origin, consumer, now);
         if is_awaited {
-            self.complete(origin, Completion::Unsubscribed { key });
+            self.complete(origin, Completion::Unsubscribed { key }, now);
         }
     }
 
@@ -163,7 +164,7 @@ impl Shard {
     fn publish_for(&mut self, origin: Origin, message: Message, now: Tick) {
         self.port.handle(origin.shard, message.weight());
         match self.accept_publication(origin, message, now) {
-            Err(fault) => self.complete(origin, Completion::Refused(fault)),
+            Err(fault) => self.complete(origin, Completion::Refused(fault), now),
             Ok(true) => {}
             Ok(false) => self.published(origin, now),
         }
@@ -218,18 +219,12 @@ impl Shard {
                             Some(_) => Completion::Subscribed { key: key.clone(), kind },
                             None => Completion::Refused(Fault::TooManyRooms { max }),
                         };
-                        self.complete(origin, completion);
+                        self.complete(origin, completion, now);
                         continue;
                     }
                     Parked::End => {
                         self.topics.unsubscribe(&key, origin.shard);
-                        let Origin { shard, connection, serial, .. } = origin;
-                        let completion = Completion::Unsubscribed { key: key.clone() };
-                        if shard == self.env.id {
-                            self.take_completion(connection, serial, completion, now);
-                        } else {
-                            self.complete(origin, completion);
-                        }
+                        self.complete(origin, Completion::Unsubscribed { key: key.clone() }, now);
                         continue;
                     }
                 };
@@ -260,9 +255,12 @@ impl Shard {
         self.port.write_last(shard, Mail::Completed { connection, serial, completion });
     }
 
-    /// As the owner: answers another shard's session, in order with the messages of its rooms.
-    fn complete(&mut self, origin: Origin, completion: Completion) {
+    /// As the owner: answers another shard's session, in order with the messages of its rooms; or a service.
+    fn complete(&mut self, origin: Origin, completion: Completion, now: Tick) {
         let Origin { shard, connection, serial, .. } = origin;
+        if shard == self.env.id {
+            return self.take_completion(connection, serial, completion, now);
+        }
         self.port.write(shard, Mail::Completed { connection, serial, completion });
     }
 
@@ -352,8 +350,14 @@ impl Shard {
         now: Tick,
     ) {
         let index = connection.index;
-        if connection == ConnKey::NOBODY {
-            return self.dead_letter_answered(serial, completion == Completion::Published, now);
+        match connection.own() {
+            None => {}
+            Some(Own::DeadLetters) => {
+                return self.dead_letter_answered(serial, completion == Completion::Published, now);
+            }
+            Some(Own::Inquiries) => return self.publication_answered(serial, completion),
+            // What was refused is counted where it was.
+            Some(Own::Events) => return,
         }
         let is_there = self.is_current(connection) && self.connections.phase(index).has_session();
         match completion {

@@ -131,6 +131,9 @@ impl Shard {
             self.connections.tcbs().expire_time_wait(now);
             self.rest();
         }
+        if self.inquiries.has_walks() {
+            self.continue_inquiries(transport, now);
+        }
         has_more || self.timers.is_late_for_queues
     }
 

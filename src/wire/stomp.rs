@@ -22,8 +22,8 @@ pub use encode::Encoder;
 pub use error::StompError;
 pub use header::{Headers, StompFrame};
 pub use passing::{
-    SERVER_HEADERS, is_blank_of_name, is_server_header, server_header_lines, transcode_lines,
-    user_header_lines, whence_lines,
+    SERVER_HEADERS, is_blank_of_name, is_server_header, own_header_line, server_header_lines,
+    transcode_lines, user_header_lines, whence_lines,
 };
 
 /// A protocol version. They differ in escapes, in the headers that frames must have (the session's

@@ -14,6 +14,7 @@ mod bounds;
 mod client;
 mod coverage;
 mod gate;
+mod inquirer;
 mod model;
 mod post;
 mod scenes;

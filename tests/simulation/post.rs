@@ -73,7 +73,7 @@ impl Post {
             let (connection, holder) = (*connection, Holder::Session(of, *connection));
             let origin = Origin { shard: of, connection, serial: *serial, holder };
             // A dead letter stays in its queue until it is answered, so it is.
-            let is_of_session = connection != ConnKey::NOBODY;
+            let is_of_session = connection.own().is_none();
             match self.rng.random_range(0..100) {
                 0..4 if is_of_session => self.coverage.note("service", "never completes"),
                 4..8 if is_of_session => {
@@ -171,13 +171,15 @@ fn kind_of(mail: &Mail) -> &'static str {
             "Unsubscribe from a room, awaited"
         }
         Mail::Unsubscribe { .. } => "Unsubscribe from a room",
-        Mail::Publish { origin: Origin { connection: ConnKey::NOBODY, .. }, .. } => "Publish a dead letter",
+        Mail::Publish { origin: Origin { connection: ConnKey::DEAD_LETTERS, .. }, .. } => {
+            "Publish a dead letter"
+        }
         Mail::Publish { .. } => "Publish",
         Mail::Deliver(_) => "Deliver",
-        Mail::Completed { connection: ConnKey::NOBODY, completion: Completion::Refused(_), .. } => {
+        Mail::Completed { connection: ConnKey::DEAD_LETTERS, completion: Completion::Refused(_), .. } => {
             "Completed: a dead letter refused"
         }
-        Mail::Completed { connection: ConnKey::NOBODY, .. } => "Completed: a dead letter",
+        Mail::Completed { connection: ConnKey::DEAD_LETTERS, .. } => "Completed: a dead letter",
         Mail::Completed { completion: Completion::Subscribed { kind: Kind::Queue, .. }, .. } => {
             "Completed: Subscribed to a queue"
         }
@@ -196,5 +198,6 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Settle { settlement: Settlement::Ack, .. } => "Settle: Ack",
         Mail::Settle { settlement: Settlement::Nack, .. } => "Settle: Nack",
         Mail::Offer(_) => "Offer",
+        Mail::Inquire(inquiry) => inquiry.name(),
     }
 }

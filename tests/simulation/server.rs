@@ -23,6 +23,7 @@ use tcbchat::time::{Micros, Tick};
 use tcbchat::wire::http::Request;
 
 use crate::gate::Gate;
+use crate::inquirer::Inquirer;
 use crate::post::Post;
 use crate::wires::{Meanwhile, Wire, Wired, Wires};
 
@@ -56,6 +57,8 @@ pub struct Server {
     pub has_rules: bool,
     /// Sessions survive refusals.
     pub survives: bool,
+    /// Who asks the shards.
+    pub inquirer: Inquirer,
     /// Who knows who clients are, if they have to prove it.
     pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
@@ -110,6 +113,7 @@ impl Server {
                     metrics: Arc::new(ShardMetrics::default()),
                     site: Arc::new(NoSite),
                     authenticator: gate.clone().map(|gate| gate as Arc<dyn Authenticator>),
+                    bans: Arc::default(),
                     seed,
                     started_s: 1,
                     now: Tick(0),
@@ -120,6 +124,7 @@ impl Server {
             shards,
             awake,
             wires: (0..count).map(|_| Wires::default()).collect(),
+            inquirer: Inquirer::new(seed, Arc::clone(&mesh), gate.is_some()),
             post: Post::new(seed, mesh),
             has_rules,
             survives,
@@ -288,6 +293,7 @@ impl Server {
         let stats = self.tcbs.stats();
         assert_eq!(stats.half_open + stats.established + stats.closing, 0);
         self.post.check_empty();
+        self.inquirer.check_empty();
         if let Some(gate) = &self.gate {
             gate.check_empty();
         }

@@ -110,6 +110,7 @@ impl World {
         }
         let live = self.seats.first().map(|seat| (seat.connection.shard, seat.connection.key));
         self.server.post.stray(live);
+        self.inquire();
         self.server.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
@@ -121,6 +122,19 @@ impl World {
             let dead = self.server.sum(|counters| counters.dead_peers_stomp_heart_beat_total);
             assert!(dead <= self.silenced, "somebody who beat was taken for dead");
         }
+    }
+
+    /// A service asks, and hears what has come of it.
+    fn inquire(&mut self) {
+        let places: Vec<&str> = TOPICS.iter().chain(&QUEUES).copied().collect();
+        let live = (!self.seats.is_empty()).then(|| self.rng.random_range(0..self.seats.len()));
+        let live = live.map(|at| (self.seats[at].connection.shard, self.seats[at].connection.key));
+        self.server.inquirer.ask(&places, live, &mut self.model);
+        self.hear();
+    }
+
+    fn hear(&mut self) -> bool {
+        self.server.inquirer.hear(&mut self.model, &mut self.server.post.coverage)
     }
 
     /// Who has a session is looked after by what was agreed.
@@ -435,7 +449,7 @@ impl World {
     fn settle(&mut self) {
         let mut has_moved = true;
         while has_moved {
-            has_moved = self.server.complete_all();
+            has_moved = self.server.complete_all() | self.hear();
             for at in 0..self.seats.len() {
                 self.seats[at].is_sluggish = false;
                 self.seats[at].is_unreported = false;
@@ -457,6 +471,7 @@ impl World {
         if let Some(gate) = &self.server.gate {
             gate.calm_down();
         }
+        self.server.inquirer.calm_down();
         self.settle();
         // Who publishes too fast is read in the end.
         while self.server.shards.iter().any(Shard::slows_somebody) {

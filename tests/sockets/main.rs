@@ -18,12 +18,14 @@ macro_rules! on_one_and_three_reactors {
     };
 }
 
+mod api;
 mod app;
 mod auth;
 mod capacity;
 mod heart_beats;
 mod http;
 mod liveness;
+mod operators;
 mod proxy;
 mod queues;
 mod refusals;

@@ -8,6 +8,7 @@
 // Each test binary compiles all of this and uses its part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod api;
 pub mod client;
 pub mod peer;
 pub mod server;

@@ -18,7 +18,7 @@ use crate::broker::queue::dead::Dead;
 use crate::broker::queue::deadlines::{self, Deadlines, Due};
 use crate::broker::queue::session::{Attention, Session, Unsettled};
 use crate::broker::queue::{
-    ConsumerKey, DEAD_LETTER_PAUSE_MS, DEAD_LETTERS, DeadLetter, Effects, Full, Offer, Settlement,
+    ConsumerKey, DEAD_LETTER_PAUSE_MS, DEAD_LETTERS, DeadLetter, Effects, Full, Offer, QueueLook, Settlement,
 };
 use crate::limits;
 use crate::message::destination::Destination;
@@ -77,6 +77,8 @@ struct Part {
 #[derive(Debug)]
 pub(super) struct Queue<C: ConsumerKey, H> {
     pub key: Arc<str>,
+    /// Its place in the table.
+    pub place: u32,
     /// Who made it.
     pub holder: H,
     epoch: u64,
@@ -103,9 +105,10 @@ pub(super) struct Queue<C: ConsumerKey, H> {
 }
 
 impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
-    pub fn new(key: Arc<str>, holder: H, epoch: u64, now: Tick) -> Self {
+    pub fn new(key: Arc<str>, place: u32, holder: H, epoch: u64, now: Tick) -> Self {
         Queue {
             key,
+            place,
             holder,
             epoch,
             sequence: 0,
@@ -124,12 +127,19 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queue<C, H> {
         }
     }
 
+    /// What an operator sees.
+    pub fn look(&self) -> QueueLook<'_> {
+        let (messages, bytes, waiting) = (self.messages.get(), self.bytes.get(), self.waiting.len());
+        let (consumers, sequence) = (self.sessions.len(), self.sequence);
+        QueueLook { key: &self.key, messages, bytes, waiting, consumers, sequence }
+    }
+
     // ---- what things weigh, with all that tables and lists take for them ----
 
     /// A queue with this key, without messages and consumers.
     pub fn record_weight(key: &str) -> u64 {
         // The map of queues is at least 7/16 full after it has grown. Lists and tables begin with four places.
-        let place = size_of::<(Arc<str>, Box<Self>)>() * 3;
+        let place = (size_of::<(Arc<str>, Box<Self>)>() + size_of::<Arc<str>>()) * 3;
         let sessions = 4 * (size_of::<(C::Session, Session<C, H>)>() + 1) + 16;
         let messages = 4 * (size_of::<Queued<H>>() + size_of::<(H, Part)>() + 1) + 16;
         (key.len() + 16 + size_of::<Self>() + place + sessions + messages) as u64

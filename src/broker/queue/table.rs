@@ -2,18 +2,19 @@
 //!
 //! It finds queues by their keys, makes and forgets them. What happens inside is the queue's.
 //!
-//! Invariant: a queue without messages and consumers is not in the table.
+//! Invariant: a queue without messages and consumers is not in the table; each has one place.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use slab::Slab;
 
 use crate::broker::queue::bounds::Bounds;
 use crate::broker::queue::deadlines::{Deadlines, Due};
 use crate::broker::queue::one::{Common, Queue};
-use crate::broker::queue::{ConsumerKey, EXPIRIES_MAX, Effects, Full, Settlement};
+use crate::broker::queue::{ConsumerKey, EXPIRIES_MAX, Effects, Full, QueueLook, Settlement};
 use crate::limits;
 use crate::message::{Epochs, Message, MessageId};
 use crate::time::Tick;
@@ -23,6 +24,8 @@ use crate::time::Tick;
 pub struct Queues<C: ConsumerKey, H> {
     // Hashed with random keys, as peers choose the names. No answer depends on the order of this map.
     queues: HashMap<Arc<str>, Box<Queue<C, H>>, RandomState>,
+    /// Keys in an order that stays, for who walks over all queues.
+    places: Slab<Arc<str>>,
     epochs: Epochs,
     common: Common<C::Session, H>,
 }
@@ -32,7 +35,7 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     pub fn new(limits: limits::Rooms, epochs: Epochs) -> Self {
         let bounds = Bounds::new(&limits);
         let common = Common { limits, bounds, deadlines: Deadlines::new() };
-        Queues { queues: HashMap::default(), epochs, common }
+        Queues { queues: HashMap::default(), places: Slab::new(), epochs, common }
     }
 
     /// Queues that exist.
@@ -43,6 +46,17 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty()
+    }
+
+    /// Places of queues end here.
+    pub fn places(&self) -> u32 {
+        self.places.capacity() as u32
+    }
+
+    /// The queue at a place, if there is one. It stays there for as long as it lives.
+    pub fn at(&self, place: u32) -> Option<QueueLook<'_>> {
+        let key = self.places.get(place as usize)?;
+        self.queues.get(key).map(|queue| queue.look())
     }
 
     /// Messages in all queues, in whatever place.
@@ -183,7 +197,8 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     /// A new queue, which `holder` makes, and what it shares with all others.
     fn add(&mut self, key: Arc<str>, holder: H, now: Tick) -> (&mut Queue<C, H>, &mut Common<C::Session, H>) {
         self.common.bounds.add_contents(holder, Queue::<C, H>::record_weight(&key));
-        let queue = Box::new(Queue::new(key.clone(), holder, self.epochs.begin(), now));
+        let place = self.places.insert(key.clone()) as u32;
+        let queue = Box::new(Queue::new(key.clone(), place, holder, self.epochs.begin(), now));
         self.queues.insert(key.clone(), queue);
         self.found(&key)
     }
@@ -204,7 +219,11 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
         if queue.is_unused() {
             queue.unwatch(&mut self.common);
             self.common.bounds.remove_contents(queue.holder, Queue::<C, H>::record_weight(key));
+            self.places.remove(queue.place as usize);
             self.queues.remove(key);
+            if self.places.is_empty() {
+                self.places.shrink_to_fit();
+            }
             if self.queues.capacity() > 8 * self.queues.len().max(8) {
                 self.queues.shrink_to(2 * self.queues.len());
             }
@@ -224,8 +243,10 @@ impl<C: ConsumerKey, H: Copy + Eq + Hash> Queues<C, H> {
     /// Panics unless counts agree with contents.
     pub fn check(&self) {
         let (mut contents, mut consumers, mut armed) = (Vec::new(), Vec::new(), 0);
+        assert_eq!(self.places.len(), self.queues.len());
         for (key, queue) in &self.queues {
             assert_eq!(*key, queue.key);
+            assert_eq!(self.places.get(queue.place as usize), Some(key));
             armed += queue.check(&self.common, &mut contents, &mut consumers);
         }
         assert_eq!(armed, self.common.deadlines.len());

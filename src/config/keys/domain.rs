@@ -81,8 +81,8 @@ pub enum Domain {
     Origins,
     /// A list of socket addresses.
     Addresses {
-        /// Value when nothing is said.
-        default: &'static str,
+        /// Value when nothing is said; `None` leaves the key unset.
+        default: Option<&'static str>,
     },
 }
 
@@ -135,7 +135,7 @@ impl Key {
             Domain::Patterns { default } => self.patterns([*default]),
             Domain::Networks => Some(Value::Networks(Vec::new())),
             Domain::Origins => Some(Value::Origins(Vec::new())),
-            Domain::Addresses { default } => self.addresses([*default]),
+            Domain::Addresses { default } => default.and_then(|default| self.addresses([default])),
         }
     }
 

@@ -47,6 +47,10 @@ impl Memory {
     pub fn new(config: &Config, capacity: u32, reactors: u32) -> Self {
         let (connections, reactors) = (u64::from(capacity), u64::from(reactors));
         let line = |idle, what, bytes| Line { what, bytes, idle };
+        let api = config
+            .api
+            .as_ref()
+            .map_or(0, |api| 2 * u64::from(api.limits.requests_max) * u64::from(api.limits.body_bytes_max));
         let kept = config.buffers.reactor_bytes_kept_max;
         let lines = vec![
             // The floor: nobody holds a TCP connection for less.
@@ -67,6 +71,8 @@ impl Memory {
             line(false, "transactions", reactors * config.stomp.reactor_transaction_bytes_max),
             // Mail from each reactor to each other one.
             line(false, "mailboxes", reactors * (reactors - 1) * config.mesh.bytes_max),
+            // Bodies of requests to the API, as they came and as messages.
+            line(false, "API requests", api),
         ];
         Self { lines }
     }

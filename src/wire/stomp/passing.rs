@@ -65,6 +65,19 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a header that a program of the operator's chose for a message, as such a line. `false`, and nothing is appended, if
+/// it could be one of [`SERVER_HEADERS`] ([`is_server_header`]) or has no name. Names differ for whoever calls it several times.
+pub fn own_header_line(name: &str, value: &str, out: &mut Vec<u8>) -> bool {
+    if name.is_empty() || is_server_header(name) {
+        return false;
+    }
+    Escapes::V12.write(name, true, out);
+    out.push(b':');
+    Escapes::V12.write(value, false, out);
+    out.push(b'\n');
+    true
+}
+
 /// Appends what the server says of a message, as such lines: who sent it, if that was proved, and when it was accepted.
 pub fn server_header_lines(sender: Option<&str>, timestamp_ms: u64, out: &mut Vec<u8>) {
     if let Some(sender) = sender {
