@@ -155,7 +155,7 @@ mod tests {
                 passcode: of("passcode"),
                 token: None,
                 headers: Box::default(),
-                address: std::net::Ipv4Addr::LOCALHOST.into(),
+                address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
             })
         };
         assert!(matches!(verdict(&issuer.lines(Proof::Argon2id, 0).unwrap()), Verdict::Accepted(_)));
