@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 6] = [
+const WANTED: [(&str, &[&str]); 7] = [
     (
         "mail",
         &[
