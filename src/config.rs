@@ -41,6 +41,7 @@ use crate::auth::Mode;
 use crate::conn::handshake::Reach;
 use crate::limits;
 use crate::message::destination::Pattern;
+use crate::message::fault::Refusals;
 use crate::net::address::Address;
 use crate::policy::Rules;
 use crate::services;
@@ -68,6 +69,8 @@ pub struct Config {
     pub reach: Reach,
     /// `http.trusted_proxies`: who is believed when it names its clients.
     pub trusted_proxies: Vec<IpNet>,
+    /// `stomp.refusals`.
+    pub refusals: Refusals,
     /// `http.client_header`: where they name them.
     pub client_header: Option<ClientHeader>,
     /// `http.origins`: pages that may open a WebSocket beside the server's own.
@@ -244,6 +247,7 @@ impl From<&Settings> for Config {
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),
             reach: reach(settings),
+            refusals: keys::of_word(keys::REFUSALS, settings.word("stomp.refusals")).unwrap_or_default(),
             client_header: keys::of_word(keys::CLIENT_HEADERS, settings.word("http.client_header")),
             origins: match &settings.get("http.origins").value {
                 Some(Value::Origins(origins)) => origins.clone(),

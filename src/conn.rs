@@ -10,6 +10,7 @@
 //! While a connection is idle it owns no heap memory: incomplete input is an [`inbound::Inbound`] that exists
 //! only while there is some, and an empty output is a null pointer.
 
+pub mod behind;
 pub mod handshake;
 pub mod hold;
 pub mod inbound;

@@ -173,6 +173,9 @@ impl Life<'_> {
                 in_force.rules().len().to_string(),
                 settings.rules().len().to_string(),
             ));
+            if settings.rules().is_empty() {
+                tracing::warn!("there are no rules any more: everybody may do everything");
+            }
             in_force.set_rules(settings.rules().to_vec());
         }
         for (old, new) in self.settings.iter().zip(settings.iter()) {
@@ -265,7 +268,7 @@ impl Change {
             // what they were made with.
             ("handshake", "pending_per_address_max" | "retry_after_s")
             | ("outbound", "kernel_unsent_bytes_max") => Change::Restart,
-            ("http", "origins") => Change::Limit,
+            ("http", "origins") | ("stomp", "refusals") => Change::Limit,
             (section, _) if is_number && RELOADED.contains(&section) => Change::Limit,
             _ => Change::Restart,
         }
@@ -273,7 +276,7 @@ impl Change {
 }
 
 fn shown(setting: &Setting) -> String {
-    setting.value.as_ref().map_or("unset".into(), ToString::to_string)
+    setting.value.as_ref().map_or("unset".into(), |value| value.without_secrets().to_string())
 }
 
 /// The bounds in force, for the metrics.

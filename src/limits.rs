@@ -134,6 +134,8 @@ section! {
         /// Logins that wait for one kind of check: of tokens, of passwords, of the application. One more is refused with
         /// `auth-busy`.
         queue_max: u32 = 10_000, 1..=1_000_000;
+        /// Bytes of what clients say of themselves that waits for one kind of check. One more is refused with `auth-busy`.
+        queue_bytes_max: u64 = 64 * MIB, KIB..=1 << 40;
         /// Wrong passwords from one address (of IPv6: from one /64) in a minute, past which its passwords are refused unseen.
         /// Loopback addresses are not judged.
         failures_per_address_max: u32 = 30, 1..=1_000_000;
@@ -293,9 +295,12 @@ section! {
 section! {
     /// `[outbound]`: what waits to be sent to one connection.
     Outbound, "outbound" {
-        /// Unsent bytes at which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
-        /// rooms that it has not been sent.
+        /// Unsent bytes past which a connection is cut off as a slow consumer (STOMP ERROR, close 1008): answers, and messages of
+        /// rooms that it has not been sent. See `lag_timeout_s`.
         bytes_max: u64 = 4 * MIB, 64 * KIB..=1 << 32;
+        /// Seconds for which that may be so, as far as it is messages of rooms: a reader that keeps up in the long run is not cut
+        /// off for a burst of somebody else. 0 cuts it off at once, as answers alone always do.
+        lag_timeout_s: u32 = 5, 0..=3_600;
         /// Bytes of unsent answers above which the server stops reading from that connection. Messages of rooms do not count.
         high_water_bytes: u64 = 256 * KIB, KIB..=1 << 32;
         /// Bytes of unsent answers at which it reads on.

@@ -36,7 +36,7 @@ use tcbchat::net::reservation::ListenError;
 use tcbchat::net::server::{self, ServeError};
 use tcbchat::ops::log::Log;
 use tcbchat::ops::metrics::{self, Metrics};
-use tcbchat::ops::site::{MetricsFor, Site};
+use tcbchat::ops::site::{MetricsFor, Proof, Site};
 use tcbchat::services;
 use tcbchat::services::api::{Api, Counts, Register};
 use tcbchat::services::auth::{Application, Desk};
@@ -263,7 +263,8 @@ fn run(
         MetricsAccess::Off => MetricsFor::Nobody,
     };
     let retry_after_s = config.handshake.retry_after_s;
-    let site = Site::new(Metrics::new(sources), metrics_for, life.readiness(), retry_after_s);
+    let proofs = Proof::of(&config.auth.modes, config.auth.token_cookie.is_some());
+    let site = Site::new(&proofs, Metrics::new(sources), metrics_for, life.readiness(), retry_after_s);
     let site = Arc::new(site);
     let limits = Arc::new(shard_limits(config));
     let pending = Arc::new(Pending::new(config.handshake.pending_per_address_max));
@@ -397,6 +398,7 @@ fn shard_limits(config: &Config) -> ShardLimits {
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),
         stomp: config.stomp.clone(),
+        refusals: config.refusals,
         rate: config.rate.clone(),
         outbound: config.outbound.clone(),
         buffers: config.buffers.clone(),

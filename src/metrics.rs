@@ -177,7 +177,8 @@ metrics! {
         refused_origins_total: Counter refuses ["http.origins"];
         /// Opening handshakes of clients whose address is banned: answered 403.
         refused_banned_total: Counter;
-        /// Opening handshakes that came through a proxy while auth.mode is not set: answered 403.
+        /// Opening handshakes that came through a proxy, or for a Host that other machines may know, while auth.mode is not set:
+        /// answered 403.
         refused_proxied_total: Counter refuses ["auth.mode"];
         /// Connections that did not finish the opening handshake or CONNECT in time.
         handshake_timeouts_total: Counter refuses ["handshake.timeout_ms", "handshake.connect_timeout_ms"];
@@ -243,7 +244,7 @@ metrics! {
         logins_refused_total: Counter refuses ["auth.token_bytes_max"];
         /// CONNECTs and new tokens that were refused unseen: too many at once, too many that failed, or nobody to ask.
         logins_put_off_total: Counter refuses [
-            "auth.queue_max", "auth.failures_per_address_max", "auth.failures_per_login_max", "auth.http_timeout_ms",
+            "auth.queue_max", "auth.queue_bytes_max", "auth.failures_per_address_max", "auth.failures_per_login_max", "auth.http_timeout_ms",
             "auth.http_requests_max"
         ];
         /// CONNECTs refused because their login has as many sessions as it may.
@@ -261,6 +262,8 @@ metrics! {
         sessions_kicked_total: Counter;
         /// Sessions that were ended, or CONNECTs that were refused, because their login or address is banned.
         sessions_banned_total: Counter;
+        /// Frames that were refused by a MESSAGE, so that their sessions went on (`stomp.refusals`).
+        refusals_survived_total: Counter;
         /// Frames that the rules did not allow.
         frames_forbidden_total: Counter;
         /// ERROR frames sent; the connection is closed after each.

@@ -3,12 +3,12 @@
 //! The new file is written beside the old one and takes its place by a rename, so a server that reads it meets the one or
 //! the other. What the lines mean is for [`tcbchat::auth::users`] to say.
 //!
-//! Invariant: the file is readable by its owner only from the moment at which it has a name, and whatever fails leaves the
-//! old one as it was.
+//! Invariant: a new file is its owner's only from the moment at which it has a name; one that was there keeps its owner,
+//! group and mode, because the server may read it by its group; and whatever fails leaves the old one as it was.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,6 +21,10 @@ use crate::output::{fail, print};
 
 /// Bytes of a password. It must fit into a header of CONNECT.
 const PASSWORD_BYTES_MAX: usize = 1024;
+/// Who may read a file that was not there before: its owner.
+const NEW_MODE: u32 = 0o600;
+/// The bits of a mode that say who may read, write and run.
+const ACCESS_BITS: u32 = 0o777;
 
 /// Changes the file, says what was done, and gives the exit code.
 pub fn change(options: &Passwd) -> ExitCode {
@@ -58,6 +62,14 @@ fn edit(options: &Passwd, password: &str) -> io::Result<&'static str> {
     Ok(if is_there.is_some() { "changed" } else { "added" })
 }
 
+/// Whose a file is, and who else may use it.
+#[derive(Clone, Copy)]
+struct Access {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
 /// A file that is to be replaced.
 struct Replaced {
     /// Where it is, links followed.
@@ -65,8 +77,8 @@ struct Replaced {
     directory: File,
     /// What is in it; nothing if it is not there yet.
     text: String,
-    /// Of the file that is there.
-    owner: Option<(u32, u32)>,
+    /// Whose the file is that is there.
+    access: Option<Access>,
 }
 
 impl Replaced {
@@ -80,14 +92,15 @@ impl Replaced {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let directory = File::open(parent)?;
         flock(&directory, FlockOperation::LockExclusive)?;
-        let mut replaced = Replaced { text: String::new(), owner: None, directory, path };
+        let mut replaced = Replaced { text: String::new(), access: None, directory, path };
         match File::open(&replaced.path) {
             Ok(mut file) => {
                 let metadata = file.metadata()?;
                 if !metadata.is_file() {
                     return Err(io::Error::other("it is no file"));
                 }
-                replaced.owner = Some((metadata.uid(), metadata.gid()));
+                let (user, group) = (metadata.uid(), metadata.gid());
+                replaced.access = Some(Access { user, group, mode: metadata.mode() & ACCESS_BITS });
                 file.read_to_string(&mut replaced.text)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -109,12 +122,14 @@ impl Replaced {
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let metadata = file.metadata()?;
-        if let Some((user, group)) = self.owner
-            && (metadata.uid(), metadata.gid()) != (user, group)
-        {
-            fchown(&file, Some(user), Some(group))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(NEW_MODE).open(path)?;
+        if let Some(Access { user, group, mode }) = self.access {
+            let metadata = file.metadata()?;
+            if (metadata.uid(), metadata.gid()) != (user, group) {
+                fchown(&file, Some(user), Some(group))?;
+            }
+            // Behind the owner: nobody else's group gets to read it in between.
+            file.set_permissions(Permissions::from_mode(mode))?;
         }
         file.write_all(text.as_bytes())?;
         file.sync_all()

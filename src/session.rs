@@ -186,11 +186,12 @@ impl Session {
         }
         let destination = Destination::parse_send(destination)?;
         let mut lines = Vec::new();
-        stomp::user_header_lines(stomp_frame, &mut lines);
+        // The server's word comes first: of two headers with one name the first holds (STOMP 1.2, Repeated Header Entries).
         if context.sources.is_some() {
             let sender = self.principal.map(|principal| context.principals.login(principal));
             stomp::server_header_lines(sender, context.wall_ms, &mut lines);
         }
+        stomp::user_header_lines(stomp_frame, &mut lines);
         let message = Message::new(&destination, &lines, stomp_frame.body);
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => self.in_transaction(transaction, Command::Publish(message), context.limits),
@@ -421,6 +422,16 @@ impl Session {
     pub fn awaits_request(&self, serial: u32) -> bool {
         let awaits = |extra: &Extra| extra.is_connecting_by(serial) || extra.awaiting.has(serial);
         self.extra.as_deref().is_some_and(awaits)
+    }
+
+    /// Whether this request joins the room whose key has this hash.
+    pub fn is_joining_by(&self, serial: u32, hash: u64) -> bool {
+        self.extra.as_deref().is_some_and(|extra| extra.awaiting.is_joining(serial, hash))
+    }
+
+    /// A request was refused, and the session goes on: the receipt that its frame asked for, which will not be sent.
+    pub fn take_receipt(&mut self, serial: u32) -> Option<CompactString> {
+        self.extra.as_mut()?.awaiting.take_receipt(serial)
     }
 
     /// A request was refused, and with it the frame that asked: the receipt for the ERROR. Receipts of later frames will

@@ -29,6 +29,7 @@ mod opening;
 mod permission;
 mod proxied;
 mod queues;
+mod refusals;
 pub mod reload;
 mod requests;
 pub mod rest;
@@ -44,6 +45,7 @@ use ipnet::IpNet;
 use crate::broker::owner_of;
 use crate::broker::queue::Queues;
 use crate::broker::topic::Topics;
+use crate::conn::behind::Behind;
 use crate::conn::handshake::Reach;
 use crate::conn::hold::{Holds, Reason};
 use crate::conn::inbound::Inputs;
@@ -61,6 +63,7 @@ use crate::mesh::port::Port;
 use crate::mesh::request::Authenticator;
 use crate::message::Epochs;
 use crate::message::destination::Pattern;
+use crate::message::fault::Refusals;
 pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
@@ -115,6 +118,8 @@ pub struct ShardLimits {
     pub sessions_per_login_max: u32,
     /// Sessions.
     pub stomp: limits::Stomp,
+    /// How frames are refused that a session can go on after.
+    pub refusals: Refusals,
     /// How fast clients may publish.
     pub rate: limits::Rate,
     /// Unsent bytes.
@@ -215,6 +220,7 @@ pub struct Shard {
     members: Members,
     port: Port,
     flush: Flush,
+    behind: Behind,
     timers: timers::Timers,
     notes: notes::Notes,
     rest: Rest,
@@ -259,6 +265,7 @@ impl Shard {
             members: Members::new(setup.seed, delayed),
             port: Port::new(setup.id, limits.mesh.clone(), setup.mesh),
             flush: Flush::new(limits.outbound.reactor_bytes_max),
+            behind: Behind::default(),
             timers: timers::Timers::new(setup.now),
             notes: notes::Notes::default(),
             rest: Rest::default(),
@@ -347,12 +354,13 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Tick> {
         // Whichever shard put something into TIME_WAIT is awake after it and looks at it again: without that, an
         // idle server would show, and count against its capacity, what is over.
-        // The same for what queues have kept for too long, for input that has begun, and for memory that traffic has left
-        // behind.
+        // The same for what queues have kept for too long, for input that has begun, for lags, and for memory that traffic
+        // has left behind.
         let is_swept = self.connections.tcbs().has_time_wait()
             || !self.queues.is_empty()
             || self.inputs.has_incomplete()
             || self.rates.has_any()
+            || !self.behind.is_empty()
             || self.has_slack();
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));

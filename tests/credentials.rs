@@ -69,7 +69,7 @@ fn said(login: &str, passcode: &str) -> Credentials {
         passcode: Some(passcode.into()),
         token: None,
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     }
 }
 
@@ -125,11 +125,11 @@ fn users_are_added_changed_and_removed_by_scripts() {
 }
 
 #[test]
-fn the_owner_stays_and_a_link_stays_a_link() {
+fn owner_and_mode_stay_and_a_link_stays_a_link() {
     let directory = tempfile::tempdir().unwrap();
     let (real, link) = (directory.path().join("real"), directory.path().join("link"));
     fs::write(&real, "# users\n").unwrap();
-    fs::set_permissions(&real, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
     symlink("real", &link).unwrap();
     // Only root can give a file away; others see their own stay.
     let owner = match chown(&real, Some(12_345), Some(23_456)) {
@@ -144,7 +144,7 @@ fn the_owner_stays_and_a_link_stays_a_link() {
     let after = fs::metadata(&real).unwrap();
     assert_ne!(after.ino(), before, "it is another file, which took its place");
     assert_eq!((after.uid(), after.gid()), owner);
-    assert_eq!(after.permissions().mode() & 0o777, 0o600);
+    assert_eq!(after.permissions().mode() & 0o777, 0o640, "its group is whom the server runs as");
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert!(fs::read_to_string(&real).unwrap().starts_with("# users\nalice:"));
 }

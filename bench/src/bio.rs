@@ -74,7 +74,7 @@ impl Kind {
 
     fn start(self, programs: &Programs, connections: u32) -> Result<Server, String> {
         let started = match self {
-            Kind::Nio => Server::start(programs, connections),
+            Kind::Nio => Server::start(programs, connections, &[]),
             Kind::Bio => Server::start_bio(programs, connections),
         };
         started.map_err(String::from)
@@ -113,6 +113,7 @@ fn measure(programs: &Programs, kind: Kind, args: &Args) -> Result<Measured, Str
         room_size: args.room_size,
         room_prefix: ROOM_PREFIX,
         seconds: args.hold,
+        tokens: None,
     };
     let mut arguments = hold.arguments();
     arguments.extend([format!("--rate={}", args.rate), format!("--duration={}", args.duration)]);

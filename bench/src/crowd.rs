@@ -27,7 +27,7 @@ const ARRIVALS_PER_TURN: usize = 64;
 const PORT: u16 = 10_000;
 
 /// The opening handshake of a client, with the key of RFC 6455 section 1.3.
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
      Sec-WebSocket-Protocol: v12.stomp\r\n\r\n";
 

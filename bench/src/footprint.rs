@@ -5,6 +5,7 @@
 //!
 //! Invariant: kernel memory is beside ours, never in one sum with it.
 
+mod logins;
 mod parts;
 mod report;
 
@@ -14,6 +15,7 @@ use clap::value_parser;
 use serde_json::Value;
 use tcbchat_bench::{output, seconds, show, write_json};
 
+use crate::goals::Strictness;
 use crate::process::{self, Hold, Programs, Server};
 use report::{Measured, Point, Report};
 
@@ -31,6 +33,9 @@ pub struct Args {
     /// Measure 1,000, 5,000, 20,000 and 50,000 sessions, each with a new server of one capacity
     #[arg(long, conflicts_with = "connections")]
     curve: bool,
+    /// What a login adds: sessions in open mode, with one login for all and with a login each, and no parts
+    #[arg(long, conflicts_with = "curve")]
+    logins: bool,
     /// Capacity of the server; default: the most sessions of the run
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     capacity: Option<u32>,
@@ -46,6 +51,8 @@ pub struct Args {
     /// Write the result as JSON
     #[arg(long, value_name = "FILE", value_parser = output)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    goals: Strictness,
 }
 
 /// Measures, prints, and writes the file that was asked for.
@@ -58,6 +65,9 @@ pub fn run(args: &Args) -> Result<(), String> {
     let capacity = args.capacity.unwrap_or(most);
     if capacity < most {
         return Err(format!("a capacity of {capacity} does not hold {most} sessions"));
+    }
+    if args.logins {
+        return logins::run(args);
     }
     let programs = Programs::find()?;
     let mut report = Report::new(capacity, args.room_size, args.runs);
@@ -77,12 +87,18 @@ fn measure(
     capacity: u32,
     ready_line: &mut String,
 ) -> Result<Point, String> {
-    let hold = Hold { connections, room_size: args.room_size, room_prefix: ROOM_PREFIX, seconds: args.hold };
+    let hold = Hold {
+        connections,
+        room_size: args.room_size,
+        room_prefix: ROOM_PREFIX,
+        seconds: args.hold,
+        tokens: None,
+    };
     let mut runs = Vec::new();
     let mut reactors = 1;
     for run in 1..=args.runs {
         eprintln!("{connections} sessions, run {run} of {}", args.runs);
-        let (server, grown) = grown(programs, &hold, capacity)?;
+        let (server, grown) = grown(programs, &hold, capacity, &[])?;
         reactors = server.reactors()?;
         runs.push(grown);
         ready_line.clone_from(&server.ready_line);
@@ -95,8 +111,13 @@ fn measure(
 ///
 /// # Errors
 /// A sentence for the user.
-pub fn grown(programs: &Programs, hold: &Hold<'_>, capacity: u32) -> Result<(Server, Measured), String> {
-    let server = Server::start(programs, capacity)?;
+pub fn grown(
+    programs: &Programs,
+    hold: &Hold<'_>,
+    capacity: u32,
+    settings: &[String],
+) -> Result<(Server, Measured), String> {
+    let server = Server::start(programs, capacity, settings)?;
     let measured = measured(&process::hold(programs, &server, hold)?)?;
     Ok((server, measured))
 }

@@ -226,7 +226,8 @@ fn chat(
     connections: u32,
     threads: Option<(u16, u32)>,
 ) -> Result<Numbers, NoRun> {
-    let serving = Serving { capacity: connections, reactors: threads.map(|(reactors, _)| reactors) };
+    let serving =
+        Serving { capacity: connections, reactors: threads.map(|(reactors, _)| reactors), settings: &[] };
     let simulator_threads = threads.map(|(_, threads)| threads);
     load::chat(programs, args.cores, serving, &arguments(args, connections, simulator_threads))
 }

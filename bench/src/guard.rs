@@ -133,10 +133,16 @@ fn skip(reason: &str) -> Result<(), String> {
 fn bytes() -> Result<Bytes, String> {
     let programs = Programs::find()?;
     let prefix = footprint::ROOM_PREFIX;
-    let hold = Hold { connections: CONNECTIONS, room_size: ROOM_SIZE, room_prefix: prefix, seconds: HOLD_S };
+    let hold = Hold {
+        connections: CONNECTIONS,
+        room_size: ROOM_SIZE,
+        room_prefix: prefix,
+        seconds: HOLD_S,
+        tokens: None,
+    };
     let mut grown = f64::INFINITY;
     for _ in 0..RUNS {
-        grown = grown.min(footprint::grown(&programs, &hold, CONNECTIONS)?.1.user_bytes);
+        grown = grown.min(footprint::grown(&programs, &hold, CONNECTIONS, &[])?.1.user_bytes);
     }
     Ok(Bytes { parts: footprint::parts_in_use(CONNECTIONS, REACTORS, ROOM_SIZE), grown })
 }

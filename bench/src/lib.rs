@@ -101,6 +101,21 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
+/// The smallest of some numbers that `percent` of them do not exceed; `None` of nothing.
+pub fn percentile(numbers: &[f64], percent: f64) -> Option<f64> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_by(f64::total_cmp);
+    let rank = (percent / 100.0 * numbers.len() as f64).ceil() as usize;
+    numbers.get(rank.max(1) - 1).copied()
+}
+
+/// Numbers of some rounds against others of the same: the ratio of the medians, and the least and the greatest of a round.
+/// `None` of nothing.
+pub fn ratio(of: &[f64], to: &[f64]) -> Option<Spread> {
+    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+    Some(Spread { median: median(of)? / median(to)?, ..Spread::of(&ratios)? })
+}
+
 /// The middle of some numbers, and how far they lie apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
@@ -168,6 +183,14 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), Some(3.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_numbers() {
+        let numbers: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!((percentile(&numbers, 99.0), percentile(&numbers, 50.0)), (Some(198.0), Some(100.0)));
+        assert_eq!((percentile(&[7.0], 99.0), percentile(&[7.0], 0.0)), (Some(7.0), Some(7.0)));
+        assert_eq!(percentile(&[], 99.0), None);
     }
 
     #[test]

@@ -48,11 +48,13 @@ const PATIENCE: [&str; 4] =
 
 /// The server of one chat.
 #[derive(Debug, Clone, Copy)]
-pub struct Serving {
+pub struct Serving<'a> {
     /// Connections that it has room for.
     pub capacity: u32,
     /// Reactors; as planned for the capacity when not said.
     pub reactors: Option<u16>,
+    /// Settings that are not the defaults, as `key=value`.
+    pub settings: &'a [&'a str],
 }
 
 /// Starts a server and has the simulator play `arguments` on it, a closed loop.
@@ -62,25 +64,43 @@ pub struct Serving {
 pub fn chat(
     programs: &Programs,
     cores: Cores,
-    serving: Serving,
+    serving: Serving<'_>,
     arguments: &[String],
 ) -> Result<Numbers, NoRun> {
+    let mut server = start(programs, cores, serving)?;
+    let run = on_core(cores.client_core, || simulate(programs, &server, "chat", arguments))?;
+    of_run(&mut server, &run)
+}
+
+/// Starts the server of a chat.
+///
+/// # Errors
+/// Its plan does not fit, or it does not start.
+pub fn start(programs: &Programs, cores: Cores, serving: Serving<'_>) -> Result<Server, NoRun> {
     let mut command = Command::new(&programs.server);
     command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &serving.capacity.to_string()]);
     command.args(PATIENCE);
     if let Some(reactors) = serving.reactors {
         command.args(["--reactors", &reactors.to_string()]);
     }
-    let mut server = on_core(cores.server_core, || Server::launch(&mut command))?;
-    let Run { json, has_passed, said } =
-        on_core(cores.client_core, || simulate(programs, &server, "chat", arguments))?;
+    for setting in serving.settings {
+        command.args(["--set", setting]);
+    }
+    on_core(cores.server_core, || Server::launch(&mut command))
+}
+
+/// What a chat on this server has shown.
+///
+/// # Errors
+/// The server has ended, or the run has failed in any way.
+pub fn of_run(server: &mut Server, run: &Run) -> Result<Numbers, NoRun> {
     if let Some(status) = server.ended() {
         return Err(NoRun::Broken(format!("the server has ended: {status}")));
     }
-    if !has_passed {
-        return Err(NoRun::Broken(format!("client-sim failed: {said}")));
+    if !run.has_passed {
+        return Err(NoRun::Broken(format!("client-sim failed: {}", run.said)));
     }
-    let numbers = numbers(&json, server.reactors()?);
+    let numbers = numbers(&run.json, server.reactors()?);
     numbers.ok_or_else(|| NoRun::Broken("client-sim's result has no CPU of this chat".to_owned()))
 }
 
@@ -128,10 +148,7 @@ pub fn cell(rounds: &[Numbers], digits: usize, number: impl Fn(&Numbers) -> Opti
 /// of a round.
 pub fn ratio(of: &[Numbers], to: &[Numbers]) -> Option<Spread> {
     let cpu = |rounds: &[Numbers]| -> Vec<f64> { rounds.iter().map(|n| n.cpu_us_per_delivery).collect() };
-    let (of, to) = (cpu(of), cpu(to));
-    let ratios: Vec<f64> = of.iter().zip(&to).map(|(of, to)| of / to).collect();
-    let median = Spread::of(&of)?.median / Spread::of(&to)?.median;
-    Some(Spread { median, ..Spread::of(&ratios)? })
+    tcbchat_bench::ratio(&cpu(of), &cpu(to))
 }
 
 #[cfg(test)]

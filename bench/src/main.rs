@@ -4,20 +4,29 @@
 
 mod bio;
 mod bio_server;
+mod callers;
 mod chart;
 mod compare;
 mod fairness;
 mod files;
 mod floor;
 mod footprint;
+mod goals;
 mod growth;
 mod guard;
+mod guests;
 mod hash_table;
 mod installed;
+mod issuer;
+mod large_room;
 mod load;
+mod logins;
+mod password_flood;
 mod peers;
 mod process;
+mod publish_flood;
 mod reactors;
+mod scrape;
 mod thread_walls;
 #[cfg(test)]
 mod visit;
@@ -57,6 +66,14 @@ enum Measurement {
     Growth(growth::Args),
     /// Two reactors against one: CPU per delivery in rooms with members on both
     Reactors(reactors::Args),
+    /// What members of a large room cost who come, go, break off or do not read
+    LargeRoom(large_room::Args),
+    /// How many clients a second can prove who they are: CPU of the threads that check
+    Logins(logins::Args),
+    /// What guessed passwords cost those who bring tokens
+    PasswordFlood(password_flood::Args),
+    /// What one session that publishes without end costs the members of other rooms
+    PublishFlood(publish_flood::Args),
     /// Refuse more instructions or memory than are kept in the repository
     Guard(guard::Args),
     /// What `guard` counts: one path, once
@@ -86,6 +103,10 @@ fn main() -> ExitCode {
         Measurement::Fairness(args) => fairness::run(&args),
         Measurement::Growth(args) => growth::run(&args),
         Measurement::Reactors(args) => reactors::run(&args),
+        Measurement::LargeRoom(args) => large_room::run(&args),
+        Measurement::Logins(args) => logins::run(&args),
+        Measurement::PasswordFlood(args) => password_flood::run(&args),
+        Measurement::PublishFlood(args) => publish_flood::run(&args),
         Measurement::Guard(args) => guard::run(&args),
         Measurement::GuardPath(args) => guard::walk(&args),
     };

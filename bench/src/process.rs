@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio, exit};
@@ -14,8 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, setpriority_process,
+};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -133,14 +136,17 @@ pub struct Server {
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 impl Server {
-    /// Starts a server with room for `capacity` connections on a free port of 127.0.0.1, and waits until it
-    /// listens. Its log goes where ours goes.
+    /// Starts a server with room for `capacity` connections on a free port of 127.0.0.1, with these settings
+    /// (`key=value`), and waits until it listens. Its log goes where ours goes.
     ///
     /// # Errors
     /// It does not start, or ends before it listens.
-    pub fn start(programs: &Programs, capacity: u32) -> Result<Server, NoRun> {
+    pub fn start(programs: &Programs, capacity: u32, settings: &[String]) -> Result<Server, NoRun> {
         let mut command = Command::new(&programs.server);
         command.args(["serve", "--listen", "127.0.0.1:0", "--capacity", &capacity.to_string()]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         Server::launch(&mut command)
     }
 
@@ -203,6 +209,15 @@ impl Server {
     /// Its WebSocket endpoint.
     pub fn url(&self) -> String {
         format!("ws://{}/ws", address(&self.ready_line).unwrap_or_default())
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// It has not said so.
+    pub fn address(&self) -> Result<SocketAddr, String> {
+        let said = address(&self.ready_line).and_then(|address| address.parse().ok());
+        said.ok_or_else(|| format!("no address in {:?}", self.ready_line))
     }
 
     /// Its process.
@@ -282,6 +297,8 @@ pub struct Hold<'a> {
     pub room_prefix: &'a str,
     /// Seconds for which all of them are idle before the memory is measured.
     pub seconds: f64,
+    /// Tokens that they log in with, one a line.
+    pub tokens: Option<&'a Path>,
 }
 
 /// Holds sessions on a server and returns the simulator's JSON.
@@ -302,6 +319,7 @@ impl Hold<'_> {
             format!("--room-size={}", self.room_size),
             format!("--room-prefix={}", self.room_prefix),
         ]);
+        arguments.extend(self.tokens.map(|tokens| format!("--tokens={}", tokens.display())));
         arguments
     }
 }
@@ -416,6 +434,12 @@ impl Cores {
         }
         Ok(())
     }
+}
+
+/// This thread lets others go first, as far as the kernel allows it.
+pub fn give_way() {
+    // A lower priority is always permitted.
+    setpriority_process(Some(gettid()), 19).ok();
 }
 
 /// Does something, starting a process above all, on one core: a child inherits it.

@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         for (workload, row) in workloads.iter().zip(&mut rows) {
             for (reactors, numbers) in REACTORS.into_iter().zip([&mut row.one, &mut row.two]) {
                 eprintln!("round {round} of {}: {}, reactors: {reactors}", args.rounds, workload.name);
-                let serving = Serving { capacity: CAPACITY, reactors: Some(reactors) };
+                let serving = Serving { capacity: CAPACITY, reactors: Some(reactors), settings: &[] };
                 // The scenario itself is not for the list of its options.
                 let mut options = workload.arguments[1..].to_vec();
                 options.push("--threads=1".to_owned());

@@ -4,31 +4,12 @@
 #[allow(dead_code, reason = "this run's list is shown by another target")]
 mod skipped;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod support;
+
 use std::thread;
 
 use serde_json::Value;
-
-const BENCH: &str = env!("CARGO_BIN_EXE_bench");
-
-/// Runs `bench` with so many descriptors for each table, both sides on one core, and reads the JSON that it wrote.
-fn bench(descriptors: u32, line: &str, files: &[(&str, &Path)]) -> Output {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), BENCH]);
-    command.args(line.split_whitespace()).args(["--server-core=0", "--client-core=0"]);
-    command.args(files.iter().map(|(option, path)| format!("{option}={}", path.display())));
-    // `cargo test --workspace` has built the programs that are measured. Without them, `bench` builds them.
-    let beside = |name| PathBuf::from(BENCH).with_file_name(name).exists();
-    if beside("tcbchat") && beside("client-sim") {
-        command.env_remove("CARGO");
-    }
-    command.stdin(Stdio::null()).output().unwrap()
-}
-
-fn read(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
+use support::{bench, read};
 
 #[test]
 fn growth_measures_each_size_and_the_base_with_as_many_threads() {

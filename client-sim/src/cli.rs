@@ -89,6 +89,9 @@ pub struct Common {
     /// Passcode of every client
     #[arg(long, requires = "login")]
     pub passcode: Option<String>,
+    /// Passcodes without a login, which are tokens: one a line, of which client N has the Nth; behind the last comes the first
+    #[arg(long, value_name = "FILE", conflicts_with = "login")]
+    pub tokens: Option<PathBuf>,
 
     /// Threads; more are used when one descriptor table does not suffice
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]

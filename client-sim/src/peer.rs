@@ -333,7 +333,7 @@ impl Peer {
                 Some(head) => taken = head,
             }
             self.phase = Phase::Connecting;
-            kit.websocket.write_text(&script.connect, &mut kit.out)?;
+            kit.websocket.write_text(&script.connect(identity.client), &mut kit.out)?;
         }
         let whole = whole_messages(&bytes[taken..])?;
         self.take_messages(identity.room, &bytes[taken..taken + whole], script, kit, listener)?;

@@ -18,7 +18,7 @@ use crate::cli::{Common, Held};
 use crate::crew::{Broken, Crew};
 use crate::failure::Tally;
 use crate::memory::Sample;
-use crate::peer::script::{HeartBeats, Script};
+use crate::peer::script::{HeartBeats, Proof, Script};
 use crate::peer::upgrade::Upgrade;
 use crate::plan::{Machine, Plan, Wish};
 use crate::progress::Watch;
@@ -411,7 +411,7 @@ fn setup(casting: &Casting<'_>, plan: Plan, target: Target, epoch: Instant) -> R
     let common = casting.common;
     let upgrade = Upgrade::new(&target.url).map_err(Refusal::Plan)?;
     let heart_beats = HeartBeats { out_ms: common.heart_beat.0, in_ms: common.heart_beat.1 };
-    let login = common.login.as_deref().zip(common.passcode.as_deref());
+    let proof = proof(common).map_err(Refusal::Plan)?;
     // Another run, at the same time or before, must not be heard.
     let prefix = common.room_prefix.clone().unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
@@ -420,7 +420,7 @@ fn setup(casting: &Casting<'_>, plan: Plan, target: Target, epoch: Instant) -> R
     let rooms = if casting.checked { casting.connections.div_ceil(common.room_size) } else { 0 };
     Ok(Setup {
         epoch,
-        script: Script::new(upgrade, &target.host, heart_beats, login, &prefix),
+        script: Script::new(upgrade, &target.host, heart_beats, &proof, &prefix),
         plan,
         target,
         room_size: common.room_size,
@@ -430,6 +430,23 @@ fn setup(casting: &Casting<'_>, plan: Plan, target: Target, epoch: Instant) -> R
         deaf_every: casting.deaf_every,
         sent: (0..rooms).map(|_| AtomicU32::new(0)).collect(),
     })
+}
+
+/// What the clients of a run prove who they are with.
+fn proof(common: &Common) -> Result<Proof, String> {
+    if let Some(path) = &common.tokens {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let tokens: Vec<String> = text.lines().map(str::to_owned).collect();
+        // An empty line would end the CONNECT.
+        let is_in_order = !tokens.is_empty() && tokens.iter().all(|token| !token.is_empty());
+        return if is_in_order {
+            Ok(Proof::Tokens(tokens))
+        } else {
+            Err(format!("{}: a token a line is needed", path.display()))
+        };
+    }
+    let password = common.login.clone().zip(common.passcode.clone());
+    Ok(password.map_or(Proof::None, |(login, passcode)| Proof::Password(login, passcode)))
 }
 
 fn merge(tallies: Vec<Tallies>) -> Tallies {

@@ -11,6 +11,17 @@ use std::net::IpAddr;
 /// Bytes of a login at most, as STOMP's `stomp.id_bytes_max` has it by default. A token with a longer one is refused.
 pub const LOGIN_BYTES_MAX: usize = 255;
 
+/// Whether a text may be a login: 1 to [`LOGIN_BYTES_MAX`] bytes that nobody takes for another login because of what is not
+/// seen: no control characters, no blanks at its ends (many clients cut them off), no marks without a width, and none that turn
+/// the direction of a text.
+pub fn is_login(text: &str) -> bool {
+    let is_unseen = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    (1..=LOGIN_BYTES_MAX).contains(&text.len()) && text.trim() == text && !text.contains(is_unseen)
+}
+
 /// Who a session is.
 ///
 /// Sessions of one login share one principal, so it is made to be interned: it can be compared and hashed.
@@ -78,8 +89,9 @@ pub struct Credentials {
     pub token: Option<Box<str>>,
     /// Headers of CONNECT, and chosen ones of the upgrade, for a mode that asks the application.
     pub headers: Box<[(Box<str>, Box<str>)]>,
-    /// Where the client is.
-    pub address: IpAddr,
+    /// Where the client is; `None` if that is not known: it came by a Unix socket, or by a trusted proxy that does not name
+    /// it.
+    pub address: Option<IpAddr>,
 }
 
 impl Credentials {
@@ -169,6 +181,24 @@ mod tests {
     }
 
     #[test]
+    fn logins_that_look_like_others_are_none() {
+        for (text, expected) in [
+            ("ann", true),
+            ("ann b\u{f6}se", true),
+            ("", false),
+            ("ann ", false),
+            ("\u{a0}ann", false),
+            ("\u{feff}ann", false),
+            ("an\u{200b}n", false),
+            ("\u{202e}nna", false),
+            ("a\nn", false),
+        ] {
+            assert_eq!(is_login(text), expected, "{text:?}");
+        }
+        assert!(is_login(&"x".repeat(LOGIN_BYTES_MAX)) && !is_login(&"x".repeat(LOGIN_BYTES_MAX + 1)));
+    }
+
+    #[test]
     fn principals_that_say_the_same_are_equal() {
         let claim = |name: &str, value: &str| (boxed(name), boxed(value));
         let one = Principal::new("a", ["y", "x", "y"].map(boxed), [claim("n", "1"), claim("m", "2")]);
@@ -189,7 +219,7 @@ mod tests {
             passcode: Some(boxed("hunter2")),
             token: Some(boxed("eyJ.hunter3.x")),
             headers: [(boxed("cookie"), boxed("sid=hunter4"))].into(),
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: Some(Ipv4Addr::LOCALHOST.into()),
         };
         let shown = format!("{credentials:?} {credentials:#?}");
         assert!(shown.contains("alice") && shown.contains("cookie"), "{shown}");

@@ -11,7 +11,7 @@ use jsonwebtoken::{Header, Validation};
 use serde_json::{Map, Value};
 
 use super::keys::{Keys, NoKey};
-use super::principal::{Accepted, Credentials, LOGIN_BYTES_MAX, Principal, Refusal, Verdict};
+use super::principal::{Accepted, Credentials, Principal, Refusal, Verdict, is_login};
 
 /// Reasons that users see. None tells more than the sender of the token knows, or may know.
 const TOO_LONG: Refusal = Refusal::NotAuthenticated("the token is longer than auth.token_bytes_max");
@@ -181,7 +181,7 @@ impl Tokens {
 
     fn principal(&self, claims: &Map<String, Value>) -> Result<Principal, Refusal> {
         let login = claim(claims, &self.terms.login_claim).and_then(Value::as_str).ok_or(LOGIN)?;
-        if login.is_empty() || login.len() > LOGIN_BYTES_MAX || login.contains(char::is_control) {
+        if !is_login(login) {
             return Err(LOGIN);
         }
         let roles: Vec<Box<str>> = match claim(claims, &self.terms.roles_claim) {

@@ -10,6 +10,7 @@ use super::keys::Value;
 use super::settings::{Origin, Settings};
 use super::{Problem, addresses, rules};
 use crate::net::address::Address;
+use crate::services;
 
 /// The longest header of a WebSocket frame from a server (RFC 6455, section 5.2): 2 bytes and a 64-bit length.
 const WS_FRAME_HEADER_BYTES_MAX: u64 = 10;
@@ -108,6 +109,7 @@ impl Checker<'_> {
                 .iter()
                 .any(|scheme| url.starts_with(scheme) && url.len() > scheme.len())
         {
+            let url = services::auth::without_secrets(url);
             let text = format!("auth.http_url = {url:?}: it must begin with http:// or https://");
             self.problems.push(Problem::new(self.settings.get("auth.http_url").origin.clone(), text));
         }

@@ -13,7 +13,7 @@ use std::path::Path;
 use super::settings::Origin;
 use super::{Auth, ConfigError, Problem};
 use crate::auth::{Checks, Keys, Mistake, Mode, Terms, Tokens, Users};
-use crate::services::auth::shown as shown_url;
+use crate::services::auth::without_secrets;
 
 /// Bytes of a file of users, or of keys: some 100,000 users.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -50,7 +50,7 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
             }
             Mode::Open => line(format_args!("open: every login, with every passcode")),
             Mode::Http => {
-                let url = shown_url(auth.http_url.as_deref().unwrap_or_default());
+                let url = without_secrets(auth.http_url.as_deref().unwrap_or_default());
                 line(format_args!("http: {url} is asked"));
             }
             Mode::Users => {
@@ -60,7 +60,9 @@ pub fn describe(auth: &Auth, checks: &Checks) -> String {
             Mode::Jwt => {
                 let Some(tokens) = &checks.tokens else { continue };
                 let (keys, path) = (tokens.keys(), shown(&auth.keys_file));
-                line(format_args!("jwt: {} keys of {path}; {}", keys.count(), tokens.terms()));
+                let (count, terms) = (keys.count(), tokens.terms());
+                let noun = if count == 1 { "key" } else { "keys" };
+                line(format_args!("jwt: {count} {noun} of {path}; {terms}"));
                 for key in keys.to_string().lines() {
                     line(format_args!("  {key}"));
                 }
@@ -171,6 +173,11 @@ mod tests {
             assert!(said.contains(expected), "{said}");
         }
         assert!(!said.contains("argon2"), "{said}");
+
+        let pem = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/auth/ed25519.pub.pem");
+        let one = auth(&[("auth.mode", "jwt"), ("auth.keys_file", pem.to_str().unwrap())]);
+        let said = describe(&one, &load(&one, &[]).unwrap());
+        assert!(said.starts_with(&format!("jwt: 1 key of {}; ", pem.display())), "{said}");
 
         // Files of modes that are not in force are not looked at.
         let none = auth(&[("auth.mode", "open"), ("auth.users_file", &path("absent"))]);

@@ -195,7 +195,7 @@ mod tests {
             "t.toml:1: top: a key must stand in a section",
             "t.toml:3: stomp.headers_max = 1: allowed are 8 to 1024",
             "t.toml:4: stomp.head_bytes_max = \"big\": allowed are 256 to 1048576",
-            "t.toml:5: stomp.body: there is no such key; [stomp] has head_bytes_max",
+            "t.toml:5: stomp.body: there is no such key; [stomp] has refusals, head_bytes_max",
             "t.toml:7: chat: there is no section \"chat\"; sections are profile, listen, http, auth",
             "t.toml:10: listen.address = [\"localhost:80\"]: allowed are one or more IP:PORT or unix:PATH",
             "t.toml:11: listen.backlog = -1: allowed are 1 to 65535",

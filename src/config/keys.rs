@@ -17,8 +17,8 @@ use crate::limits::{self, Spec};
 
 pub use domain::{Domain, Key, Value};
 pub use words::{
-    AUTH_MODES, CLIENT_HEADERS, Goodbye, LogFormat, LogLevel, MetricsAccess, ReadyLine, TIME_WAIT_REUSE,
-    of_word,
+    AUTH_MODES, CLIENT_HEADERS, Goodbye, LogFormat, LogLevel, MetricsAccess, REFUSALS, ReadyLine,
+    TIME_WAIT_REUSE, of_word,
 };
 
 /// What every environment variable of the configuration starts with.
@@ -191,7 +191,7 @@ fn keys_without_number() -> Vec<Key> {
         key(
             "auth",
             "http_url",
-            Domain::Text { default: None, meaning: "a URL, such as \"http://127.0.0.1:3000/chat/login\"" },
+            Domain::Url { example: "http://127.0.0.1:3000/chat/login" },
             "Where the application says who a client is, for the mode \"http\".",
         ),
         key(
@@ -205,6 +205,14 @@ fn keys_without_number() -> Vec<Key> {
             "token_expiry_required",
             Domain::Switch { default: true },
             "Whether a token without `exp` is refused. Its session would never end by itself.",
+        ),
+        key(
+            "stomp",
+            "refusals",
+            word(Some("error"), &["error", "message"]),
+            "How a frame is refused that is right in itself: \"error\" ends the session by an ERROR; \"message\" says the same in
+             a MESSAGE to its /user/queue/errors, sends no RECEIPT, and the session goes on. PROTOCOL.md has the list of what
+             that is: what rules forbid, a full queue, an UNSUBSCRIBE of what is not subscribed.",
         ),
         key(
             "tcb",
@@ -352,6 +360,8 @@ mod tests {
             unreachable!()
         };
         assert_eq!(CLIENT_HEADERS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
+        let Domain::Word { allowed, .. } = find("stomp", "refusals").unwrap().domain else { unreachable!() };
+        assert_eq!(REFUSALS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
         let Domain::Words { allowed } = find("auth", "mode").unwrap().domain else { unreachable!() };
         assert_eq!(AUTH_MODES.iter().map(|(word, _)| *word).collect::<Vec<_>>(), allowed);
         assert!(of_word(AUTH_MODES, Some("shut")).is_none());

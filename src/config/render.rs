@@ -3,7 +3,8 @@
 //! It is printed from the catalogue of [`super::keys`] and the rules, so `tcbchat check` says what the program does. Nothing
 //! is read or validated here.
 //!
-//! Invariant: the TOML, read again as a file, gives the same settings.
+//! Invariant: the TOML, read again as a file, gives the same settings, but for a URL with a secret: what may be one is not
+//! printed.
 
 use std::fmt::Write as _;
 
@@ -34,6 +35,10 @@ pub fn toml(settings: &Settings) -> String {
         };
         comment(&mut text, &format!("{} Allowed: {}.{origin}", key.doc, key.allowed()));
         match &setting.value {
+            Some(value) if value.without_secrets() != *value => {
+                let known = value.without_secrets();
+                put(&mut text, format_args!("# {} = {known} and what may be secret in it\n", key.name));
+            }
             Some(value) => put(&mut text, format_args!("{} = {value}\n", key.name)),
             None => put(&mut text, format_args!("# {} is unset\n", key.name)),
         }
@@ -117,6 +122,17 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let again = crate::config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap();
         assert_eq!(again.0, config);
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let url = "https://me:hush@app.example/login?key=hush";
+        let flag = |key: &str, value: &str| Flag { flag: "--set", key: key.into(), value: value.into() };
+        let flags = vec![flag("auth.mode", "http"), flag("auth.http_url", url)];
+        let (_, settings) = crate::config::load(&Sources { flags, ..Sources::default() }).unwrap();
+        let text = toml(&settings);
+        assert!(!text.contains("hush"), "{text}");
+        assert!(text.contains("# http_url = \"https://app.example/login\" and what may"), "{text}");
     }
 
     #[test]

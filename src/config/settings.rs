@@ -261,13 +261,13 @@ impl Settings {
         }
     }
 
-    /// The text of a key, if it is set.
+    /// The text or URL of a key, if it is set.
     ///
     /// # Panics
-    /// If there is no such key, or it is no text.
+    /// If there is no such key, or it is neither.
     pub fn line(&self, path: &str) -> Option<&str> {
         match &self.get(path).value {
-            Some(Value::Text(text)) => Some(text),
+            Some(Value::Text(text) | Value::Url(text)) => Some(text),
             None => None,
             other => panic!("{path} is {other:?}, not a text"),
         }
@@ -398,7 +398,10 @@ mod tests {
             "environment TCBCHAT_LOG_FORMAT: log.format = \"xml\": allowed are \"text\" or \"json\""
         );
         assert_eq!(texts[2], "--listen: listen.address: \"127.0.0.1:1\" is there twice");
-        assert!(texts[3].starts_with("--set: stomp.body: there is no such key; [stomp] has head_bytes_max"));
+        assert!(
+            texts[3]
+                .starts_with("--set: stomp.body: there is no such key; [stomp] has refusals, head_bytes_max")
+        );
         assert_eq!(texts[4], "--capacity: tcb.capacity = \"many\": allowed are 0 to 16777214");
     }
 }

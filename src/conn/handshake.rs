@@ -82,6 +82,19 @@ pub enum Reach {
     Anywhere,
 }
 
+/// Whether a `Host` is one that other machines may know: through a proxy that leaves no other trace, or as a name that somebody
+/// lets point to this machine (DNS rebinding). `localhost`, loopback addresses and names without a dot are none.
+pub fn is_known_elsewhere(host: &str) -> bool {
+    let end = host.rfind(']').map_or(0, |at| at + 1);
+    let name = host[end..].rfind(':').map_or(host, |at| &host[..end + at]);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match address.parse::<IpAddr>() {
+        Ok(address) => !address.to_canonical().is_loopback(),
+        Err(_) => name.contains(['.', ':']) && !name.to_ascii_lowercase().ends_with(".localhost"),
+    }
+}
+
 /// Who speaks HTTP on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
@@ -193,6 +206,35 @@ mod tests {
         let mut scratch = http::Scratch::new();
         let (request, _) = http::parse(&head, &limits::Handshake::default(), &mut scratch).unwrap().unwrap();
         check_origin(&request, false, &[]).err()
+    }
+
+    #[test]
+    fn hosts_of_this_machine_alone_are_told_from_others() {
+        for (host, is_known) in [
+            ("localhost", false),
+            ("LOCALHOST:8080", false),
+            ("chat.localhost:1", false),
+            ("localhost.", false),
+            ("127.0.0.1:8080", false),
+            ("127.9.9.9", false),
+            ("[::1]:8080", false),
+            ("[::1]", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("chat:8080", false),
+            ("", false),
+            ("chat.example.com", true),
+            ("chat.example.com:443", true),
+            ("com.", false),
+            ("localhost.example.com", true),
+            ("evil-localhost.com", true),
+            ("127.0.0.1.evil.com", true),
+            ("203.0.113.5", true),
+            ("10.0.0.1:80", true),
+            ("[2001:db8::1]:8080", true),
+            ("0.0.0.0:8080", true),
+        ] {
+            assert_eq!(is_known_elsewhere(host), is_known, "{host}");
+        }
     }
 
     #[test]

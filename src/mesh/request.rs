@@ -14,7 +14,7 @@
 //!
 //! Invariant: a request whose origin has a serial number is completed exactly once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::mail::Mail;
 use super::mailbox::Mesh;
@@ -56,14 +56,20 @@ pub trait Authenticator: Send + Sync {
 pub struct Question {
     origin: Origin,
     credentials: Box<Credentials>,
+    waits: Weak<()>,
     mesh: Arc<Mesh>,
     is_answered: bool,
 }
 
 impl Question {
-    /// A question of this origin, which has a serial number.
-    pub fn new(origin: Origin, credentials: Box<Credentials>, mesh: Arc<Mesh>) -> Question {
-        Question { origin, credentials, mesh, is_answered: false }
+    /// A question of this origin, which has a serial number. `waits` is dead when nobody waits for the answer any more.
+    pub fn new(origin: Origin, credentials: Box<Credentials>, waits: Weak<()>, mesh: Arc<Mesh>) -> Question {
+        Question { origin, credentials, waits, mesh, is_answered: false }
+    }
+
+    /// Whether its session waits for the answer still.
+    pub fn is_awaited(&self) -> bool {
+        self.waits.strong_count() > 0
     }
 
     /// Who asks.

@@ -181,7 +181,38 @@ pub enum Fault {
     },
 }
 
+/// How a frame is refused that is right in itself, and asks for what it does not get: see [`Fault::is_refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refusals {
+    /// By an ERROR, which ends the session (STOMP 1.2, ERROR).
+    #[default]
+    Error,
+    /// By a MESSAGE; the session goes on.
+    Message,
+}
+
 impl Fault {
+    /// Whether a connected session can go on after it: the frame was understood, has had no effect, and the next one does not
+    /// depend on it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Fault::BadDestination(_)
+                | Fault::DestinationTooLong { .. }
+                | Fault::SubscriptionExists
+                | Fault::NoSuchSubscription
+                | Fault::TooManySubscriptions { .. }
+                | Fault::TooManySubscriptionsHere { .. }
+                | Fault::UnknownAck
+                | Fault::TooManyRooms { .. }
+                | Fault::QueueFull { .. }
+                | Fault::RoomFull { .. }
+                | Fault::AuthBusy
+                | Fault::AuthUnavailable
+                | Fault::Forbidden { .. }
+        )
+    }
+
     /// The name that documentation and logs use.
     pub fn name(&self) -> &'static str {
         match self {
@@ -477,6 +508,18 @@ mod tests {
         assert_eq!(blame(Fault::BadAckMode, Some("some")), Fault::BadAckMode.to_string());
         assert_eq!(blame(Fault::BadHeartBeat, None), Fault::BadHeartBeat.to_string());
         assert_eq!(blame(Fault::UnknownAck, Some(" 1")), Fault::UnknownAck.to_string());
+    }
+
+    #[test]
+    fn refusals_are_documented() {
+        let documented: Vec<String> = rows("| fault that a session may survive | of |")
+            .into_iter()
+            .map(|row| row[0].to_owned())
+            .collect();
+        let mut code: Vec<String> =
+            all().iter().filter(|fault| fault.is_refusal()).map(|fault| fault.name().to_owned()).collect();
+        code.dedup();
+        assert_eq!(documented, code);
     }
 
     #[test]

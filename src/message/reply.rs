@@ -16,6 +16,9 @@ use crate::wire::ws;
 /// The value of the `server` header (STOMP 1.2, CONNECTED).
 pub const SERVER: &str = concat!("tcbchat/", env!("CARGO_PKG_VERSION"));
 
+/// Where a session is told of refusals that it survives.
+pub const ERRORS: &str = "/user/queue/errors";
+
 /// One LF in a message of its own: a heart-beat.
 pub fn heart_beat(out: &mut Vec<u8>) {
     ws::encode_message(ws::Kind::Text, b"\n", out);
@@ -48,8 +51,15 @@ fn in_message_with(is_utf8: bool, elsewhere: usize, out: &mut Vec<u8>, write: im
     ws::write_header(kind, whole, &mut out[start..start + need]);
 }
 
-/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has) and server.
-pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], out: &mut Vec<u8>) {
+/// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has), server, and the login that
+/// the client has proved.
+pub fn connected(
+    version: Version,
+    session: [u32; 3],
+    heart_beat_ms: [u32; 2],
+    login: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     in_message(true, out, |out| {
         let mut encoder = Encoder::new(out, Command::Connected, version)
             .plain("version", version.as_str())
@@ -58,6 +68,9 @@ pub fn connected(version: Version, session: [u32; 3], heart_beat_ms: [u32; 2], o
         // STOMP 1.0 knows no heart-beats.
         if version != Version::V10 {
             encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
+        }
+        if let Some(login) = login {
+            encoder = encoder.known("user-name", login);
         }
         encoder.finish();
     });
@@ -75,9 +88,16 @@ pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut
 }
 
 /// ERROR: the fault's sentence, and which frame it answers where that asked for a receipt.
-pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
+///
+/// `agreed` is the version that CONNECTED has said. Before that none is agreed, and clients differ in what escapes they undo:
+/// the sentence is written so that it needs none in any version.
+pub fn error(agreed: Option<Version>, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
     in_message(true, out, |out| {
-        let text = fault.to_string();
+        let mut text = fault.to_string();
+        if agreed.is_none() {
+            text = text.chars().map(without_escape).collect();
+        }
+        let version = agreed.unwrap_or(Version::V12);
         let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
         if matches!(fault, Fault::NoCommonVersion) {
             encoder = encoder.plain("version", "1.0,1.1,1.2");
@@ -87,6 +107,42 @@ pub fn error(version: Version, fault: &Fault, receipt: Option<&str>, out: &mut V
         }
         encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
     });
+}
+
+/// A refusal that the session survives: a MESSAGE to [`ERRORS`] that says what the ERROR would. `number` differs among those of
+/// one session; `subscription` is left out for STOMP 1.0 subscriptions that have no id.
+pub fn refusal(
+    version: Version,
+    subscription: Option<&str>,
+    number: u64,
+    fault: &Fault,
+    receipt: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    in_message(true, out, |out| {
+        let text = fault.to_string();
+        let mut encoder = Encoder::new(out, Command::Message, version);
+        if let Some(subscription) = subscription {
+            encoder = encoder.known("subscription", subscription);
+        }
+        // No room has the epoch 0.
+        let id = MessageId { epoch: 0, sequence: number }.to_string();
+        encoder = encoder.plain("message-id", &id).plain("destination", ERRORS).known("message", &text);
+        if let Some(receipt) = receipt {
+            encoder = encoder.known("receipt-id", receipt);
+        }
+        encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
+    });
+}
+
+/// What stands for a character that some version writes as an escape.
+fn without_escape(letter: char) -> char {
+    match letter {
+        ':' => ';',
+        '\\' => '/',
+        '\r' | '\n' | '\0' => ' ',
+        letter => letter,
+    }
 }
 
 /// MESSAGE, as the subscription's class wants it.
@@ -133,4 +189,22 @@ fn message_headers<'a>(
         }
     };
     encoder.raw_lines(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_before_connected_has_nothing_to_unescape() {
+        let said = |agreed| {
+            let mut out = Vec::new();
+            error(agreed, &Fault::NotAuthenticated("see a:b\\c\r\n".into()), None, &mut out);
+            let text = String::from_utf8_lossy(&out).into_owned();
+            text.split("message:").nth(1).and_then(|rest| rest.split('\n').next()).unwrap().to_owned()
+        };
+        assert_eq!(said(None), "not authenticated; see a;b/c  ");
+        assert_eq!(said(Some(Version::V12)), r"not authenticated\c see a\cb\\c\r\n");
+        assert_eq!(said(Some(Version::V10)), r"not authenticated: see a:b\c  ");
+    }
 }

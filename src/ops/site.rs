@@ -5,12 +5,14 @@
 //!
 //! Invariant: every answer carries the header fields of `SECURITY`, closes its connection, and is as long as it says.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::metrics::{Format, Metrics};
+use crate::auth::Mode;
 use crate::tcb::FourTuple;
 use crate::wire::http::{HttpError, Request, write_page};
 
@@ -40,6 +42,56 @@ pub enum MetricsFor {
     All,
     /// Nobody.
     Nobody,
+}
+
+/// One way in which somebody at the chat page can prove who he is. The page offers those that it is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A login and its password.
+    Password,
+    /// A token.
+    Token,
+    /// What the browser sends without being asked: a cookie of the same site.
+    Browser,
+    /// Nothing: who says nothing is let in, and is nobody.
+    Nothing,
+}
+
+impl Proof {
+    /// The ways that these modes leave, each once; none if everybody is who he says. `has_cookie`: a cookie may have a token.
+    pub fn of(modes: &[Mode], has_cookie: bool) -> Vec<Proof> {
+        if modes == [Mode::Open] {
+            return Vec::new();
+        }
+        let has = |mode| modes.contains(&mode);
+        let ways = [
+            (Proof::Password, has(Mode::Users) || has(Mode::Http)),
+            (Proof::Token, has(Mode::Jwt) || has(Mode::Http)),
+            (Proof::Browser, has(Mode::Http) || (has(Mode::Jwt) && has_cookie)),
+            (Proof::Nothing, has(Mode::Open)),
+        ];
+        ways.into_iter().filter(|(_, is_there)| *is_there).map(|(proof, _)| proof).collect()
+    }
+
+    /// What the page calls it.
+    fn word(self) -> &'static str {
+        match self {
+            Proof::Password => "password",
+            Proof::Token => "token",
+            Proof::Browser => "browser",
+            Proof::Nothing => "nothing",
+        }
+    }
+}
+
+/// Where the chat page is told of [`Proof`]s.
+const PROOFS_PLACE: &str = r#"<meta name="proofs" content="">"#;
+
+/// The chat page, which offers these ways to sign in.
+fn chat_page(proofs: &[Proof]) -> Vec<u8> {
+    let words: Vec<&str> = proofs.iter().map(|proof| proof.word()).collect();
+    let told = PROOFS_PLACE.replace("\"\"", &format!("\"{}\"", words.join(" ")));
+    include_str!("../web/index.html").replacen(PROOFS_PLACE, &told, 1).into_bytes()
 }
 
 /// Whether clients should be sent here, for `/readyz`.
@@ -75,16 +127,17 @@ impl Readiness {
 struct Page {
     path: &'static str,
     content_type: &'static str,
-    body: &'static [u8],
+    body: Cow<'static, [u8]>,
     /// Names these bytes, so that a browser that has them needs no others (RFC 9110 section 8.8.3).
     etag: String,
 }
 
 impl Page {
-    fn new(path: &'static str, content_type: &'static str, body: &'static [u8]) -> Self {
+    fn new(path: &'static str, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        let body = body.into();
         // Not keyed: two servers of one build name the page alike.
         let mut hasher = DefaultHasher::new();
-        hasher.write(body);
+        hasher.write(&body);
         Self { path, content_type, body, etag: format!("\"{:016x}\"", hasher.finish()) }
     }
 
@@ -106,8 +159,10 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of a server. `retry_after_s`: what those are told who are to come back later.
+    /// The site of a server. `proofs`: how people at the chat page may sign in. `retry_after_s`: what those are told who are
+    /// to come back later.
     pub fn new(
+        proofs: &[Proof],
         metrics: Metrics,
         metrics_for: MetricsFor,
         readiness: Arc<Readiness>,
@@ -115,9 +170,11 @@ impl Site {
     ) -> Self {
         let script = "text/javascript; charset=utf-8";
         let pages = vec![
-            Page::new("/", "text/html; charset=utf-8", include_bytes!("../web/index.html")),
+            Page::new("/", "text/html; charset=utf-8", chat_page(proofs)),
             Page::new("/app.js", script, include_bytes!("../web/app.js")),
+            Page::new("/author.js", script, include_bytes!("../web/author.js")),
             Page::new("/log.js", script, include_bytes!("../web/log.js")),
+            Page::new("/signin.js", script, include_bytes!("../web/signin.js")),
             Page::new("/stomp.js", script, include_bytes!("../web/stomp.js")),
             Page::new("/style.css", "text/css; charset=utf-8", include_bytes!("../web/style.css")),
             Page::new("/icon.svg", "image/svg+xml", include_bytes!("../web/icon.svg")),
@@ -161,7 +218,7 @@ impl Site {
             let known = page.is_known_to(request);
             // RFC 9110 section 8.6: the length that a 304 tells is that of the page.
             answer.head_only |= known;
-            answer.write(if known { 304 } else { 200 }, page.content_type, page.body, &caching);
+            answer.write(if known { 304 } else { 200 }, page.content_type, &page.body, &caching);
         } else if is_metrics {
             let local = is_local(request, peer);
             if self.metrics_for == MetricsFor::Loopback && !local {
@@ -234,7 +291,7 @@ mod tests {
             log: Arc::default(),
             api: Arc::default(),
         };
-        Site::new(Metrics::new(sources), metrics_for, Arc::default(), 7)
+        Site::new(&[], Metrics::new(sources), metrics_for, Arc::default(), 7)
     }
 
     /// The head and the body of the answer to a request.
@@ -265,7 +322,7 @@ mod tests {
             assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
             assert_eq!(field(&head, "Content-Type"), page.content_type);
             assert_eq!(field(&head, "Content-Length"), body.len().to_string());
-            assert_eq!(body, page.body);
+            assert_eq!(body, *page.body);
 
             let (head, body) = ask(&site, THERE, &format!("HEAD {}?x=1", page.path), "");
             assert_eq!(field(&head, "Content-Length"), page.body.len().to_string());
@@ -278,7 +335,7 @@ mod tests {
         let site = site(MetricsFor::Loopback);
         let mut files = 0;
         for page in &site.pages {
-            let text = String::from_utf8_lossy(page.body);
+            let text = String::from_utf8_lossy(&page.body);
             let is_file = |text: &&str| text.starts_with("./") && !text.contains(char::is_whitespace);
             for quoted in text.split('"').filter(is_file) {
                 // Relative, so that a proxy may have the page below a path.
@@ -288,6 +345,27 @@ mod tests {
             }
         }
         assert!(files >= 5, "{files}");
+    }
+
+    #[test]
+    fn the_page_is_told_how_people_sign_in() {
+        use Mode::{Http, Jwt, Open, Users};
+        assert_eq!(include_str!("../web/index.html").matches(PROOFS_PLACE).count(), 1);
+        let table: [(&[Mode], bool, &str); 8] = [
+            (&[Open], false, ""),
+            (&[Open], true, ""),
+            (&[Users], true, "password"),
+            (&[Jwt], false, "token"),
+            (&[Jwt], true, "token browser"),
+            (&[Jwt, Users], false, "password token"),
+            (&[Http], false, "password token browser"),
+            (&[Users, Open], false, "password nothing"),
+        ];
+        for (modes, has_cookie, expected) in table {
+            let page = String::from_utf8(chat_page(&Proof::of(modes, has_cookie))).unwrap();
+            let told = format!("<meta name=\"proofs\" content=\"{expected}\">");
+            assert!(page.contains(&told), "{modes:?}: {told}");
+        }
     }
 
     #[test]

@@ -7,15 +7,14 @@
 //!
 //! It reads no file: checks are given, and can be replaced while it runs ([`Desk::replace`]).
 //!
-//! Invariant: a queue has at most `auth.queue_max` questions, each holder its share of them; what was asked so long ago that
-//! its client has given up is not checked; and each question is answered once.
+//! Invariant: what nobody waits for any more is not checked, and each question is answered once.
 
 mod application;
 mod failures;
+mod queue;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,10 +26,10 @@ use crate::mesh::request::{Authenticator, Expiry, Identity, Question};
 use crate::message::fault::Fault;
 use crate::message::origin::Holder;
 use crate::session::ticket::Sources;
-use crate::share::Holdings;
 use failures::Failures;
+use queue::Queue;
 
-pub use application::{Application, shown};
+pub use application::{Application, without_secrets};
 
 /// What a desk is made of.
 #[derive(Debug)]
@@ -65,34 +64,11 @@ impl Case {
     }
 }
 
-/// The questions that wait for one kind of check.
-#[derive(Debug)]
-struct Queue {
-    mode: Mode,
-    cases: Sender<Case>,
-    /// How many of whom.
-    waiting: Mutex<Holdings<Holder>>,
-}
-
-impl Queue {
-    /// Adds a question, or gives it back if its holder has its share.
-    fn push(&self, case: Case) -> Option<Case> {
-        let mut waiting = self.waiting.lock();
-        if waiting.total() >= waiting.max() || !waiting.admits(case.holder(), 1) {
-            return Some(case);
-        }
-        waiting.charge(case.holder(), 1);
-        drop(waiting);
-        // Its thread lives as long as the process; one that could not be told refuses by being dropped.
-        drop(self.cases.send(case));
-        None
-    }
-}
-
 #[derive(Debug)]
 struct Inner {
     modes: Vec<Mode>,
-    queues: Vec<Queue>,
+    /// For each mode that has something to check.
+    queues: Vec<(Mode, Queue<Case>)>,
     checks: RwLock<Arc<Checks>>,
     application: Option<Application>,
     failures: Mutex<Failures>,
@@ -127,20 +103,16 @@ impl Desk {
     /// A thread cannot be started.
     pub fn open(setup: Setup) -> std::io::Result<Desk> {
         let Setup { modes, checks, application, sources, patience, limits } = setup;
-        let (mut queues, mut receivers) = (Vec::new(), Vec::new());
-        for mode in modes.iter().copied().filter(|mode| threads_of(*mode, &limits) > 0) {
-            let (cases, receiver) = channel();
-            queues.push(Queue { mode, cases, waiting: Mutex::new(Holdings::new(limits.queue_max.into())) });
-            receivers.push((mode, Arc::new(Mutex::new(receiver))));
-        }
+        let queued = modes.iter().copied().filter(|mode| threads_of(*mode, &limits) > 0);
+        let queues = queued.map(|mode| (mode, Queue::new(&limits))).collect();
         let failures = Mutex::new(Failures::new(&limits));
         let checks = RwLock::new(Arc::new(checks));
         let inner = Arc::new(Inner { modes, queues, checks, application, failures, patience });
-        for (mode, receiver) in receivers {
-            for number in 0..threads_of(mode, &limits) {
-                let (inner, receiver) = (Arc::clone(&inner), Arc::clone(&receiver));
+        for (at, (mode, _)) in inner.queues.iter().enumerate() {
+            for number in 0..threads_of(*mode, &limits) {
+                let inner = Arc::clone(&inner);
                 let name = format!("auth-{}-{number}", format!("{mode:?}").to_lowercase());
-                thread::Builder::new().name(name).spawn(move || inner.serve(mode, &receiver))?;
+                thread::Builder::new().name(name).spawn(move || inner.serve(at))?;
             }
         }
         Ok(Desk { inner, sources })
@@ -172,22 +144,18 @@ fn give_way() {
 
 impl Inner {
     /// Answers what comes to one queue, for as long as the process lives.
-    fn serve(&self, mode: Mode, cases: &Mutex<Receiver<Case>>) {
-        if mode == Mode::Users {
+    fn serve(&self, at: usize) {
+        let (mode, queue) = &self.queues[at];
+        if *mode == Mode::Users {
             give_way();
         }
         loop {
-            // Whoever has the lock waits for the next question; it is free again while that is answered.
-            let next = cases.lock().recv();
-            match next {
-                Ok(case) => self.check(case),
-                Err(_) => return,
-            }
+            self.check(queue.take());
         }
     }
 
-    fn queue(&self, mode: Mode) -> Option<&Queue> {
-        self.queues.iter().find(|queue| queue.mode == mode)
+    fn queue(&self, mode: Mode) -> Option<&Queue<Case>> {
+        self.queues.iter().find(|(other, _)| *other == mode).map(|(_, queue)| queue)
     }
 
     /// Whether a mode has something to say of these credentials.
@@ -216,12 +184,15 @@ impl Inner {
         if mode == Mode::Users && !self.may_try(&case) {
             return case.question.answer(Err(Fault::AuthBusy));
         }
-        let full = match self.queue(mode) {
-            Some(queue) => queue.push(case),
+        let refused = match self.queue(mode) {
+            Some(queue) => {
+                let bytes = case.question.credentials().weight();
+                queue.push(case.holder(), bytes, case)
+            }
             // Of `Open`, which has nothing to check.
             None => return case.question.answer(Ok(Identity { principal: None, expiry: None })),
         };
-        if let Some(case) = full {
+        if let Err(case) = refused {
             case.question.answer(Err(Fault::AuthBusy));
         }
     }
@@ -229,11 +200,11 @@ impl Inner {
     /// Answers a question by its mode, or passes it on.
     fn check(&self, mut case: Case) {
         let mode = self.modes[case.mode];
-        if let Some(queue) = self.queue(mode) {
-            queue.waiting.lock().release(case.holder(), 1);
-        }
-        // While it waited its client may have given up, and others of its holder have failed.
-        if case.asked.elapsed() > self.patience || (mode == Mode::Users && !self.may_try(&case)) {
+        // While it waited its client may have gone, or given up, and others of its holder have failed.
+        if !case.question.is_awaited()
+            || case.asked.elapsed() > self.patience
+            || (mode == Mode::Users && !self.may_try(&case))
+        {
             return case.question.answer(Err(Fault::AuthBusy));
         }
         let checks = Arc::clone(&self.checks.read());
@@ -284,7 +255,9 @@ impl Inner {
 
     /// The last word of all modes: a guess that was wrong counts.
     fn refuse(&self, case: Case, refusal: Refusal) {
-        if case.has_failed {
+        // Whom nobody could ask about has not guessed.
+        let is_judged = !matches!(refusal, Refusal::Busy | Refusal::Unavailable);
+        if case.has_failed && is_judged {
             self.failures.lock().failed(case.holder(), case.question.credentials(), Instant::now());
         }
         case.question.answer(Err(fault_of(refusal)));

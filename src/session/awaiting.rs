@@ -94,6 +94,17 @@ impl Awaiting {
         }
     }
 
+    /// Whether this request joins the room whose key has this hash.
+    pub(super) fn is_joining(&self, serial: u32, hash: u64) -> bool {
+        self.list.iter().any(|awaited| awaited.serial == serial && awaited.joins == Some(hash))
+    }
+
+    /// The request was refused, and the session goes on: takes its receipt, which is not sent.
+    pub(super) fn take_receipt(&mut self, serial: u32) -> Option<CompactString> {
+        let awaited = self.list.iter_mut().find(|awaited| awaited.serial == serial)?;
+        awaited.receipt.take().map(|receipt| receipt.id)
+    }
+
     /// The receipt of this request says until when the session may last.
     pub(super) fn lasts_until(&mut self, serial: u32, expires_s: u64) {
         let awaited = self.list.iter_mut().find(|awaited| awaited.serial == serial);

@@ -5,6 +5,8 @@
 //!
 //! Invariant: a session has a principal only if it is connected.
 
+use std::sync::{Arc, Weak};
+
 use super::head::{Head, Value};
 use super::principals::PrincipalId;
 use super::ticket::{self, Said, Ticket};
@@ -20,6 +22,11 @@ impl Session {
     /// Whether CONNECTED was answered.
     pub fn is_connected(&self) -> bool {
         self.version.is_some() && self.extra.as_ref().is_none_or(|extra| extra.connecting.is_none())
+    }
+
+    /// The version of which the client knows: CONNECTED has said it.
+    pub fn agreed_version(&self) -> Option<Version> {
+        self.version.filter(|_| self.is_connected())
     }
 
     /// Who the client is; `None` for one that has not said, or need not say.
@@ -59,7 +66,6 @@ impl Session {
         }
         let login = Value { header: "login", text: login };
         let login = login.bounded(context.limits)?.filter(|login| !login.is_empty());
-        self.version = Some(version);
         if let Some(sources) = context.sources {
             let ticket = self.extra.as_mut().and_then(|extra| extra.ticket.take());
             self.tidy();
@@ -68,9 +74,11 @@ impl Session {
             let passcode = passcode.filter(|passcode| !passcode.is_empty());
             let said = Said { login, passcode, authorization };
             let credentials = Ticket::redeem(ticket, said, stomp_frame, sources)?;
+            self.version = Some(version);
             context.commands.push(Command::Authenticate(Box::new(credentials)));
             return Ok(());
         }
+        self.version = Some(version);
         if let Some(login) = login {
             let said = Principal { login: login.into(), roles: Box::default(), claims: Box::default() };
             self.principal = Some(context.principals.acquire(said));
@@ -102,6 +110,19 @@ impl Session {
     /// The client, which says that it has this login, is asked for by this request, and is not connected before the answer.
     pub fn connecting(&mut self, serial: u32, claimed: Option<Box<str>>) {
         self.extra_mut().connecting = Some((serial, claimed));
+    }
+
+    /// It is asked who the client is. The reference is dead as soon as nobody waits for the answer.
+    pub fn asking(&mut self) -> Weak<()> {
+        Arc::downgrade(self.extra_mut().asking.insert(Arc::default()))
+    }
+
+    /// That is answered.
+    pub(super) fn asked(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.asking = None;
+            self.tidy();
+        }
     }
 
     /// The login that the client says it has, while that is found out.

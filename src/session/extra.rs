@@ -3,6 +3,7 @@
 //! Invariant: the sums over all transactions are within their bounds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::limits;
 use crate::message::MessageId;
@@ -40,6 +41,8 @@ pub(super) struct Extra {
     pub(super) awaiting: Awaiting,
     /// The request that asks who the client is, before it is connected, and the login that it says it has.
     pub(super) connecting: Option<(u32, Option<Box<str>>)>,
+    /// There while it is asked who the client is. Whoever is to answer has a weak reference, which ends with the session.
+    pub(super) asking: Option<Arc<()>>,
     /// What the upgrade said of the client, before its CONNECT.
     pub(super) ticket: Option<Box<Ticket>>,
     /// Publications that wait for full rooms.
@@ -55,6 +58,7 @@ impl Extra {
             && self.auto.is_empty()
             && self.awaiting.is_empty()
             && self.connecting.is_none()
+            && self.asking.is_none()
             && self.ticket.is_none()
             && self.parked == 0
             && self.ends.is_empty()

@@ -133,6 +133,7 @@ impl Sessions {
 
     /// That is answered.
     pub fn answered(&mut self, index: u32) {
+        self.table[index as usize].asked();
         self.tickets.release_all(index);
     }
 

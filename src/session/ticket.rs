@@ -6,12 +6,11 @@
 //! Invariant: a ticket says something; there is none for an upgrade that does not.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr};
 
 use crate::auth::{Credentials, Secret};
 use crate::message::fault::Fault;
-use crate::wire::http::Request;
-use crate::wire::stomp::StompFrame;
+use crate::wire::http::{self, Request};
+use crate::wire::stomp::{StompFrame, is_blank_of_name};
 
 /// Where credentials are looked for, beside the headers `login`, `passcode` and `Authorization`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,8 +75,7 @@ impl Ticket {
 
     /// What CONNECT and the upgrade say together. Who is at the other end is for the shard to add.
     ///
-    /// A header of CONNECT is not passed on if it has the name of one that the upgrade is asked for: that is a proxy's word,
-    /// or a cookie's.
+    /// A header of CONNECT is not passed on if it could be taken for one of the upgrade ([`is_of_upgrades`]).
     ///
     /// # Errors
     /// The token is too long.
@@ -91,9 +89,7 @@ impl Ticket {
         let mut headers: Vec<(Box<str>, Box<str>)> =
             headers.into_iter().map(|(name, Secret(value))| (name, value)).collect();
         if sources.connect_headers {
-            let is_upgrades =
-                |name: &str| sources.upgrade_headers.iter().any(|upgrade| upgrade.eq_ignore_ascii_case(name));
-            let said = connect_frame.headers().filter(|(name, _)| !is_upgrades(name));
+            let said = connect_frame.headers().filter(|(name, _)| !is_of_upgrades(name, sources));
             headers.extend(said.map(|(name, value)| ((*name).into(), (*value).into())));
         }
         let said_token: Option<Box<str>> = said.authorization.and_then(bearer).map(Into::into);
@@ -108,9 +104,18 @@ impl Ticket {
             passcode: said.passcode.map(Into::into),
             token,
             headers: headers.into(),
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            address: None,
         })
     }
+}
+
+/// Whether a header of CONNECT could be taken for one of the upgrade, by whoever cuts blanks off its name, too: for a proxy's
+/// word, a cookie, the host, or what is passed on of the upgrade.
+fn is_of_upgrades(name: &str, sources: &Sources) -> bool {
+    let name = name.trim_matches(is_blank_of_name);
+    http::is_mark_of_proxy(name)
+        || ["cookie", "host"].iter().any(|of| name.eq_ignore_ascii_case(of))
+        || sources.upgrade_headers.iter().any(|upgrade| upgrade.eq_ignore_ascii_case(name))
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
@@ -150,7 +155,6 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
 mod tests {
     use super::*;
     use crate::limits::{Handshake, Stomp};
-    use crate::wire::http;
     use crate::wire::stomp::{Decoder, Step, Version};
 
     fn sources() -> Sources {
@@ -211,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_connect_says_goes_before_what_the_upgrade_said() {
-        let frame = b"CONNECT\naccept-version:1.2\nx-tenant:t\nCookie:a=forged\n\n\0";
+        let frame = b"CONNECT\naccept-version:1.2\nx-tenant:t\nCookie:a=forged\ncookie :b=forged\nX-Real-IP:forged\nx-forwarded-for:forged\nhost:forged\n\n\0";
         let step = Decoder::default().decode(frame, Version::V12, &Stomp::default());
         let Ok(Step::Frame { stomp_frame, .. }) = step else { panic!("{step:?}") };
         let redeem = |said| {

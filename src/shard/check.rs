@@ -42,6 +42,7 @@ impl Shard {
         let is_there =
             |index| self.connections.get(index).is_some_and(|connection| connection.phase != Phase::Closed);
         self.flush.check(is_there);
+        self.behind.check(is_there);
         self.inputs.check(&self.connections);
         assert_eq!(members, self.members.members());
     }

@@ -67,8 +67,8 @@ impl Shard {
         }
     }
 
-    /// Carries out the commands of one frame.
-    pub(super) fn apply(&mut self, index: u32, now: Tick) {
+    /// Carries out the commands of one frame, which has this command.
+    pub(super) fn apply(&mut self, index: u32, frame: stomp::Command, now: Tick) {
         let mut commands = self.sessions.take_commands();
         let is_confirmed = commands.iter().any(|command| matches!(command, Command::Receipt(_)));
         // One number for all requests of the frame: the receipt waits for all.
@@ -135,7 +135,7 @@ impl Shard {
             self.receipt(index, None, &mut covered);
         }
         if let Some((fault, receipt)) = failed {
-            self.refuse(index, fault, receipt, now);
+            self.refuse(index, frame, fault, receipt, now);
         }
     }
 
@@ -145,7 +145,9 @@ impl Shard {
         let min = self.env.limits.stomp.heart_beat_min_ms;
         let name = self.session_numbers(index);
         let version = session.version_or_newest();
-        self.say(index, |out| reply::connected(version, name, [min, min], out));
+        let proved = session.principal().filter(|_| self.is_guarded());
+        let login: Option<Box<str>> = proved.map(|who| self.sessions.principals().login(who).into());
+        self.say(index, |out| reply::connected(version, name, [min, min], login.as_deref(), out));
         self.keep_alive(index, now);
         self.note_connected(index);
     }

@@ -26,8 +26,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use compact_str::CompactString;
-
 use crate::conn::Phase;
 use crate::conn::keepalive::Mechanism;
 use crate::conn::phase::Event;
@@ -78,38 +76,17 @@ impl Shard {
         }
     }
 
-    /// A frame of the session is refused: the session ends.
-    pub(super) fn refuse(&mut self, index: u32, fault: Fault, receipt: Option<CompactString>, now: Tick) {
-        self.end(index, End::Fault(fault, receipt), now);
-    }
-
-    /// An owner has refused what an earlier frame asked for: the session ends by this, whatever it was to end by.
-    pub(super) fn refuse_earlier(
-        &mut self,
-        index: u32,
-        fault: Fault,
-        receipt: Option<CompactString>,
-        now: Tick,
-    ) {
-        let has_deadline = self.has_deadline(index);
-        self.sessions[index].end_first_by(fault, receipt);
-        if self.waits_to_end(index) {
-            self.await_receipts(index, !has_deadline, now);
-        }
-        self.conclude_if_done(index, now);
-    }
-
-    fn waits_to_end(&self, index: u32) -> bool {
+    pub(super) fn waits_to_end(&self, index: u32) -> bool {
         self.connections.phase(index).has_session() && self.sessions[index].is_due_receipts()
     }
 
     /// Whether the time runs that receipts have.
-    fn has_deadline(&self, index: u32) -> bool {
+    pub(super) fn has_deadline(&self, index: u32) -> bool {
         self.connections.phase(index) == Phase::Concluding && !self.sessions[index].is_disconnecting()
     }
 
     /// It stays in its rooms, and says nothing more: what only its frames could settle or commit is given up.
-    fn await_receipts(&mut self, index: u32, gets_deadline: bool, now: Tick) {
+    pub(super) fn await_receipts(&mut self, index: u32, gets_deadline: bool, now: Tick) {
         self.pass(index, Event::EndDecided);
         self.leave_queues(index, now);
         self.sessions.abort_all(index);
@@ -243,19 +220,12 @@ impl Shard {
 
     fn end_by_fault(&mut self, index: u32, fault: Fault, receipt: Option<&str>, now: Tick) {
         let ends = self.sessions[index].take_ends();
+        let agreed = self.sessions[index].agreed_version();
         self.leave_all(index, now);
-        let version = self.sessions[index].version_or_newest();
-        self.say(index, |out| reply::error(version, &fault, receipt, out));
+        self.say(index, |out| reply::error(agreed, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
-        self.counters.bounds_refused_total += u64::from(fault.is_input_bound());
+        self.count_fault(&fault);
         match fault {
-            Fault::TooManyRooms { .. } => self.counters.rooms_refused_total += 1,
-            Fault::NotAuthenticated(_) => self.counters.logins_refused_total += 1,
-            Fault::AuthBusy | Fault::AuthUnavailable => self.counters.logins_put_off_total += 1,
-            Fault::TooManySessions { .. } => self.counters.logins_over_quota_total += 1,
-            Fault::Forbidden { .. } => self.counters.frames_forbidden_total += 1,
-            Fault::Kicked { .. } => self.counters.sessions_kicked_total += 1,
-            Fault::Banned { .. } => self.counters.sessions_banned_total += 1,
             Fault::HeartBeatTimeout { .. } => self.found_dead(index, Mechanism::StompHeartBeat, now),
             Fault::PongTimeout { .. } => self.found_dead(index, Mechanism::WsPing, now),
             Fault::ConnectTimeout { .. } | Fault::ConnectUnfinished { .. } => {
@@ -288,7 +258,7 @@ impl Shard {
             Phase::Closing => {
                 self.pass(index, Event::LastWord);
                 if let Some(version) = self.sessions[index].version() {
-                    self.say(index, |out| reply::error(version, &fault, None, out));
+                    self.say(index, |out| reply::error(Some(version), &fault, None, out));
                     self.counters.errors_sent_total += 1;
                 }
                 self.say(index, |out| ws::encode_close(fault.close_code(), fault.name(), out));
@@ -336,6 +306,7 @@ impl Shard {
         self.addresses.leave(index);
         self.inputs.end(index);
         self.timers.forget(index);
+        self.behind.forget(index);
         match closer {
             Closer::Reset => self.counters.resets_total += 1,
             Closer::Remote => self.counters.closed_by_peer_total += 1,

@@ -178,7 +178,7 @@ impl Shard {
             if !self.connections.phase(index).is_established() {
                 continue;
             }
-            self.cut_off(index, Fault::SlowConsumer { max: self.env.limits.outbound.bytes_max }, now);
+            self.watch_marks(index, now);
         }
         // What is queued from here on (a queue's next message, say) is for the next turn.
         let spare = std::mem::take(&mut self.flush.spare);
@@ -291,10 +291,16 @@ impl Shard {
             // What it had before, and of one that was cut off the rest of a message.
             _ => limits.outbound.bytes_max + limits.websocket.message_bytes_max,
         };
-        // A socket that takes more is read from: it was only given more in one turn than one write takes, and
-        // has its next turn at once.
-        if connection.output.bytes() > max && !connection.is_writable {
-            return self.cut_off(index, Fault::SlowConsumer { max: limits.outbound.bytes_max }, now);
+        if connection.output.bytes() <= max {
+            self.behind.forget(index);
+        } else if !connection.is_writable {
+            // A socket that takes more is read from: it was only given more in one turn than one write takes, and
+            // has its next turn at once.
+            let is_in_rooms = connection.phase.has_session() && connection.output.answer_bytes() <= max;
+            let ticks = limits.outbound.lag_timeout_s.saturating_mul(1000 / Tick::MILLIS);
+            if !is_in_rooms || self.behind.has_lasted(index, ticks, now) {
+                return self.cut_off(index, Fault::SlowConsumer { max: limits.outbound.bytes_max }, now);
+            }
         }
         if !connection.phase.is_open() {
             return;
@@ -305,6 +311,13 @@ impl Shard {
             self.holds.release(key, connection, Reason::Output);
         } else if answers > limits.outbound.high_water_bytes {
             self.holds.hold(connection, Reason::Output);
+        }
+    }
+
+    /// Once a second: cuts off those who have been behind for too long.
+    pub(super) fn expire_lags(&mut self, now: Tick) {
+        for index in self.behind.indices() {
+            self.watch_marks(index, now);
         }
     }
 

@@ -6,8 +6,6 @@
 //!
 //! Invariant: a session that is connected has what the last answer said, and a deadline if that ends.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use crate::auth::Credentials;
 use crate::conn::Phase;
 use crate::conn::hold::Reason;
@@ -18,9 +16,6 @@ use crate::session::ticket::Ticket;
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::wire::http::Request;
-
-/// The address of a client that has none: it came by a Unix socket or a trusted proxy, and no proxy named it.
-const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Shard {
     /// Whether clients prove who they are: then messages say when they were accepted, and [`Shard::set_wall_ms`] is to be called.
@@ -57,19 +52,19 @@ impl Shard {
             passcode: None,
             token: Some(token),
             headers: Box::default(),
-            address: NOWHERE,
+            address: None,
         };
         self.ask_identity(index, serial, Box::new(credentials));
     }
 
     fn ask_identity(&mut self, index: u32, serial: u32, mut credentials: Box<Credentials>) {
         let trusted = &self.env.limits.trusted_proxies;
-        credentials.address = self.connections.account_of(index, trusted).unwrap_or(NOWHERE);
+        credentials.address = self.connections.account_of(index, trusted);
         let holder = self.holder(index);
         let origin = Origin { holder, ..self.origin(index, Some(serial)) };
         self.holds.hold(&mut self.connections[index], Reason::Identity);
         let is_admitted = self.sessions.ask(index, credentials.weight(), holder);
-        let question = Question::new(origin, credentials, self.port.mesh());
+        let question = Question::new(origin, credentials, self.sessions[index].asking(), self.port.mesh());
         if !is_admitted {
             self.counters.credentials_refused_total += 1;
             return question.answer(Err(Fault::AuthBusy));
@@ -108,10 +103,7 @@ impl Shard {
         } else if self.sessions[index].awaits_request(serial) {
             match self.sessions.renewed_as(index, principal, expires, now) {
                 Ok(freed) => freed.into_iter().for_each(|number| self.authorizer.release(number)),
-                Err(fault) => {
-                    let receipt = self.sessions[index].refused(serial);
-                    return self.refuse_earlier(index, fault, receipt, now);
-                }
+                Err(fault) => return self.refuse_earlier(index, Some(serial), fault, now),
             }
             self.counters.logins_renewed_total += 1;
             if let Some(expiry) = expiry {

@@ -211,7 +211,7 @@ impl Shard {
             }
             // It is answered. The client is named then, and what follows counts for it.
             Ok(_) if !self.may_open(index, &request, speaker, now) => {}
-            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index) => {
+            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index, now) => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
                 self.http_refuse(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
             }
@@ -312,7 +312,7 @@ impl Shard {
                         Phase::Stomp
                             if start && assembly.stomp.awaits_nul() && stomp::begins_with_head(payload) =>
                         {
-                            self.refuse(index, StompError::NulForgotten.into(), None, now);
+                            self.end(index, End::Fault(StompError::NulForgotten.into(), None), now);
                         }
                         Phase::Stomp => self.stomp_payload(index, assembly, payload, now),
                         Phase::Echo => {
@@ -421,7 +421,7 @@ impl Shard {
                     }
                 }
                 Err(error) => {
-                    self.refuse(index, error.into(), None, now);
+                    self.end(index, End::Fault(error.into(), None), now);
                     return bytes.len();
                 }
             }
@@ -450,11 +450,11 @@ impl Shard {
         let sources = env.authenticator.as_deref().map(Authenticator::sources);
         let terms = Terms { limits: &env.limits.stomp, sources, wall_ms: timers.wall_ms() };
         match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder) {
-            Ok(()) => self.apply(index, now),
+            Ok(()) => self.apply(index, stomp_frame.command, now),
             Err(fault) => {
-                let receipt = stomp_frame.header("receipt");
+                let receipt = stomp_frame.header("receipt").map(|receipt| (*receipt).into());
                 let fault = fault.blame_blanks(|header| stomp_frame.header(header));
-                self.refuse(index, fault, receipt.map(|receipt| (*receipt).into()), now);
+                self.refuse(index, stomp_frame.command, fault, receipt, now);
             }
         }
     }

@@ -59,36 +59,48 @@ fn is_verdict(fault: &Fault) -> bool {
 impl Shard {
     /// Says that a session ends by a fault, before it has left anything.
     pub(super) fn note_fault(&mut self, index: u32, fault: &Fault, now: Tick) {
+        self.note(index, fault, "session ended", now);
+    }
+
+    /// Says that a frame was refused, and that its session goes on.
+    pub(super) fn note_refusal(&mut self, index: u32, fault: &Fault, now: Tick) {
+        self.note(index, fault, "frame refused", now);
+    }
+
+    fn note(&mut self, index: u32, fault: &Fault, what: &'static str, now: Tick) {
         if !is_verdict(fault) {
             // As a value, which is quoted: what a client chose can be in it.
-            return tracing::debug!(
-                shard = self.env.id,
-                index,
-                fault = fault.name(),
-                why = fault.to_string().as_str(),
-                "session ended"
-            );
+            let (shard, fault, why) = (self.env.id, fault.name(), fault.to_string());
+            return tracing::debug!(shard, index, fault, why = why.as_str(), "{what}");
         }
-        if !tracing::enabled!(tracing::Level::INFO) {
+        if !self.may_note(now) {
             return;
-        }
-        let Some(left_out) = self.notes.admit(now) else { return };
-        if left_out > 0 {
-            tracing::info!(left_out, "sessions ended of which no line was written");
         }
         let (session, login) = (self.session_name(index), self.login(index));
         let address = self.connections.client_of(index).map(|address| address.to_string());
         let claims = self.sessions[index].claimed();
-        let why = fault.to_string();
-        tracing::info!(
-            session,
-            login,
-            claims,
-            address,
-            fault = fault.name(),
-            why = why.as_str(),
-            "session ended"
-        );
+        let (fault, why) = (fault.name(), fault.to_string());
+        tracing::info!(session, login, claims, address, fault, why = why.as_str(), "{what}");
+    }
+
+    /// Says that a client may not open a WebSocket.
+    pub(super) fn note_unopened(&mut self, index: u32, why: &str, now: Tick) {
+        if self.may_note(now) {
+            let address = self.connections.client_of(index).map(|address| address.to_string());
+            tracing::info!(address, why, "upgrade refused");
+        }
+    }
+
+    /// Whether a line may be written.
+    fn may_note(&mut self, now: Tick) -> bool {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return false;
+        }
+        let Some(left_out) = self.notes.admit(now) else { return false };
+        if left_out > 0 {
+            tracing::info!(left_out, "refusals of which no line was written");
+        }
+        true
     }
 
     /// Says that a session has begun.
@@ -123,7 +135,8 @@ impl Shard {
         [u32::from(self.env.id), index, self.connections[index].generation]
     }
 
-    fn login(&self, index: u32) -> Option<&str> {
+    /// The session's login, if it has said one.
+    pub(super) fn login(&self, index: u32) -> Option<&str> {
         self.sessions[index].principal().map(|principal| self.sessions.principals().login(principal))
     }
 }

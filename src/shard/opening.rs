@@ -22,10 +22,18 @@ impl Shard {
     ) -> bool {
         let limits = &self.env.limits;
         let is_proxied = speaker.is_proxied(request);
-        if is_proxied && limits.reach == Reach::ThisMachine {
-            self.counters.refused_proxied_total += 1;
-            self.http_refuse(index, &HttpError::PROXIED, None, false, now);
-            return false;
+        if limits.reach == Reach::ThisMachine {
+            let is_foreign = || request.header("host").is_some_and(handshake::is_known_elsewhere);
+            let error = match is_proxied {
+                true => Some(HttpError::PROXIED),
+                false => is_foreign().then_some(HttpError::FOREIGN_HOST),
+            };
+            if let Some(error) = error {
+                self.counters.refused_proxied_total += 1;
+                self.note_unopened(index, error.reason, now);
+                self.http_refuse(index, &error, None, false, now);
+                return false;
+            }
         }
         // Without a proxy nobody's address is asked for.
         let peer = || self.peer(index).map(|peer| peer.ip());
@@ -33,6 +41,7 @@ impl Shard {
         if let Err(seen) = handshake::check_origin(request, is_believed, &limits.origins) {
             self.counters.refused_origins_total += 1;
             let detail = format!("Its origin is \"{seen}\".");
+            self.note_unopened(index, &format!("{} {detail}", HttpError::ORIGIN.reason), now);
             self.http_end(index, now, |out| {
                 http::write_refusal(&HttpError::ORIGIN, &detail, None, false, out);
             });
@@ -56,14 +65,17 @@ impl Shard {
     }
 
     /// Whether the client's address may have one WebSocket more.
-    pub(super) fn admits_address(&mut self, index: u32) -> bool {
+    pub(super) fn admits_address(&mut self, index: u32, now: Tick) -> bool {
         let max = self.env.limits.handshake.connections_per_address_max;
         let is_admitted = max == 0
             || match self.holder(index) {
                 Holder::Session(..) => true,
                 address => self.addresses.enter(index, address, max),
             };
-        self.counters.refused_address_quota_total += u64::from(!is_admitted);
+        if !is_admitted {
+            self.counters.refused_address_quota_total += 1;
+            self.note_unopened(index, HttpError::ADDRESS_QUOTA.reason, now);
+        }
         is_admitted
     }
 }
@@ -262,7 +274,8 @@ mod tests {
                     if peer == "127.0.0.1" && !before.is_empty() {
                         continue;
                     }
-                    let said = [before, &handshake(path, lines)].concat();
+                    let said =
+                        [before, &handshake(path, lines).replace("chat.example.com", "localhost")].concat();
                     assert_eq!(say_from(limits(), peer, &said).0, !is_proxied, "{said}");
                     let meant = ShardLimits { reach: Reach::Anywhere, ..limits() };
                     assert!(say_from(meant, peer, &said).0, "{said}");
@@ -274,6 +287,8 @@ mod tests {
         assert!(!say(&mut shard, FourTuple::new(LOCAL, "127.0.0.1:1".parse().unwrap()), &said).0);
         assert_eq!((shard.counters.refused_proxied_total, shard.counters.handshakes_failed_total), (1, 1));
         assert_eq!(shard.counters.refused_origins_total, 0);
+        // As a name of the network it may be reached from anywhere.
+        assert!(!say_from(limits(), "127.0.0.1", &handshake("/ws", "")).0);
     }
 
     #[test]

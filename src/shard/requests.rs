@@ -402,12 +402,7 @@ impl Shard {
                 if is_there && serial.is_some_and(|serial| !self.sessions[index].awaits_request(serial)) => {}
             Completion::Refused(fault) if is_there => {
                 self.counters.logins_refused_total += u64::from(fault == Fault::Expired);
-                let Some(serial) = serial else {
-                    // Which frames came behind it is not known, and none of them may be confirmed.
-                    return self.fault(index, fault, None, now);
-                };
-                let receipt = self.sessions[index].refused(serial);
-                self.refuse_earlier(index, fault, receipt, now);
+                self.refuse_earlier(index, serial, fault, now);
             }
             _ => {}
         }

@@ -126,6 +126,7 @@ impl Shard {
         if is_sweep {
             self.timers.swept = now;
             self.expire_inputs(now);
+            self.expire_lags(now);
             self.rates.tidy(now);
             self.connections.tcbs().expire_time_wait(now);
             self.rest();

@@ -65,6 +65,8 @@ pub struct Snapshot {
     /// Bytes of memory of whoever reads, which are among those that its control group has in use; 0 of a recorded
     /// machine.
     pub bytes_own: u64,
+    /// Bytes of address space of the program's own file and its libraries that are not written to; 0 of a recorded machine.
+    pub code_bytes: u64,
     /// Bytes that the kernel was measured to charge the control group for one connection, if it was asked to.
     pub measured_bytes_each: Option<u64>,
     /// Threads of whoever reads, which are among those in use: 1 in life, 0 of a recorded machine.
@@ -251,6 +253,7 @@ impl Snapshot {
         snapshot.fds_inherited = fds_inherited;
         snapshot.threads_own = 1;
         snapshot.bytes_own = files::anonymous_bytes(&Tree::live());
+        snapshot.code_bytes = files::code_bytes(&Tree::live());
         snapshot.page_bytes = rustix::param::page_size() as u64;
         if let Ok(cores) = std::thread::available_parallelism() {
             snapshot.cores = Ok(u32::try_from(cores.get()).unwrap_or(u32::MAX));
@@ -300,6 +303,7 @@ impl Snapshot {
             private_tables: None,
             fds_inherited: 0,
             bytes_own: 0,
+            code_bytes: 0,
             measured_bytes_each: None,
             threads_own: 0,
             privileges: files::privileges(tree),

@@ -3,8 +3,11 @@
  *
  * What goes over the wire: a SEND to `/topic/<room>`, `content-type:application/json`, whose body is
  * `{"id": …, "name": …, "text": …}`, three strings. `id` is unique for each message: it marks a message
- * that arrives twice (sent again because only its receipt was lost) and one's own. Any other body in the
- * room is shown as it is, as plain text without a name.
+ * that arrives twice (sent again because only its receipt was lost) and one's own. Up to its dot it is the
+ * same for all messages of one window, which tells two people of one name apart; the rest cannot be guessed.
+ * Any other body in the room is shown as it is, as plain text.
+ *
+ * Where the server verifies logins, its `sender` is the author, and `name` is only what he calls himself.
  *
  * The room is the page's fragment (`/#lobby`), so that a link leads into it. The name is kept by the
  * browser. The page holds no history: what others write while the connection is lost is not shown, and
@@ -13,19 +16,21 @@
  * Invariant: a message that was typed is on the screen from then on, marked with what became of it.
  */
 
+import { NAME_MAX, describe, oneLine, paragraphs, sourceOf } from "./author.js";
 import { MessageLog } from "./log.js";
+import { SignIn } from "./signin.js";
 import { Client } from "./stomp.js";
 
 /** Characters of a message that the page shows, whoever sent it. */
 const TEXT_MAX = 4_000;
-/** Characters of a name that the page shows. */
-const NAME_MAX = 40;
 /** Characters of a room's name. */
 const ROOM_MAX = 60;
 /** Ids remembered to drop messages that come twice. */
 const SEEN_IDS_MAX = 1_000;
 /** Milliseconds that "Found again" stays. */
 const FOUND_AGAIN_MS = 4_000;
+/** What somebody is called who has neither a login nor a name. */
+const NAMELESS = "guest";
 
 const at = (id) => document.getElementById(id);
 const log = new MessageLog(at("log"), at("rows"), at("newer"));
@@ -34,11 +39,22 @@ const client = new Client(endpoint(), {
   onMessage: receive,
   onDelivered: delivered,
   onRefused: refused,
+  onProofRefused: proofRefused,
+  onSlow: () => showWaiting(),
 });
+const signIn = new SignIn(waysToSignIn(), at);
+/** This window, in the ids of its messages; another one after a reload, so that nobody can be followed by it. */
+const source = randomHex(4);
 
 let name = "";
 let room = "";
-/** Ids of messages that are on the screen. */
+/** The room to enter when the server has verified who this is; nothing while nobody is signing in. */
+let entering;
+/** Whether that is tried without anything typed: who is not known then has done nothing wrong. */
+let isSilent = false;
+/** Whether the rules of this room let nobody like this write. */
+let isReadOnly = false;
+/** Authors and ids of messages that are on the screen. */
 let seen = new Set();
 let unread = 0;
 /** When the connection was lost, as long as it is. */
@@ -48,14 +64,21 @@ let countdownTimer;
 
 at("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const wantedName = tidy(at("name").value, NAME_MAX);
-  const wantedRoom = tidy(at("room").value, ROOM_MAX);
-  if (!wantedName || !wantedRoom) return showJoin("A name and a room are needed.");
-  remember(wantedName);
+  const wantedName = oneLine(at("name").value, NAME_MAX);
+  const wantedRoom = oneLine(at("room").value, ROOM_MAX);
+  if (!wantedRoom || !(wantedName || signIn.isNeeded)) return showJoin("A name and a room are needed.");
   name = wantedName;
-  // When the fragment changes, the event that follows joins the room a second time, to no effect.
-  location.hash = encodeURIComponent(wantedRoom);
-  enter(wantedRoom);
+  if (!signIn.isNeeded || isSignedIn()) return go(wantedRoom);
+  const { credentials, problem } = signIn.read();
+  if (problem) return showJoin(problem);
+  proveAndGo(credentials, wantedRoom);
+});
+
+at("sign-out").addEventListener("click", () => {
+  leave();
+  client.forget();
+  signIn.forget();
+  showJoin();
 });
 
 at("compose").addEventListener("submit", (event) => {
@@ -77,7 +100,9 @@ at("share").addEventListener("click", copyLink);
 
 addEventListener("hashchange", () => {
   const wanted = roomOfHash();
-  if (wanted && name && wanted !== room) enter(wanted);
+  if (!wanted || wanted === room) return;
+  at("room").value = wanted;
+  if (signIn.isNeeded ? room && isSignedIn() : name) enter(wanted);
 });
 addEventListener("online", () => client.retry());
 document.addEventListener("visibilitychange", () => {
@@ -88,7 +113,8 @@ document.addEventListener("visibilitychange", () => {
 });
 addEventListener("pagehide", () => client.stop());
 addEventListener("pageshow", (event) => {
-  if (event.persisted && room) client.start();
+  const isReady = signIn.isNeeded ? client.isProved || entering !== undefined : room;
+  if (event.persisted && isReady) client.start();
 });
 addEventListener("beforeunload", (event) => {
   if (client.unsent > 0) event.preventDefault();
@@ -96,11 +122,47 @@ addEventListener("beforeunload", (event) => {
 
 name = remembered();
 at("name").value = name;
+at("name").required = !signIn.isNeeded;
+if (signIn.isNeeded) {
+  at("name-label").textContent = "Name to show (optional)";
+  at("name-hint").textContent = "Shown beside your login, as unverified.";
+}
 at("room").value = roomOfHash() || "lobby";
 // The button needs the clipboard, which browsers give to secure origins only.
 at("share").hidden = !navigator.clipboard;
-if (name && roomOfHash()) enter(roomOfHash());
-else showJoin();
+begin();
+
+/** Goes where the address leads, if it is known who this is. */
+function begin() {
+  const wanted = roomOfHash();
+  if (!wanted) return showJoin();
+  if (!signIn.isNeeded) return name ? enter(wanted) : showJoin();
+  if (signIn.kept) return proveAndGo({ passcode: signIn.kept }, wanted);
+  if (signIn.mayBeSilent) {
+    proveAndGo({}, wanted);
+    isSilent = true;
+    return;
+  }
+  showJoin();
+}
+
+/** Proves who this is, and goes into a room when the server has verified it. */
+function proveAndGo(credentials, wanted) {
+  showJoin();
+  client.stop();
+  client.prove(credentials);
+  isSilent = false;
+  entering = wanted;
+  client.start();
+}
+
+/** Goes into a room from the join form, and makes it the page's address. */
+function go(wanted) {
+  remember(name);
+  // When the fragment changes, the event that follows joins the room a second time, to no effect.
+  location.hash = encodeURIComponent(wanted);
+  enter(wanted);
+}
 
 /** Goes into a room, from the join form or from another room. */
 function enter(wanted) {
@@ -109,11 +171,13 @@ function enter(wanted) {
     room = wanted;
     seen = new Set();
     log.clear();
-    log.addNotice(`You are in ${room}. Messages appear from now on.`);
+    log.addNotice("You are in ", { quoted: room }, ". Messages appear from now on.");
+    if (!signIn.isNeeded) log.addNotice("Names are not verified here. The sign behind a name tells people of one name apart.");
     client.subscribe(destination(room));
+    setReadOnly(false);
   }
-  at("who").textContent = name;
-  at("room-title").textContent = `# ${room}`;
+  showWho();
+  at("room-name").textContent = room;
   at("room-title").hidden = false;
   at("join").hidden = true;
   at("chat").hidden = false;
@@ -122,39 +186,116 @@ function enter(wanted) {
   at("text").focus();
 }
 
+/** Is in no room from here on. */
+function leave() {
+  room = "";
+  entering = undefined;
+  lostAt = undefined;
+  at("room-title").hidden = true;
+  showTitle();
+}
+
+/** Whether the connection is one of somebody whom the server has verified, or let in without. */
+function isSignedIn() {
+  return signIn.isNeeded && entering === undefined && client.isProved;
+}
+
+function showWho() {
+  const { login } = client;
+  at("who").textContent = login === undefined ? name || NAMELESS : oneLine(login, NAME_MAX);
+  const isOther = login !== undefined && name && name !== login;
+  at("who-remark").replaceChildren();
+  if (isOther) at("who-remark").append("as “", quoted(name), "”");
+  else if (signIn.isNeeded && login === undefined) at("who-remark").append("(not signed in)");
+}
+
+function quoted(text) {
+  const made = document.createElement("bdi");
+  made.textContent = text;
+  return made;
+}
+
 /** Shows the join form, with what was wrong if something was. */
 function showJoin(problem) {
   at("join-problem").textContent = problem ?? "";
   at("join-problem").hidden = !problem;
+  at("join-progress").textContent = "";
   at("chat").hidden = true;
   at("join").hidden = false;
-  at(at("name").value ? "room" : "name").focus();
+  const needsProof = signIn.isNeeded && !isSignedIn();
+  signIn.isHidden = !needsProof;
+  at("signed-in").hidden = !signIn.isNeeded || needsProof;
+  at("signed-in-as").textContent = client.login === undefined ? NAMELESS : oneLine(client.login, NAME_MAX);
+  at("join-title").textContent = needsProof ? "Sign in" : "Join a room";
+  at("join-button").textContent = needsProof ? "Sign in" : "Join";
+  if (needsProof) signIn.focus();
+  else at(at("name").value || signIn.isNeeded ? "room" : "name").focus();
+}
+
+/** The server does not take what was to prove who this is, or takes it no more. */
+function proofRefused({ name: fault, reason }) {
+  const isExpected = isSilent && fault === "not-authenticated";
+  signIn.refused();
+  // Of those that are tried from here on, the form says what is wrong.
+  if (room && entering === undefined) log.addNotice("Signed out: ", { quoted: reason }, ".");
+  isSilent = false;
+  entering = undefined;
+  if (isExpected) {
+    showJoin();
+    at("join-progress").textContent = sentence(reason);
+  } else {
+    // A page from before the server asked for this has no place to type it.
+    showJoin(signIn.isNeeded ? sentence(reason) : `${sentence(reason)} Reload this page to sign in.`);
+  }
+}
+
+/** The server has verified who this is: what was begun goes on. */
+function proofAccepted() {
+  const wanted = entering;
+  entering = undefined;
+  isSilent = false;
+  signIn.accepted();
+  // Another login may do other things.
+  setReadOnly(false);
+  go(wanted);
 }
 
 function sendTyped() {
   const field = at("text");
   const text = field.value.trim();
-  if (!text) return;
-  const id = newId();
-  const taken = client.send(id, destination(room), "application/json", JSON.stringify({ id, name, text }));
+  if (!text || isReadOnly) return;
+  const id = `${source}.${randomHex(12)}`;
+  const called = name || client.login || NAMELESS;
+  const body = JSON.stringify({ id, name: called, text });
+  const taken = client.send(id, destination(room), "application/json", body);
   if (!taken) {
     showWaiting("Too many messages wait to be sent. This one stays in the field.");
     return;
   }
-  seen.add(id);
-  log.addPending(id, { name, text }, client.state.kind === "online" ? "sending" : "waiting");
+  const message = { author: author({ sender: client.login, name: called, source }), text: paragraphs(text, TEXT_MAX), at: new Date() };
+  log.addPending(id, message, client.state.kind === "online" ? "sending" : "waiting");
   field.value = "";
   fitText();
   showWaiting();
 }
 
-function receive({ destination: from, body }) {
+function receive({ destination: from, headers, body }) {
   if (from !== destination(room)) return;
-  const message = parse(body);
-  if (message.id !== undefined) {
-    if (seen.has(message.id)) return log.settle(message.id);
-    seen.add(message.id);
+  const sender = headers.get("sender");
+  const { id, name: called, text } = parse(body);
+  const message = {
+    author: author({ sender, name: called, source: sourceOf(id ?? "") }),
+    text,
+    at: timeOf(headers),
+    isForeign: called === undefined,
+  };
+  if (id !== undefined) {
+    // With the author: who sends the id of somebody else must not be taken for him.
+    const key = JSON.stringify([sender, id]);
+    if (seen.has(key)) return;
+    seen.add(key);
     if (seen.size > SEEN_IDS_MAX) seen.delete(seen.values().next().value);
+    if (sender === client.login && log.settle(id, message)) return;
   }
   log.addMessage(message);
   if (document.hidden) {
@@ -163,17 +304,28 @@ function receive({ destination: from, body }) {
   }
 }
 
+/** The author as he is shown; with a word more where others are verified and he is not. */
+function author(said) {
+  return { ...describe(said), isNobody: signIn.isNeeded && said.sender === undefined };
+}
+
+/** When the server accepted the message, if it says so. */
+function timeOf(headers) {
+  const stamp = new Date(Number(headers.get("timestamp") ?? NaN));
+  return Number.isNaN(stamp.getTime()) ? new Date() : stamp;
+}
+
 /** A body in this page's form, or else the body as plain text. */
 function parse(body) {
   try {
-    const { id, name: author, text } = JSON.parse(body);
-    if ([id, author, text].every((part) => typeof part === "string") && tidy(author, NAME_MAX)) {
-      return { id: id.slice(0, 64), name: tidy(author, NAME_MAX), text: shorten(text, TEXT_MAX) };
+    const { id, name: called, text } = JSON.parse(body);
+    if ([id, called, text].every((part) => typeof part === "string") && oneLine(called, NAME_MAX)) {
+      return { id: id.slice(0, 64), name: oneLine(called, NAME_MAX), text: paragraphs(text, TEXT_MAX) };
     }
   } catch {
     // Not JSON, or JSON without these members: somebody else's form, which is allowed here.
   }
-  return { text: shorten(body, TEXT_MAX) };
+  return { text: paragraphs(body, TEXT_MAX) };
 }
 
 function delivered(id) {
@@ -181,17 +333,26 @@ function delivered(id) {
   showWaiting();
 }
 
-function refused(id, reason) {
+function refused(id, { name: fault, reason }) {
+  const isForbidden = fault === "forbidden";
   if (id === destination(room)) {
+    const refusedRoom = room;
+    leave();
     client.stop();
-    room = "";
-    at("room-title").hidden = true;
-    showTitle();
-    showJoin(`The server refused this room: ${reason}`);
+    showJoin(isForbidden ? `You may not enter the room “${refusedRoom}”.` : `The server refused this room: ${reason}`);
     return;
   }
-  log.refuse(id, reason);
+  if (isForbidden) setReadOnly(true);
+  log.refuse(id, isForbidden ? "you may not write here" : reason);
   showWaiting();
+}
+
+/** Rules hold for everything that is written here, so that one refusal is enough. */
+function setReadOnly(isSo) {
+  isReadOnly = isSo;
+  at("text").disabled = isSo;
+  at("send").disabled = isSo;
+  at("text").placeholder = isSo ? "You may read here, and not write" : "Write a message";
 }
 
 function showConnection(state) {
@@ -202,25 +363,32 @@ function showConnection(state) {
   at("connection-countdown").textContent = "";
   switch (state.kind) {
     case "connecting":
-      if (lostAt === undefined) show("connecting", "Connecting…");
-      else at("connection-countdown").textContent = "retrying…";
+      if (at("connection").dataset.state === "lost") at("connection-countdown").textContent = "retrying…";
+      else show("connecting", "Connecting…");
+      if (entering !== undefined) at("join-progress").textContent = "Signing in…";
       break;
     case "online":
       if (lostAt === undefined) show("online", "Online");
       else foundAgain();
+      if (entering !== undefined) proofAccepted();
+      else showWho();
       log.markUndelivered("sending");
       break;
     case "lost":
-      if (lostAt === undefined) {
+      if (lostAt === undefined && room) {
         lostAt = Date.now();
-        log.addNotice(state.reason ? `Connection lost: ${state.reason}.` : "Connection lost.");
+        if (state.isRefusal) log.addNotice("The server refused that, and ended the connection.");
+        else if (state.reason) log.addNotice("Connection lost: ", { quoted: state.reason }, ".");
+        else log.addNotice("Connection lost.");
       }
-      show("lost", "Connection lost");
+      if (entering !== undefined) at("join-progress").textContent = sentence(state.reason || "the server does not answer");
+      show("lost", entering === undefined ? "Connection lost" : "Not connected");
       log.markUndelivered("waiting");
       countDown(state.retryAt);
       break;
     case "stopped":
-      lostAt = undefined;
+      // Whoever comes back has missed what was said.
+      lostAt = room ? (lostAt ?? Date.now()) : undefined;
       show("idle", "");
       break;
   }
@@ -250,12 +418,15 @@ function countDown(retryAt) {
   countdownTimer = setInterval(tell, 250);
 }
 
-/** Says how many messages wait for a connection, or something more urgent. */
+/** Says how many messages wait, and for what, or something more urgent. */
 function showWaiting(urgent) {
   const count = client.unsent;
-  const offline = client.state.kind !== "online";
   const words = count === 1 ? "1 message waits" : `${count} messages wait`;
-  at("waiting").textContent = urgent ?? (offline && count > 0 ? `${words} for the connection.` : "");
+  const isOffline = client.state.kind !== "online";
+  let sentence = "";
+  if (count > 0 && isOffline) sentence = `${words} for the connection.`;
+  else if (count > 0 && client.isSlow) sentence = `${words}: the server takes only so many at a time.`;
+  at("waiting").textContent = urgent ?? sentence;
 }
 
 function showTitle() {
@@ -293,31 +464,31 @@ function destination(ofRoom) {
 
 function roomOfHash() {
   try {
-    return tidy(decodeURIComponent(location.hash.slice(1)), ROOM_MAX);
+    return oneLine(decodeURIComponent(location.hash.slice(1)), ROOM_MAX);
   } catch {
-    return tidy(location.hash.slice(1), ROOM_MAX);
+    return oneLine(location.hash.slice(1), ROOM_MAX);
   }
 }
 
-/** One line without control characters, with single spaces, at most `max` characters long. */
-function tidy(text, max) {
-  const line = text.normalize("NFC").replace(/[\p{Cc}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
-  return [...line].slice(0, max).join("");
+/** What the server says, as a sentence. */
+function sentence(reason) {
+  return `${reason.charAt(0).toUpperCase()}${reason.slice(1)}.`;
 }
 
-function shorten(text, max) {
-  return text.length > max ? `${text.slice(0, max)}…` : text;
+/** How people sign in here, as the server has written it into the page. */
+function waysToSignIn() {
+  return document.querySelector('meta[name="proofs"]').content.split(" ").filter(Boolean);
 }
 
-function newId() {
+function randomHex(bytes) {
   // Not randomUUID: browsers give that to secure origins only.
-  const bytes = crypto.getRandomValues(new Uint8Array(12));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const random = crypto.getRandomValues(new Uint8Array(bytes));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function remembered() {
   try {
-    return tidy(localStorage.getItem("name") ?? "", NAME_MAX);
+    return oneLine(localStorage.getItem("name") ?? "", NAME_MAX);
   } catch {
     return "";
   }

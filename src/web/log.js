@@ -11,8 +11,6 @@
 const ROWS_MAX = 500;
 /** Pixels from the end within which the reader counts as reading the end. */
 const AT_END_PX = 48;
-/** Colours of names, see style.css. */
-const HUES = 8;
 
 const MARKS = {
   waiting: ["○", "waiting to be sent"],
@@ -52,20 +50,34 @@ export class MessageLog {
     this.scrollToEnd();
   }
 
-  /** A line about the conversation that nobody wrote. */
-  addNotice(text) {
-    this.#insert(element("p", "notice", text));
+  /**
+   * A line about the conversation that nobody wrote.
+   *
+   * @param {(string | {quoted: string})[]} parts what somebody chose is `quoted`: its direction is its own
+   */
+  addNotice(...parts) {
+    const row = element("p", "notice");
+    for (const part of parts) row.append(typeof part === "string" ? part : element("bdi", "quoted", part.quoted));
+    this.#insert(row);
   }
 
-  /** A message of somebody else; `name` is undefined when its form is not this page's. */
-  addMessage({ name, text }) {
-    this.#insert(messageRow(name, text, "foreign"));
+  /**
+   * A message of somebody else.
+   *
+   * @param {object} message
+   * @param {object} message.author as author.js describes it
+   * @param {string} message.text
+   * @param {Date} message.at
+   * @param {boolean} message.isForeign whether its form is not this page's
+   */
+  addMessage(message) {
+    this.#insert(messageRow(message, "theirs"));
     if (!this.#atEnd) this.#newer.hidden = false;
   }
 
   /** An own message, not yet with the server. */
-  addPending(id, { name, text }, mark) {
-    const row = messageRow(name, text, "own");
+  addPending(id, message, mark) {
+    const row = messageRow(message, "own");
     setMark(row, mark);
     this.#pending.set(id, row);
     this.#rows.append(row);
@@ -88,13 +100,18 @@ export class MessageLog {
     }
   }
 
-  /** This own message came back from the room: it takes its place in the room's order. */
-  settle(id) {
+  /**
+   * This own message came back from the room: it takes its place in the room's order, and the server's
+   * time. Says whether it is one of those.
+   */
+  settle(id, message) {
     const row = this.#pending.get(id);
-    if (!row) return;
+    if (!row) return false;
     this.#pending.delete(id);
+    if (message) row.querySelector(".head").replaceWith(head(message));
     setMark(row, "delivered");
     this.#insert(row);
+    return true;
   }
 
   refuse(id, reason) {
@@ -121,20 +138,49 @@ export class MessageLog {
   }
 }
 
-function messageRow(name, text, kind) {
+function messageRow(message, kind) {
   const row = element("article", `message ${kind}`);
-  const head = element("p", "head");
-  const author = element("bdi", "author", name ?? "not from this page");
-  if (name === undefined) row.classList.add("plain");
-  else author.dataset.hue = String(hue(name));
-  const now = new Date();
-  const time = element("time", "time", now.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
-  time.dateTime = now.toISOString();
-  head.append(author, " ", time);
-  const body = element("p", "text", text);
+  if (message.isForeign) row.classList.add("plain");
+  const body = element("p", "text", message.text);
   body.dir = "auto";
-  row.append(head, body);
+  row.append(head(message), body);
   return row;
+}
+
+/** Who, and when. Names are isolated: their direction does not reach what stands beside them. */
+function head({ author, at }) {
+  const { shown, isVerified, alias, tag, hue, isNobody } = author;
+  const line = element("p", "head");
+  const name = element("bdi", "author", shown ?? "not from this page");
+  line.append(name);
+  if (shown !== undefined) {
+    name.dataset.hue = String(hue);
+    name.dataset.verified = String(isVerified);
+    name.title = isVerified ? "The server has verified this login." : "Nobody has verified this name.";
+  }
+  if (tag) {
+    const sign = element("span", "tag", tag);
+    sign.title = "Tells people apart whose names look alike.";
+    line.append(" ", sign);
+  }
+  if (alias !== undefined) {
+    const remark = element("span", "remark", "as “");
+    remark.append(element("bdi", "alias", alias), "” (unverified)");
+    line.append(" ", remark);
+  }
+  if (isNobody) line.append(" ", element("span", "remark", "(not signed in)"));
+  line.append(" ", time(at));
+  return line;
+}
+
+function time(at) {
+  const clock = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const isToday = at.toDateString() === new Date().toDateString();
+  const day = isToday ? "" : `${at.toLocaleDateString([], { day: "numeric", month: "short" })}, `;
+  const made = element("time", "time", `${day}${clock}`);
+  made.dateTime = at.toISOString();
+  made.title = at.toLocaleString();
+  return made;
 }
 
 function setMark(row, mark, reason) {
@@ -156,10 +202,4 @@ function element(tag, className, text) {
   if (className) made.className = className;
   if (text !== undefined) made.textContent = text;
   return made;
-}
-
-function hue(name) {
-  let hash = 0;
-  for (const character of name) hash = (hash * 31 + character.codePointAt(0)) >>> 0;
-  return hash % HUES;
 }

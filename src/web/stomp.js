@@ -3,12 +3,12 @@
  * connected.
  *
  * Its job: turn bytes into STOMP frames and back; keep one session alive over heart-beats, lost
- * connections and restarts of the server; deliver what it was given to send. It knows nothing of rooms,
- * names or the document, and has no ACK, NACK or transactions.
+ * connections and restarts of the server; prove who its user is; deliver what it was given to send. It knows
+ * nothing of rooms, names or the document, stores nothing, and has no ACK, NACK or transactions.
  *
- * Invariant: a message that `send` accepted stays in the outbox until the server's RECEIPT for it came
- * back, or an ERROR named it. So a message may be sent twice (when only its RECEIPT was lost), but never
- * disappears; whoever shows messages must drop repeated ids.
+ * Invariants: a message that `send` accepted stays in the outbox until the server's RECEIPT for it came
+ * back, or it is refused. So a message may be sent twice (when only its RECEIPT was lost), but never
+ * disappears; whoever shows messages must drop repeated ids. And what one login wrote is never sent as another.
  */
 
 const TEXT = new TextEncoder();
@@ -21,8 +21,13 @@ const CR = 13;
 const FRAME_BYTES_MAX = 8 * 1024 * 1024;
 /** Milliseconds for the opening handshake and for CONNECTED, together. */
 const CONNECT_TIMEOUT_MS = 10_000;
-/** Milliseconds for a RECEIPT; past it, the connection is taken for dead and made anew. */
+/**
+ * Milliseconds for a RECEIPT; past it, the connection is taken for dead and made anew. Not where the server
+ * promised heart-beats: while those come, it is alive and takes messages later, because of a rate.
+ */
 const RECEIPT_TIMEOUT_MS = 15_000;
+/** Milliseconds that a message waits for its RECEIPT before the user is told that it goes slowly. */
+const SLOW_MS = 3_000;
 /** Messages that may wait to be sent, so that a long outage cannot fill the page's memory. */
 const OUTBOX_MESSAGES_MAX = 200;
 /**
@@ -38,6 +43,9 @@ const RETRY_MS_MAX = 30_000;
 /** Milliseconds online after which the attempts are counted from the start again. */
 const SETTLED_MS = 5_000;
 
+/** Names of ERRORs after which the same credentials would be refused again. */
+const NEEDS_NEW_PROOF = new Set(["not-authenticated", "expired"]);
+
 const ESCAPES = { "\\": "\\\\", "\r": "\\r", "\n": "\\n", ":": "\\c" };
 const UNESCAPES = { "\\\\": "\\", "\\r": "\r", "\\n": "\n", "\\c": ":" };
 
@@ -45,6 +53,12 @@ const UNESCAPES = { "\\\\": "\\", "\\r": "\r", "\\n": "\n", "\\c": ":" };
 const isEscaped = (command) => command !== "CONNECT" && command !== "CONNECTED";
 
 const escape = (text) => text.replace(/[\\\r\n:]/g, (character) => ESCAPES[character]);
+
+/** A value that is written as it is must not end its line. */
+function plain(text) {
+  if (/[\r\n\0]/.test(text)) throw new Error("a control character in a value that has no escapes");
+  return text;
+}
 
 const unescape = (text) =>
   text.replace(/\\.?/g, (pair) => {
@@ -60,7 +74,7 @@ const unescape = (text) =>
  * @param {string} body
  */
 export function encode(command, headers = {}, body = "") {
-  const value = isEscaped(command) ? escape : (text) => text;
+  const value = isEscaped(command) ? escape : plain;
   let head = `${command}\n`;
   for (const [name, content] of Object.entries(headers)) head += `${value(name)}:${value(String(content))}\n`;
   if (body) head += `content-length:${TEXT.encode(body).length}\n`;
@@ -154,9 +168,9 @@ export function retryDelayMs(attempt, random) {
  * States, told to `onState` in this order and then around again:
  * - `{ kind: "connecting" }`
  * - `{ kind: "online" }`: connected, subscribed, and the outbox on its way
- * - `{ kind: "lost", reason, retryAt }`: `reason` may be empty, `retryAt` is in milliseconds as
- *   `Date.now()` counts
- * - `{ kind: "stopped" }`: after `stop()`
+ * - `{ kind: "lost", reason, isRefusal, retryAt }`: `reason` may be empty, `isRefusal` says that the server
+ *   ended the connection because of a frame of ours, `retryAt` is in milliseconds as `Date.now()` counts
+ * - `{ kind: "stopped" }`: after `stop()`, or when the user must prove anew who he is
  */
 export class Client {
   #url;
@@ -171,6 +185,16 @@ export class Client {
   /** Receipt id to what is being delivered, oldest first. */
   #outbox = new Map();
   #nextId = 1;
+  /** Headers of CONNECT that prove who the user is. In memory only. */
+  #credentials = {};
+  /** Whether the server has accepted these credentials. */
+  #isProved = false;
+  /** The login that CONNECTED named last, and whether there was a CONNECTED. */
+  #login;
+  #wasConnected = false;
+  /** Whether the server is to be heard from time to time, whatever happens. */
+  #hasBeats = false;
+  #isSlow = false;
 
   /**
    * @param {string} url of the WebSocket endpoint
@@ -178,8 +202,11 @@ export class Client {
    * @param {(state: object) => void} on.onState
    * @param {(message: {destination: string, headers: Map<string, string>, body: string}) => void} on.onMessage
    * @param {(id: string) => void} on.onDelivered the server's receipt for a sent message
-   * @param {(id: string, reason: string) => void} on.onRefused the server's ERROR for a sent message, or
-   *   for a subscription (then `id` is its destination); it is not tried again
+   * @param {(id: string, fault: {name: string, reason: string}) => void} on.onRefused the server's ERROR for
+   *   a sent message, or for a subscription (then `id` is its destination); it is not tried again
+   * @param {(fault: {name: string, reason: string}) => void} on.onProofRefused the server does not, or no
+   *   more, accept the credentials; the client has stopped, and the outbox is kept
+   * @param {() => void} on.onSlow `isSlow` has changed: the server takes messages later than they are sent
    */
   constructor(url, on) {
     this.#url = url;
@@ -193,6 +220,41 @@ export class Client {
   /** Messages without a receipt. */
   get unsent() {
     return this.#outbox.size;
+  }
+
+  /** Whether messages wait for longer than they should, though the connection is there. */
+  get isSlow() {
+    return this.#isSlow;
+  }
+
+  /** Whether the server has accepted the credentials, and has not refused them since. */
+  get isProved() {
+    return this.#isProved;
+  }
+
+  /** The login that the server has verified; undefined where it verifies none. */
+  get login() {
+    return this.#login;
+  }
+
+  /**
+   * Says who the user is, from the next connection on.
+   *
+   * @param {{login?: string, passcode?: string}} credentials a token goes alone, as the passcode
+   */
+  prove(credentials) {
+    this.#credentials = credentials;
+    this.#isProved = false;
+  }
+
+  /** Stops, and forgets credentials, subscriptions and what was not sent. */
+  forget() {
+    this.stop();
+    this.prove({});
+    this.#outbox.clear();
+    this.#subscriptions.clear();
+    this.#wasConnected = false;
+    this.#login = undefined;
   }
 
   start() {
@@ -237,7 +299,7 @@ export class Client {
    */
   send(id, destination, contentType, body) {
     if (this.#outbox.size >= OUTBOX_MESSAGES_MAX) return false;
-    this.#outbox.set(id, { destination, contentType, body });
+    this.#outbox.set(id, { destination, contentType, body, writtenAt: Infinity });
     if (this.#state.kind === "online") this.#writeSend(id);
     return true;
   }
@@ -257,7 +319,8 @@ export class Client {
     socket.addEventListener("open", current(() => {
       const { host } = new URL(this.#url);
       const beats = `${BEAT_SEND_MS},${BEAT_EXPECT_MS}`;
-      this.#write(encode("CONNECT", { "accept-version": "1.2", host, "heart-beat": beats }));
+      const headers = { "accept-version": "1.2", host, "heart-beat": beats, ...this.#credentials };
+      this.#write(encode("CONNECT", headers));
     }));
     socket.addEventListener("message", current(({ data }) => {
       this.#heardAt = Date.now();
@@ -277,31 +340,33 @@ export class Client {
   #receive({ command, headers, body }) {
     switch (command) {
       case "CONNECTED":
-        return this.#connected(headers.get("heart-beat") ?? "0,0");
+        return this.#connected(headers.get("heart-beat") ?? "0,0", headers.get("user-name"));
       case "MESSAGE":
         return this.#on.onMessage({ destination: headers.get("destination"), headers, body });
       case "RECEIPT":
         return this.#delivered(headers.get("receipt-id"));
-      case "ERROR": {
-        const reason = headers.get("message") ?? "an error";
-        // First the state, then the callbacks: one of them may call stop().
-        this.#lose(reason);
-        return this.#refused(headers.get("receipt-id"), reason);
-      }
+      case "ERROR":
+        return this.#fail({ name: body.trim(), reason: headers.get("message") ?? "an error" }, headers.get("receipt-id"));
       default:
         return this.#lose(`the server sent ${command}`);
     }
   }
 
-  #connected(heartBeat) {
+  #connected(heartBeat, login) {
     this.#clear("connect");
+    const isSomebodyElse = this.#wasConnected && login !== this.#login;
+    this.#wasConnected = true;
+    this.#isProved = true;
+    this.#login = login;
     // Not at once: a server that accepts and then fails, every time, must see the delays grow.
     this.#after("settled", SETTLED_MS, () => (this.#attempt = 0));
     // The server's half reads: what it can send, what it wants; zero is none.
     const [canSend, wants] = heartBeat.split(",").map(Number);
     if (wants > 0) this.#every("beat", Math.max(BEAT_SEND_MS, wants) / 2, () => this.#write("\n"));
-    if (canSend > 0) this.#awaitSound(2 * Math.max(BEAT_EXPECT_MS, canSend));
+    this.#hasBeats = canSend > 0;
+    if (this.#hasBeats) this.#awaitSound(2 * Math.max(BEAT_EXPECT_MS, canSend));
     for (const id of this.#subscriptions.keys()) this.#writeSubscribe(id);
+    if (isSomebodyElse) this.#refuseAll({ name: "another-login", reason: "it was written under another login" });
     for (const id of this.#outbox.keys()) this.#writeSend(id);
     this.#become({ kind: "online" });
   }
@@ -320,17 +385,55 @@ export class Client {
     this.#on.onDelivered(id);
   }
 
-  /** Forgets what an ERROR names: the same frame again would only be refused again, for ever. */
-  #refused(id, reason) {
-    if (this.#outbox.delete(id)) this.#on.onRefused(id, reason);
-    const destination = this.#subscriptions.get(id);
-    if (this.#subscriptions.delete(id)) this.#on.onRefused(destination, reason);
+  /** What follows an ERROR, behind which the server always closes. */
+  #fail(fault, receipt) {
+    const wasOnline = this.#state.kind === "online";
+    if (this.#needsNewProof(fault.name, wasOnline)) {
+      this.stop();
+      this.#isProved = false;
+      return this.#on.onProofRefused(fault);
+    }
+    const refused = receipt !== undefined && (this.#outbox.has(receipt) || this.#subscriptions.has(receipt));
+    // First the state, then the callbacks: one of them may call stop().
+    this.#lose(fault.reason, refused);
+    if (refused) this.#refuse(receipt, fault);
   }
 
-  #lose(reason) {
+  /** Whether the user must be asked, because the credentials that are here are of no use. */
+  #needsNewProof(name, wasOnline) {
+    // A password or a cookie may begin a session again. A token that has expired may not.
+    if (wasOnline) return name === "expired" && this.#credentials.login === undefined && "passcode" in this.#credentials;
+    // Later than the first time it is one's own lost session that takes the place, and the server will notice.
+    if (name === "too-many-sessions") return !this.#isProved;
+    return NEEDS_NEW_PROOF.has(name);
+  }
+
+  /** Forgets what an ERROR names: the same frame again would only be refused again, for ever. */
+  #refuse(id, fault) {
+    const message = this.#outbox.get(id);
+    if (message) {
+      this.#outbox.delete(id);
+      this.#on.onRefused(id, fault);
+      // Each of the others would cost a connection, to hear the same.
+      if (fault.name === "forbidden") this.#refuseAll(fault, message.destination);
+    }
+    const destination = this.#subscriptions.get(id);
+    if (this.#subscriptions.delete(id)) this.#on.onRefused(destination, fault);
+  }
+
+  /** Gives up what waits, all of it or that for one destination. */
+  #refuseAll(fault, destination) {
+    for (const [id, message] of [...this.#outbox]) {
+      if (destination !== undefined && message.destination !== destination) continue;
+      this.#outbox.delete(id);
+      this.#on.onRefused(id, fault);
+    }
+  }
+
+  #lose(reason, isRefusal = false) {
     this.#drop();
     const delayMs = retryDelayMs(Math.max(1, this.#attempt), Math.random());
-    this.#become({ kind: "lost", reason, retryAt: Date.now() + delayMs });
+    this.#become({ kind: "lost", reason, isRefusal, retryAt: Date.now() + delayMs });
     this.#after("retry", delayMs, () => this.#connect());
   }
 
@@ -338,7 +441,8 @@ export class Client {
   #drop() {
     const socket = this.#socket;
     this.#socket = undefined;
-    for (const name of ["connect", "beat", "silence", "receipt", "settled"]) this.#clear(name);
+    for (const name of ["connect", "beat", "silence", "receipt", "slow", "settled"]) this.#clear(name);
+    this.#setSlow(false);
     socket?.close();
   }
 
@@ -348,15 +452,33 @@ export class Client {
   }
 
   #writeSend(id) {
-    const { destination, contentType, body } = this.#outbox.get(id);
+    const message = this.#outbox.get(id);
+    const { destination, contentType, body } = message;
+    message.writtenAt = Date.now();
     this.#write(encode("SEND", { destination, "content-type": contentType, receipt: id }, body));
     this.#awaitReceipt();
   }
 
   /** Receipts come in order, so one clock, for the oldest message, is enough. */
   #awaitReceipt() {
-    if (this.#outbox.size === 0 || this.#timers.has("receipt")) return;
-    this.#after("receipt", RECEIPT_TIMEOUT_MS, () => this.#lose("no receipt from the server"));
+    if (this.#outbox.size === 0) {
+      this.#clear("slow");
+      return this.#setSlow(false);
+    }
+    if (!this.#hasBeats && !this.#timers.has("receipt")) {
+      this.#after("receipt", RECEIPT_TIMEOUT_MS, () => this.#lose("no receipt from the server"));
+    }
+    if (this.#isSlow || this.#timers.has("slow")) return;
+    const [oldest] = this.#outbox.values();
+    const restMs = oldest.writtenAt + SLOW_MS - Date.now();
+    if (restMs <= 0) this.#setSlow(true);
+    else this.#after("slow", restMs, () => this.#awaitReceipt());
+  }
+
+  #setSlow(isSlow) {
+    if (this.#isSlow === isSlow) return;
+    this.#isSlow = isSlow;
+    this.#on.onSlow();
   }
 
   #write(text) {

@@ -15,7 +15,7 @@ mod web_origin;
 
 pub use error::HttpError;
 pub use forwarded::ClientHeader;
-pub use request::{HEADERS_CEILING, Request, Scratch, parse};
+pub use request::{HEADERS_CEILING, Request, Scratch, is_mark_of_proxy, parse};
 pub use response::{write_error, write_page, write_refusal};
 pub use upgrade::{Upgrade, upgrade, write_upgrade};
 pub use web_origin::{BadOriginPattern, OriginPattern, WebOrigin};

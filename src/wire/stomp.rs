@@ -21,7 +21,10 @@ pub use decode::{Decoder, Step, begins_with_head};
 pub use encode::Encoder;
 pub use error::StompError;
 pub use header::{Headers, StompFrame};
-pub use passing::{SERVER_HEADERS, own_header_line, server_header_lines, transcode_lines, user_header_lines};
+pub use passing::{
+    SERVER_HEADERS, is_blank_of_name, is_server_header, own_header_line, server_header_lines,
+    transcode_lines, user_header_lines,
+};
 
 /// A protocol version. They differ in escapes, in the headers that frames must have (the session's
 /// business), and in trimming.

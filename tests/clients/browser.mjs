@@ -1,120 +1,18 @@
 /**
- * Two windows of a real browser at the chat page.
+ * Two windows of a real browser at the chat page of a server that verifies nobody.
  *
- * Run by `tests/browser.rs`, which owns the server: this script asks it to kill, to stop and to start
- * the server with a line on standard output (`@kill`, `@stop`, `@start`) and goes on when a line comes back. The page's address
- * is in the environment variable `TCBCHAT_PAGE`, the browser's program in `CHROMIUM`, and a folder for
- * screenshots, if they are wanted, in `SCREENSHOTS`.
+ * Run by `tests/browser.rs`; `windows.mjs` says what it gets from there.
  */
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import path from "node:path";
-import { createInterface } from "node:readline";
 
-import { chromium } from "playwright-core";
-import WebSocket from "ws";
-
-import { unique, within } from "./support.mjs";
-
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-
-/** Milliseconds that the page may take to find the server again: the longest delay of its first attempts. */
-const FOUND_AGAIN_MS_MAX = 20_000;
-
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const page = process.env.TCBCHAT_PAGE;
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-/** Asks the test to do something with the server, and waits until it is done. */
-async function ask(what) {
-  process.stdout.write(`@${what}\n`);
-  const { done } = await within(answers.next(), `the answer to @${what}`, 60_000);
-  assert.ok(!done, "the test still listens");
-}
-
-/** One window with an identity of its own; what goes wrong in the page is collected. */
-async function openWindow(browser, settings) {
-  const context = await browser.newContext(settings);
-  const window = await context.newPage();
-  const troubles = [];
-  window.on("pageerror", (error) => troubles.push(String(error)));
-  window.on("dialog", (dialog) => {
-    troubles.push(`dialog: ${dialog.message()}`);
-    dialog.dismiss();
-  });
-  window.on("console", (message) => {
-    // What a killed server and a missing network look like; the browser always logs it.
-    const expected = /net::ERR_(CONNECTION_REFUSED|INTERNET_DISCONNECTED)/.test(message.text());
-    if (message.type() === "error" && !expected) troubles.push(message.text());
-  });
-  return Object.assign(window, { troubles });
-}
+import { unique } from "./support.mjs";
+import { FOUND_AGAIN_MS_MAX, accessible, ask, message, messages, online, page, say, sendForeign, shoot, withBrowser } from "./windows.mjs";
 
 async function join(window, name) {
   await window.fill("#name", name);
   await window.press("#name", "Enter");
   await online(window);
-}
-
-async function say(window, text) {
-  await window.fill("#text", text);
-  await window.press("#text", "Enter");
-}
-
-const online = (window) => window.waitForSelector('#connection[data-state="online"]', { timeout: FOUND_AGAIN_MS_MAX });
-
-/** Waits until a message is there, and gives its element. */
-async function message(window, text) {
-  const row = window.locator(".message", { has: window.getByText(text, { exact: true }) });
-  await row.waitFor();
-  return row;
-}
-
-/** All messages in their order, as [author, text]. */
-function messages(window) {
-  return window.$$eval(".message", (rows) =>
-    rows.map((row) => [row.querySelector(".author").textContent, row.querySelector(".text").textContent]),
-  );
-}
-
-/** What axe finds against the accessibility guidelines, in either scheme. */
-async function accessible(window, what) {
-  await window.evaluate(axe);
-  for (const colorScheme of ["light", "dark"]) {
-    await window.emulateMedia({ colorScheme });
-    const { violations } = await window.evaluate(() => globalThis.axe.run());
-    const found = violations.map(({ help, nodes }) => [help, nodes.map(({ html }) => html)]);
-    assert.deepEqual(found, [], `${what}, ${colorScheme}`);
-  }
-  await window.emulateMedia({ colorScheme: null });
-}
-
-async function shoot(window, name) {
-  if (process.env.SCREENSHOTS) await window.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}.png`) });
-}
-
-/** Sends a body that the page did not make. */
-async function sendForeign(room, body) {
-  const url = new URL("/ws", page);
-  url.protocol = "ws:";
-  const socket = new WebSocket(url, ["v12.stomp"]);
-  await within(new Promise((resolve) => socket.on("open", resolve)), "the handshake");
-  const done = new Promise((resolve) => socket.on("message", (data) => String(data).startsWith("RECEIPT") && resolve()));
-  socket.send("CONNECT\naccept-version:1.2\nhost:any\n\n\0");
-  socket.send(`SEND\ndestination:/topic/${room}\nreceipt:r\n\n${body}\0`);
-  await within(done, "the receipt");
-  socket.close();
 }
 
 const steps = {
@@ -157,6 +55,51 @@ const steps = {
     await sendForeign(room, JSON.stringify({ id: unique("id"), name: "Echo", text: "last" }));
     await message(ada, "last");
     assert.equal((await messages(ada)).filter(([, text]) => text === "once").length, 1);
+  },
+
+  async "names are not verified, and two people of one name are told apart"({ ada, grace, room }) {
+    await ada.getByText("Names are not verified here.").waitFor();
+    await say(ada, "I am the first Ada");
+    const own = await (await message(grace, "I am the first Ada")).locator(".head");
+    assert.equal(await own.locator(".author").getAttribute("data-verified"), "false");
+    const tag = await own.locator(".tag").textContent();
+    const id = (source) => `${source}.${unique("id")}`;
+    for (const [source, text] of [["01234567", "I am the second Ada"], ["01234567", "And so am I"]]) {
+      await sendForeign(room, JSON.stringify({ id: id(source), name: "Ada", text }));
+    }
+    const others = [];
+    for (const text of ["I am the second Ada", "And so am I"]) others.push(await (await message(grace, text)).locator(".tag").textContent());
+    assert.match(tag, /^~[0-9a-f]{4}$/);
+    assert.deepEqual(others, [others[0], others[0]]);
+    assert.notEqual(others[0], tag);
+    // Not a header of a client's makes him somebody who is verified.
+    await sendForeign(room, JSON.stringify({ id: id("89abcdef"), name: "Ada", text: "I say that I am" }), { headers: { sender: "Ada", timestamp: "1" } });
+    const said = await message(grace, "I say that I am");
+    assert.equal(await said.locator(".author").getAttribute("data-verified"), "false");
+    const year = new Date(await said.locator("time").getAttribute("datetime")).getFullYear();
+    assert.equal(year, new Date().getFullYear());
+    await accessible(grace, "with people of one name");
+    await shoot(ada, "names");
+    await shoot(grace, "names-phone");
+  },
+
+  async "no name and no text turns what stands beside it around"({ ada, grace, room }) {
+    const turned = "\u202eylerus\u2066 ada\u200f";
+    const id = () => `01234567.${unique("id")}`;
+    await sendForeign(room, JSON.stringify({ id: id(), name: turned, text: "one \u202eowt\u202c three" }));
+    const row = await message(grace, "one owt\u202c three");
+    assert.equal(await row.locator(".author").textContent(), "ylerus ada");
+    await sendForeign(room, JSON.stringify({ id: id(), name: "שרה", text: "שלום, מה שלומך?" }));
+    const hebrew = await message(ada, "שלום, מה שלומך?");
+    for (const each of [row, hebrew]) {
+      // The head is read from the left, whatever the name is.
+      const lefts = await each.locator(".head").evaluate((head) =>
+        [".author", ".tag", "time"].map((part) => head.querySelector(part).getBoundingClientRect().left),
+      );
+      assert.deepEqual(lefts, lefts.toSorted((a, b) => a - b));
+    }
+    assert.equal(await hebrew.locator(".text").evaluate((text) => getComputedStyle(text).direction), "rtl");
+    await shoot(ada, "directions");
   },
 
   async "the newest message is in sight, unless the reader has scrolled away"({ ada, grace }) {
@@ -243,21 +186,13 @@ const steps = {
   },
 };
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
-try {
+await withBrowser(async (openWindow) => {
   // A room with what an address must escape.
   const room = unique("tea & crêpes #1");
   const url = `${page}#${encodeURIComponent(room)}`;
-  const ada = await openWindow(browser, { viewport: { width: 1000, height: 640 } });
-  const grace = await openWindow(browser, {
-    viewport: { width: 390, height: 760 },
-    deviceScaleFactor: 2,
-    colorScheme: "dark",
-  });
-  for (const window of [ada, grace]) {
-    window.setDefaultTimeout(10_000);
-    await window.goto(url);
-  }
+  const ada = await openWindow({ viewport: { width: 1000, height: 640 } });
+  const grace = await openWindow({ viewport: { width: 390, height: 760 }, deviceScaleFactor: 2, colorScheme: "dark" });
+  for (const window of [ada, grace]) await window.goto(url);
   await accessible(ada, "at the join form");
   await shoot(ada, "join");
   await join(ada, "Ada");
@@ -266,8 +201,4 @@ try {
     await step({ ada, grace, room });
     console.log(`ok: ${name}`);
   }
-  assert.deepEqual([...ada.troubles, ...grace.troubles], []);
-} finally {
-  await browser.close();
-  process.stdin.destroy();
-}
+});

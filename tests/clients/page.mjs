@@ -141,14 +141,20 @@ class FakeSocket extends EventTarget {
   }
 
   /** The server's side of a connection that works. */
-  accept(heartBeat = "10000,10000") {
+  accept(heartBeat = "10000,10000", more = {}) {
     this.open();
-    this.receive("CONNECTED", { version: "1.2", "heart-beat": heartBeat });
+    this.receive("CONNECTED", { version: "1.2", "heart-beat": heartBeat, ...more });
+  }
+
+  /** The server's side of one that it refuses. */
+  refuse(name, headers = {}) {
+    if (this.readyState === 0) this.open();
+    this.receive("ERROR", { message: `sentence of ${name}`, ...headers }, `${name}\n`);
   }
 }
 
 /** A client in a room, with what it told and a clock that `tick` turns. */
-function start(t) {
+function start(t, credentials) {
   FakeSocket.all = [];
   globalThis.WebSocket = FakeSocket;
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
@@ -157,17 +163,24 @@ function start(t) {
     mock.timers.reset();
     mock.restoreAll();
   });
-  const told = { states: [], messages: [], delivered: [], refused: [] };
+  const told = { states: [], messages: [], delivered: [], refused: [], proofs: [], slow: [] };
   const client = new Client("ws://host.test/ws", {
     onState: ({ kind, reason }) => told.states.push(reason ? `${kind}: ${reason}` : kind),
     onMessage: ({ body }) => told.messages.push(body),
     onDelivered: (id) => told.delivered.push(id),
-    onRefused: (id, reason) => told.refused.push([id, reason]),
+    onRefused: (id, { reason }) => told.refused.push([id, reason]),
+    onProofRefused: ({ name }) => told.proofs.push(name),
+    onSlow: () => told.slow.push(client.isSlow),
   });
+  if (credentials) client.prove(credentials);
   client.subscribe("/topic/room");
   client.start();
-  return { client, told, send: (id) => client.send(id, "/topic/room", "text/plain", `body of ${id}`) };
+  const send = (id, room = "room") => client.send(id, `/topic/${room}`, "text/plain", `body of ${id}`);
+  return { client, told, send };
 }
+
+/** The bodies that the page sent on its newest connection. */
+const bodies = () => FakeSocket.last.frames.filter(({ command }) => command === "SEND").map(({ body }) => body);
 
 /** In small steps, since a timer that is set within a step counts from the step's end. */
 function tick(ms) {
@@ -198,8 +211,7 @@ test("what was not acknowledged is sent again, in its order, and only that", (t)
   send("d");
   tick(1_000);
   FakeSocket.last.accept();
-  const sent = FakeSocket.last.frames.filter(({ command }) => command === "SEND").map(({ body }) => body);
-  assert.deepEqual(sent, ["body of b", "body of c", "body of d"]);
+  assert.deepEqual(bodies(), ["body of b", "body of c", "body of d"]);
   ["b", "c", "d"].forEach((id) => FakeSocket.last.receive("RECEIPT", { "receipt-id": id }));
   assert.deepEqual(told.delivered, ["a", "b", "c", "d"]);
 });
@@ -213,7 +225,7 @@ test("a message that is refused is not sent again", (t) => {
   assert.equal(told.states.at(-1), "lost: too large");
   tick(1_000);
   FakeSocket.last.accept();
-  assert.deepEqual(FakeSocket.last.frames.filter(({ command }) => command === "SEND").map(({ body }) => body), ["body of b"]);
+  assert.deepEqual(bodies(), ["body of b"]);
 });
 
 test("a room that is refused is named, and a callback may stop the client", (t) => {
@@ -284,4 +296,154 @@ test("what is not understood ends the connection", (t) => {
   FakeSocket.last.accept();
   FakeSocket.last.dispatchEvent(Object.assign(new Event("message"), { data: "MESSAGE\nnonsense\n\n\0" }));
   assert.match(told.states.at(-1), /^lost: the server's answer is not understood/);
+});
+
+test("what proves who it is goes with every CONNECT, and only there", (t) => {
+  const { client } = start(t, { login: "alice", passcode: "a:b\\c" });
+  FakeSocket.last.accept("10000,10000", { "user-name": "alice" });
+  assert.equal(client.login, "alice");
+  FakeSocket.last.breakOff();
+  tick(1_000);
+  FakeSocket.last.accept();
+  for (const { sent } of FakeSocket.all) {
+    // As it is: CONNECT has no escapes.
+    assert.ok(sent[0].startsWith("CONNECT\n") && sent[0].includes("\nlogin:alice\npasscode:a:b\\c\n"), sent[0]);
+    assert.ok(!sent.slice(1).join("").includes("passcode"));
+  }
+  assert.throws(() => encode("CONNECT", { passcode: "a\nheader:b" }));
+});
+
+test("a proof that is refused is not tried again", (t) => {
+  for (const name of ["not-authenticated", "expired", "too-many-sessions"]) {
+    const { client, told, send } = start(t, { login: "alice", passcode: "guess" });
+    send("kept");
+    FakeSocket.last.refuse(name);
+    assert.deepEqual(told.proofs, [name]);
+    assert.equal(told.states.at(-1), "stopped");
+    assert.ok(!client.isProved);
+    client.retry();
+    tick(120_000);
+    assert.equal(FakeSocket.all.length, 1, name);
+    assert.deepEqual([client.unsent, told.refused.length], [1, 0]);
+    mock.timers.reset();
+  }
+});
+
+test("a server that cannot check logins is asked again, later and later", (t) => {
+  for (const name of ["auth-busy", "auth-unavailable"]) {
+    const { told } = start(t, { passcode: "token" });
+    for (const [index, delayMs] of [1_000, 2_000, 4_000].entries()) {
+      FakeSocket.last.refuse(name);
+      assert.equal(told.states.at(-1), `lost: sentence of ${name}`);
+      tick(delayMs - 10);
+      assert.equal(FakeSocket.all.length, index + 1);
+      tick(10);
+      assert.equal(FakeSocket.all.length, index + 2);
+    }
+    assert.deepEqual(told.proofs, []);
+    mock.timers.reset();
+  }
+});
+
+test("a token that expires is asked for, and with a new one it goes on", (t) => {
+  const { client, told, send } = start(t, { passcode: "old" });
+  FakeSocket.last.accept("10000,10000", { "user-name": "carol" });
+  FakeSocket.last.refuse("expired");
+  assert.deepEqual(told.proofs, ["expired"]);
+  send("later");
+  tick(60_000);
+  assert.equal(FakeSocket.all.length, 1);
+  client.prove({ passcode: "new" });
+  client.start();
+  FakeSocket.last.accept("10000,10000", { "user-name": "carol" });
+  assert.equal(FakeSocket.last.frames[0].headers.get("passcode"), "new");
+  assert.deepEqual(FakeSocket.last.commands, ["CONNECT", "SUBSCRIBE", "SEND"]);
+  assert.deepEqual(bodies(), ["body of later"]);
+});
+
+test("a session of a password or a cookie that expires begins again", (t) => {
+  for (const credentials of [{ login: "alice", passcode: "secret" }, {}]) {
+    const { told } = start(t, credentials);
+    FakeSocket.last.accept();
+    FakeSocket.last.refuse("expired");
+    assert.equal(told.states.at(-1), "lost: sentence of expired");
+    tick(1_000);
+    assert.equal(FakeSocket.all.length, 2);
+    FakeSocket.last.refuse("expired");
+    assert.deepEqual(told.proofs, ["expired"]);
+    mock.timers.reset();
+  }
+});
+
+test("the place of one's own lost session is waited for", (t) => {
+  const { told } = start(t, { login: "alice", passcode: "secret" });
+  FakeSocket.last.accept();
+  FakeSocket.last.breakOff();
+  tick(1_000);
+  FakeSocket.last.refuse("too-many-sessions");
+  assert.equal(told.states.at(-1), "lost: sentence of too-many-sessions");
+  assert.deepEqual(told.proofs, []);
+});
+
+test("what one login wrote is not sent as another", (t) => {
+  const { client, told, send } = start(t, { passcode: "alice's" });
+  FakeSocket.last.accept("10000,10000", { "user-name": "alice" });
+  FakeSocket.last.refuse("expired");
+  send("secret");
+  client.prove({ passcode: "bob's" });
+  client.start();
+  FakeSocket.last.accept("10000,10000", { "user-name": "bob" });
+  assert.deepEqual(bodies(), []);
+  assert.deepEqual(told.refused, [["secret", "it was written under another login"]]);
+  send("own");
+  assert.deepEqual(bodies(), ["body of own"]);
+  // Who has signed out has left nothing.
+  client.forget();
+  assert.deepEqual([client.login, client.unsent, client.isProved], [undefined, 0, false]);
+  client.start();
+  FakeSocket.last.accept();
+  assert.deepEqual(FakeSocket.last.commands, ["CONNECT"]);
+  assert.equal(FakeSocket.last.frames[0].headers.get("passcode"), undefined);
+});
+
+test("of messages that may not be written one is enough to know", (t) => {
+  const { told, send } = start(t);
+  FakeSocket.last.accept();
+  send("a");
+  send("b");
+  send("c", "other");
+  FakeSocket.last.refuse("forbidden", { "receipt-id": "a" });
+  assert.deepEqual(told.refused.map(([id]) => id), ["a", "b"]);
+  tick(1_000);
+  FakeSocket.last.accept();
+  assert.deepEqual(bodies(), ["body of c"]);
+});
+
+test("a server that reads slowly is waited for while it is heard", (t) => {
+  const { told, send } = start(t);
+  FakeSocket.last.accept("10000,0");
+  const beat = () => FakeSocket.last.dispatchEvent(Object.assign(new Event("message"), { data: "\n" }));
+  send("a");
+  send("b");
+  tick(2_900);
+  assert.deepEqual(told.slow, []);
+  tick(200);
+  assert.deepEqual(told.slow, [true]);
+  for (let second = 0; second < 60; second += 10) {
+    beat();
+    tick(10_000);
+  }
+  assert.equal(told.states.at(-1), "online");
+  FakeSocket.last.receive("RECEIPT", { "receipt-id": "a" });
+  assert.deepEqual(told.slow, [true], "one more waits");
+  FakeSocket.last.receive("RECEIPT", { "receipt-id": "b" });
+  assert.deepEqual(told.slow, [true, false]);
+  // What is answered in time is not slow, however much there is.
+  for (let number = 0; number < 20; number += 1) {
+    send(`m${number}`);
+    tick(1_000);
+    beat();
+    FakeSocket.last.receive("RECEIPT", { "receipt-id": `m${number}` });
+  }
+  assert.deepEqual(told.slow, [true, false]);
 });

@@ -2,7 +2,9 @@
 //!
 //! Owns what a case is: a place, the options of the program, and what there is before the doctor is asked.
 
-use crate::place::Place;
+use std::process::Command;
+
+use crate::place::{self, Place};
 
 /// What there is before the doctor is asked.
 #[derive(Debug, Clone, Copy)]
@@ -146,7 +148,19 @@ pub fn cases() -> Vec<Case> {
         let options = format!("--capacity 15000 --reactors {reactors}");
         cases.push(case(&format!("RLIMIT_DATA {data}"), &options, place));
     }
-    let place = Place { address_space: Some(14_000_000), ..none() };
-    cases.push(case("RLIMIT_AS 14000000", "--capacity 15000 --reactors 2", place));
+    // Enough for the doctor, and not for a server.
+    let place = Place { address_space: Some(doctors_address_space() + (2 << 20)), ..none() };
+    cases.push(case("RLIMIT_AS 2 MiB above the doctor's own", "--capacity 15000 --reactors 2", place));
     cases
+}
+
+/// Bytes of address space with which the doctor can answer, to a MiB: it depends on how the program was built.
+fn doctors_address_space() -> u64 {
+    let answers = |mib: &u64| {
+        let command =
+            format!("ulimit -v {}; exec \"$0\" doctor --json --capacity 15000 --reactors 2", mib << 10);
+        let doctor = Command::new("sh").args(["-c", &command]).arg(place::program()).output();
+        doctor.is_ok_and(|doctor| doctor.stdout.ends_with(b"}\n"))
+    };
+    (4..256).find(answers).expect("the doctor answers") << 20
 }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -16,6 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::ANSWER_MAX;
+
+/// The program that is asked, and held to its word.
+pub fn program() -> OsString {
+    std::env::var_os("TCBCHAT").unwrap_or_else(|| env!("CARGO_BIN_EXE_tcbchat").into())
+}
 
 /// Where a process is started.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +49,7 @@ pub struct Place {
 impl Place {
     /// The program, to be started here.
     pub fn command(&self, groups: &Groups, words: &[&str], options: &[String]) -> Command {
-        let program = std::env::var_os("TCBCHAT").unwrap_or_else(|| env!("CARGO_BIN_EXE_tcbchat").into());
+        let program = program();
         let mut command = Command::new(program);
         command.args(words).args(options).env_clear().stdin(Stdio::null());
         let joins: Vec<CString> = groups

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use tcbchat::conn::handshake::Reach;
 use tcbchat::limits;
 use tcbchat::message::destination::Pattern;
+use tcbchat::message::fault::Refusals;
 use tcbchat::policy::{Rule, Rules};
 use tcbchat::shard::ShardLimits;
 
@@ -48,6 +49,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         },
         outbound: limits::Outbound {
             bytes_max: 24 * 1024,
+            lag_timeout_s: rng.random_range(0..3),
             high_water_bytes: 8 * 1024,
             low_water_bytes: 2 * 1024,
             // So small that who reads slowly is cut off for what others have unsent, too.
@@ -56,6 +58,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         },
         // Half of the worlds have a room that nobody may enter.
         rules: Arc::new(if rng.random_bool(0.5) { forbidding() } else { Rules::default() }),
+        refusals: if rng.random_bool(0.5) { Refusals::Message } else { Refusals::Error },
         // Two have one name where they have to prove it, now and then.
         sessions_per_login_max: u32::from(rng.random_bool(0.5)),
         // So low that who publishes much is read later, now and then.

@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use tungstenite::protocol::{Role, WebSocket};
 use tungstenite::{Error, Message};
 
+use tcbchat::message::reply::ERRORS;
+
 use crate::bounds;
 use crate::gate;
 use crate::model::{Model, SubscriptionId};
@@ -42,9 +44,11 @@ enum Awaited {
     Subscribed(SubscriptionId),
     /// The id, the topic, and the subscription that ends.
     Left(String, String, SubscriptionId),
-    Sent(String),
+    Sent(Vec<String>),
     Acked(String),
     Nothing,
+    /// It will be refused: the receipt does not come.
+    Refused,
 }
 
 /// How far the client is.
@@ -99,6 +103,10 @@ pub struct Client {
     due: HashSet<String>,
     /// The ERROR that it ends by, if it has said what no client may say.
     blundered: Option<&'static str>,
+    /// It goes on after a refusal, which is a MESSAGE.
+    survives: bool,
+    /// Names of the refusals that it was told.
+    pub refusals: Vec<String>,
 }
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -148,7 +156,14 @@ impl Client {
             faults: Vec::new(),
             due: HashSet::new(),
             blundered: None,
+            survives: false,
+            refusals: Vec::new(),
         }
+    }
+
+    /// The same, of a server whose refusals sessions survive, or not.
+    pub fn surviving(self, survives: bool) -> Client {
+        Client { survives, ..self }
     }
 
     /// Bytes for the server.
@@ -290,7 +305,7 @@ impl Client {
         self.next += 1;
         let body = format!("{}-{}{}", self.name, self.next, ".".repeat(padding));
         model.sent(&self.name, place, &body);
-        let receipt = self.receipt(Awaited::Sent(body.clone()));
+        let receipt = self.receipt(Awaited::Sent(vec![body.clone()]));
         self.say(format!("SEND\ndestination:{place}\nreceipt:{receipt}\nsender:forged\nx:y\n\n{body}\0"));
     }
 
@@ -304,8 +319,7 @@ impl Client {
             model.sent(&self.name, place, body);
             text += &format!("SEND\ndestination:{place}\ntransaction:{tx}\n\n{body}\0");
         }
-        // Both are confirmed by the commit; the model learns it of the second, whose receipt it carries.
-        let receipt = self.receipt(Awaited::Sent(bodies[1].clone()));
+        let receipt = self.receipt(Awaited::Sent(bodies.into()));
         self.say(format!("{text}COMMIT\ntransaction:{tx}\nreceipt:{receipt}\n\n\0"));
     }
 
@@ -338,18 +352,54 @@ impl Client {
         self.leave_in_order(model);
     }
 
-    /// Does what the rules forbid; the session ends by it.
+    /// Does what the rules forbid; the session ends by it, or is told so.
     pub fn trespass(&mut self, kind: usize, model: &mut Model) {
         let place = bounds::FORBIDDEN;
+        let asks = if self.survives && kind % 3 < 2 {
+            format!("receipt:{}\n", self.receipt(Awaited::Refused))
+        } else {
+            String::new()
+        };
         self.say(match kind % 3 {
-            0 => format!("SEND\ndestination:{place}\n\nx\0"),
-            1 => format!("SUBSCRIBE\ndestination:{place}\nid:trespass\n\n\0"),
+            0 => format!("SEND\ndestination:{place}\n{asks}\nx\0"),
+            1 => format!("SUBSCRIBE\ndestination:{place}\nid:trespass\n{asks}\n\0"),
             _ => format!(
                 "BEGIN\ntransaction:t\n\n\0SEND\ntransaction:t\ndestination:{place}\n\nx\0COMMIT\ntransaction:t\n\n\0"
             ),
         });
-        self.blundered = Some("forbidden");
+        if asks.is_empty() {
+            self.blundered = Some("forbidden");
+            self.leave_in_order(model);
+        }
+    }
+
+    /// Ends a subscription that it does not have; the session ends by it, or is told so.
+    pub fn unsubscribe_nothing(&mut self, model: &mut Model) {
+        if self.survives {
+            let receipt = self.receipt(Awaited::Refused);
+            return self.say(format!("UNSUBSCRIBE\nid:nothing\nreceipt:{receipt}\n\n\0"));
+        }
+        self.say("UNSUBSCRIBE\nid:nothing\n\n\0".into());
+        self.blundered = Some("no-such-subscription");
         self.leave_in_order(model);
+    }
+
+    /// Takes the MESSAGE that says what was refused.
+    fn refused(&mut self, headers: &HashMap<&str, &str>, fault: &str, model: &mut Model) {
+        // That a new token cannot be judged is told in any case.
+        assert!(self.survives || fault.starts_with("auth-"));
+        assert_eq!(headers["subscription"], headers["destination"], "it has not subscribed to it");
+        self.refusals.push(fault.into());
+        let Some(receipt) = headers.get("receipt-id") else { return };
+        self.due.remove(*receipt);
+        match self.awaited.remove(*receipt) {
+            Some(Awaited::Subscribed(subscription)) => {
+                model.over(subscription);
+                self.topics.retain(|_, other| *other != subscription);
+            }
+            Some(Awaited::Sent(bodies)) => bodies.iter().for_each(|body| model.refused(body)),
+            _ => {}
+        }
     }
 
     /// Begins the closing handshake.
@@ -396,6 +446,13 @@ impl Client {
 
     /// Everything under way has arrived: this session lives, so nothing may have come to it late.
     pub fn check_complete(&self) {
+        let is_untold = |awaited: &Awaited| matches!(awaited, Awaited::Refused);
+        let untold = self.awaited.values().filter(|awaited| is_untold(awaited)).count();
+        assert!(
+            untold == 0 || self.stage == Stage::Leaving,
+            "{untold} refusals were not told to {}",
+            self.name
+        );
         assert!(self.late.is_empty(), "acknowledged, and came again to {}: {:?}", self.name, self.late);
     }
 
@@ -407,19 +464,12 @@ impl Client {
             let Some(end) = self.http.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             if !self.http.starts_with(b"HTTP/1.1 101 ") {
                 let is_forbidden = self.http.starts_with(b"HTTP/1.1 403 ");
-                // The one address that is banned now and then, which proxies name.
-                let said = b"The address is banned. noise\n";
-                let length = format!("Content-Length: {}\r\n", said.len());
-                let is_banned = is_forbidden
-                    && String::from_utf8_lossy(&self.http).contains(&length)
-                    // Its body may come later.
-                    && said.starts_with(&self.http[end + 4..]);
+                let is_banned = crate::inquirer::is_ban(&self.http, end + 4);
                 assert!(
                     [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "]
                         .iter()
                         .any(|start| self.http.starts_with(start))
-                        || (is_forbidden && !self.may_open)
-                        || is_banned,
+                        || (is_forbidden && (is_banned || !self.may_open)),
                     "{}",
                     String::from_utf8_lossy(&self.http)
                 );
@@ -479,6 +529,9 @@ impl Client {
                 assert!(self.faults.is_empty(), "an ERROR is the last frame");
                 self.due.remove(headers["receipt-id"]);
             }
+            if command == "MESSAGE" && headers["destination"] == ERRORS {
+                return self.refused(&headers, body.trim_end(), model);
+            }
             // Under `auto`, what was handed to the socket is delivered, whether or not anybody is left to see.
             if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {
                 model.handed_over(body);
@@ -503,10 +556,14 @@ impl Client {
                         self.left.insert(key);
                     }
                 }
-                Awaited::Sent(body) => model.confirmed(&body),
+                Awaited::Sent(bodies) => bodies.iter().for_each(|body| model.confirmed(body)),
                 Awaited::Acked(body) => model.settled(&body),
                 Awaited::Nothing => {}
+                Awaited::Refused => panic!("it is not to be confirmed"),
             },
+            "MESSAGE" if headers["destination"] == ERRORS => {
+                self.refused(&headers, body.trim_end(), model);
+            }
             "MESSAGE" => {
                 let (author, _) = body.split_once('-').expect("a body begins with its author");
                 let said = headers.get("sender").copied();

@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 6] = [
+const WANTED: [(&str, &[&str]); 7] = [
     (
         "mail",
         &[
@@ -94,6 +94,7 @@ const WANTED: [(&str, &[&str]); 6] = [
             "an answer to a message",
         ],
     ),
+    ("refusal", &["forbidden", "no-such-subscription", "queue-full", "auth-busy", "auth-unavailable"]),
     (
         "fault",
         &[

@@ -35,6 +35,8 @@ struct Sent {
     place: String,
     at: u64,
     confirmed_at: Option<u64>,
+    /// Whoever published it was told that it has no place. Others may have seen it.
+    is_refused: bool,
 }
 
 /// See the module.
@@ -106,7 +108,10 @@ impl Model {
     /// A client publishes. Bodies are distinct.
     pub fn sent(&mut self, by: &str, place: &str, body: &str) {
         let at = self.tick();
-        self.sent.insert(body.into(), Sent { by: by.into(), place: place.into(), at, confirmed_at: None });
+        self.sent.insert(
+            body.into(),
+            Sent { by: by.into(), place: place.into(), at, confirmed_at: None, is_refused: false },
+        );
     }
 
     /// The publisher has its receipt.
@@ -114,6 +119,13 @@ impl Model {
         let at = self.tick();
         if let Some(sent) = self.sent.get_mut(body) {
             sent.confirmed_at = Some(at);
+        }
+    }
+
+    /// The publisher was told that it was refused.
+    pub fn refused(&mut self, body: &str) {
+        if let Some(sent) = self.sent.get_mut(body) {
+            sent.is_refused = true;
         }
     }
 
@@ -180,7 +192,7 @@ impl Model {
                 continue;
             }
             let is_confirmed = sent.confirmed_at.is_some_and(|at| at < end);
-            let is_own = sent.by == subscription.by && subscription.asked_at < sent.at;
+            let is_own = !sent.is_refused && sent.by == subscription.by && subscription.asked_at < sent.at;
             let is_after_receipt = is_confirmed && subscription.confirmed_at.is_some_and(|at| at < sent.at);
             let is_reaction =
                 is_confirmed && subscription.known.get(&sent.by).is_some_and(|at| *at < sent.at);

@@ -15,6 +15,7 @@ use tcbchat::conn::pending::Pending;
 use tcbchat::conn::quota::Tally;
 use tcbchat::mesh::Mesh;
 use tcbchat::mesh::request::Authenticator;
+use tcbchat::message::fault::Refusals;
 use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
@@ -56,6 +57,8 @@ pub struct Server {
     pub has_rules: bool,
     /// Who asks the shards.
     pub inquirer: Inquirer,
+    /// Sessions survive refusals.
+    pub survives: bool,
     /// Who knows who clients are, if they have to prove it.
     pub gate: Option<Arc<Gate>>,
     tcbs: Arc<TcbTable>,
@@ -89,6 +92,7 @@ impl Server {
         config.time_wait.counts_against_capacity = false;
         let tcbs = Arc::new(TcbTable::new(config));
         let has_rules = !limits.rules.is_empty();
+        let survives = limits.refusals == Refusals::Message;
         let limits = Arc::new(limits);
         let pending = Arc::new(Pending::new(PENDING_PER_ADDRESS));
         let [logins, addresses] = [(); 2].map(|()| Arc::<Tally>::default());
@@ -121,6 +125,7 @@ impl Server {
             inquirer: Inquirer::new(seed, Arc::clone(&mesh), gate.is_some()),
             post: Post::new(seed, mesh),
             has_rules,
+            survives,
             gate,
             tcbs,
             pending,

@@ -111,6 +111,7 @@ impl World {
         let live = self.seats.first().map(|seat| (seat.connection.shard, seat.connection.key));
         self.server.post.stray(live);
         self.inquire();
+        self.hear();
         self.server.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
@@ -124,13 +125,10 @@ impl World {
         }
     }
 
-    /// A service asks, and hears what has come of it.
     fn inquire(&mut self) {
-        let places: Vec<&str> = TOPICS.iter().chain(&QUEUES).copied().collect();
-        let live = (!self.seats.is_empty()).then(|| self.rng.random_range(0..self.seats.len()));
-        let live = live.map(|at| (self.seats[at].connection.shard, self.seats[at].connection.key));
-        self.server.inquirer.ask(&places, live, &mut self.model);
-        self.hear();
+        let places = [&TOPICS[..], &QUEUES].concat();
+        let live: Vec<Connection> = self.seats.iter().map(|seat| seat.connection).collect();
+        self.server.inquirer.ask(&places, &live, &mut self.model);
     }
 
     fn hear(&mut self) -> bool {
@@ -176,7 +174,8 @@ impl World {
         };
         self.able += u32::from(may_open);
         self.seats.push(Seat {
-            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open),
+            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open)
+                .surviving(self.server.survives),
             connection,
             has_heart_beat: false,
             is_sluggish: self.rng.random_bool(0.15),
@@ -252,7 +251,6 @@ impl World {
                 client.subscribe(topic, model);
             }
             (Stage::Ready, 20..24) => drop(client.unsubscribe(place, model)),
-            (Stage::Ready, 24) => client.unsubscribe_queue(),
             (Stage::Ready, 25..29) => {
                 self.server.post.coverage.note("breath", "SEND, UNSUBSCRIBE");
                 client.send(topic, padding, model);
@@ -290,6 +288,8 @@ impl World {
                 }
             },
             (Stage::Ready, 94) if kind < 20 => client.renew(kind == 0),
+            (Stage::Ready, 24) if kind < 22 => client.unsubscribe_queue(),
+            (Stage::Ready, 24) => client.unsubscribe_nothing(model),
             (Stage::Ready, 94) if kind < 25 && self.server.has_rules => client.trespass(kind, model),
             (Stage::Ready, 94) => client.blunder(kind, model),
             (Stage::Ready, 93) => seat.is_sluggish = !seat.is_sluggish,
@@ -431,6 +431,9 @@ impl World {
             self.server.post.ended(at, seat.connection.key);
             if seat.client.proof == Some(false) && seat.client.faults == ["not-authenticated"] {
                 self.server.post.coverage.note("fault", "not-authenticated at CONNECT");
+            }
+            for fault in seat.client.refusals {
+                self.server.post.coverage.note("refusal", &fault);
             }
             for fault in seat.client.faults {
                 self.server.post.coverage.note("fault", &fault);

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
+use tcbchat::wire::http::HttpError;
+
 use crate::support::{Client, Server};
 use crate::{Setup, documented};
 
@@ -91,6 +93,7 @@ fn refused() -> Vec<(String, u16, &'static str)> {
             403,
             "Metrics are for callers on this machine: see ops.metrics.",
         ),
+        (with("Host: test", "Host: chat.example.com"), 403, HttpError::FOREIGN_HOST.reason),
         (get("/nothing"), 404, "There is nothing at this path."),
         (with("/ws", "/echo"), 404, "There is nothing at this path."),
         (with("GET", "POST"), 405, "A WebSocket handshake must use GET."),
@@ -311,7 +314,7 @@ fn pages_of_other_sites_open_nothing(setup: Setup) {
 }
 
 fn the_servers_own_pages_open_their_websocket(setup: Setup) {
-    let server = setup.server();
+    let server = setup.server_with("", &["--open"]);
     let address = server.address();
     for (origin, host) in [
         (format!("http://{address}"), address.to_string()),

@@ -27,6 +27,7 @@ mod liveness;
 mod operators;
 mod proxy;
 mod queues;
+mod refusals;
 mod reload;
 mod rooms;
 mod shutdown;

@@ -15,6 +15,7 @@ use crate::{Setup, members, send};
 
 on_one_and_three_reactors!(
     one_that_never_reads_is_cut_off_alone,
+    a_lag_is_one_of_time_as_well,
     one_that_reads_again_gets_everything_that_waited,
     a_large_message_is_there_once_whatever_ids_its_subscribers_have,
     many_small_messages_stay_within_the_reactors_bound,
@@ -29,7 +30,7 @@ on_one_and_three_reactors!(
 const BODIES_MAX: usize = 1024;
 
 fn one_that_never_reads_is_cut_off_alone(setup: Setup) {
-    let server = setup.server_with("[outbound]\nbytes_max = 1_200_000", &[]);
+    let server = setup.server_with("[outbound]\nbytes_max = 1_200_000\nlag_timeout_s = 0", &[]);
     let room = "/topic/slow";
     let mut slow = members(&server, 1, room).remove(0);
     let mut others = members(&server, 3, room);
@@ -92,11 +93,37 @@ fn one_that_reads_again_gets_everything_that_waited(setup: Setup) {
     }
 }
 
+fn a_lag_is_one_of_time_as_well(setup: Setup) {
+    let lag = |seconds| format!("[outbound]\nbytes_max = 1_200_000\nlag_timeout_s = {seconds}");
+    let room = "/topic/burst";
+    let filling = "x".repeat(64 * 1024);
+    let burst = |server: &Server| {
+        let mut publisher = Client::connect(server);
+        for n in 0..256 {
+            publisher.publish_confirmed(room, format!("{n} {filling}"));
+        }
+    };
+    // Who reads after the burst gets all of it, though it was more than ten times as much as may be unread.
+    let server = setup.server_with(&lag(3_600), &[]);
+    let mut reader = members(&server, 1, room).remove(0);
+    burst(&server);
+    for n in 0..256 {
+        assert!(reader.expect_body().starts_with(&format!("{n} ")), "{n}");
+    }
+    assert_eq!(server.metric("slow_consumers_total"), 0);
+    // Who does not is found, though nothing happens any more.
+    let server = setup.server_with(&lag(1), &[]);
+    let deaf = members(&server, 1, room);
+    burst(&server);
+    server.await_metric("slow_consumers_total", |count| count == 1);
+    drop(deaf);
+}
+
 /// Subscriptions of one session.
 const SUBSCRIPTIONS: usize = 256;
 
 /// So that all of them may be to one room, which makes much of little.
-const MANY: &str = "[stomp]\nsubscriptions_per_destination_max = 256\n";
+const MANY: &str = "[outbound]\nlag_timeout_s = 0\n[stomp]\nsubscriptions_per_destination_max = 256\n";
 
 /// Sessions that have many subscriptions to one room, each with an id of its own, and read nothing from then on.
 fn deaf_crowd(server: &Server, sessions: usize, room: &str) -> Vec<Client> {
@@ -157,8 +184,8 @@ fn a_large_message_is_there_once_whatever_ids_its_subscribers_have(setup: Setup)
 }
 
 fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
-    let bounds = "[outbound]\nbytes_max = 4_000_000\nreactor_bytes_max = 4_000_000";
-    let server = setup.server_with(&[MANY, bounds].concat(), &[]);
+    let bounds = ["--set", "outbound.bytes_max=4_000_000", "--set", "outbound.reactor_bytes_max=4_000_000"];
+    let server = setup.server_with(MANY, &bounds);
     let room = "/topic/small";
     let mut crowd = deaf_crowd(&server, 4, room);
     let before = peak_mib(&server);

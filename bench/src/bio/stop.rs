@@ -105,7 +105,8 @@ fn watched<T>(pid: u32, act: impl FnOnce() -> T) -> (T, Walls) {
 
 /// Holds so many connections; how many were sessions, and the simulator's commonest failure.
 fn ramp(programs: &Programs, server: &Server, connections: u32) -> Result<(u64, Option<String>), String> {
-    let hold = Hold { connections, room_size: 100, room_prefix: super::ROOM_PREFIX, seconds: 1.0 };
+    let hold =
+        Hold { connections, room_size: 100, room_prefix: super::ROOM_PREFIX, seconds: 1.0, tokens: None };
     let mut arguments = hold.arguments();
     // The simulator's own plan may say that it will not fit: that is what is to be seen.
     arguments.extend([

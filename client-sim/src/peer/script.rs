@@ -2,6 +2,8 @@
 //!
 //! Invariant: a script never changes while clients follow it.
 
+use std::borrow::Cow;
+
 use super::upgrade::Upgrade;
 use crate::stomp;
 
@@ -23,13 +25,26 @@ impl HeartBeats {
     }
 }
 
+/// With what clients prove who they are.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// With nothing.
+    None,
+    /// All with this login and passcode.
+    Password(String, String),
+    /// Each with one of these tokens, as its passcode. There is one at least.
+    Tokens(Vec<String>),
+}
+
 /// What all clients of a run have in common.
 #[derive(Debug, Clone)]
 pub struct Script {
     /// The opening handshake.
     pub upgrade: Upgrade,
-    /// The whole CONNECT frame.
-    pub(super) connect: String,
+    /// The whole CONNECT frame, without a token.
+    connect: String,
+    /// Tokens, if clients have some.
+    tokens: Vec<String>,
     /// What CONNECT asks for.
     heart_beats: HeartBeats,
     /// Destination without the number of the room.
@@ -42,22 +57,31 @@ impl Script {
         upgrade: Upgrade,
         host: &str,
         heart_beats: HeartBeats,
-        login: Option<(&str, &str)>,
+        proof: &Proof,
         room_prefix: &str,
     ) -> Self {
         let beats = format!("{},{}", heart_beats.out_ms, heart_beats.in_ms);
         let mut headers = vec![("accept-version", "1.2"), ("host", host), ("heart-beat", &beats)];
-        if let Some((login, passcode)) = login {
-            headers.extend([("login", login), ("passcode", passcode)]);
+        if let Proof::Password(login, passcode) = proof {
+            headers.extend([("login", &**login), ("passcode", passcode)]);
         }
         let mut connect = Vec::new();
         stomp::encode(&mut connect, "CONNECT", &headers, b"");
         Self {
             upgrade,
             connect: String::from_utf8_lossy(&connect).into_owned(),
+            tokens: if let Proof::Tokens(tokens) = proof { tokens.clone() } else { Vec::new() },
             heart_beats,
             destination: format!("/topic/{room_prefix}"),
         }
+    }
+
+    /// The CONNECT frame of a client.
+    pub(super) fn connect(&self, client: u32) -> Cow<'_, str> {
+        let token = (client as usize).checked_rem(self.tokens.len()).map(|at| &self.tokens[at]);
+        let Some(token) = token else { return Cow::Borrowed(&self.connect) };
+        // A CONNECT has no body, so its first empty line ends it. A token has nothing that would be escaped.
+        Cow::Owned(self.connect.replacen("\n\n", &format!("\npasscode:{token}\n\n"), 1))
     }
 
     /// The destination of a room.

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use tungstenite::handshake::derive_accept_key;
 
+use super::script::Proof;
 use super::upgrade::Upgrade;
 use super::*;
 
@@ -39,7 +40,20 @@ impl Listener for Seen {
 fn script() -> Script {
     let upgrade = Upgrade::new("ws://127.0.0.1:8080/ws").unwrap();
     let heart_beats = HeartBeats { out_ms: 30_000, in_ms: 10_000 };
-    Script::new(upgrade, "127.0.0.1", heart_beats, Some(("me", "it:s me")), "sim-1-")
+    Script::new(upgrade, "127.0.0.1", heart_beats, &Proof::Password("me".into(), "it:s me".into()), "sim-1-")
+}
+
+#[test]
+fn each_client_has_its_token() {
+    let upgrade = Upgrade::new("ws://127.0.0.1:8080/ws").unwrap();
+    let tokens = Proof::Tokens(vec!["a.b.c".into(), "d.e.f".into()]);
+    let script = Script::new(upgrade, "h", HeartBeats::default(), &tokens, "sim-");
+    let connect =
+        |token: &str| format!("CONNECT\naccept-version:1.2\nhost:h\nheart-beat:0,0\npasscode:{token}\n\n\0");
+    assert_eq!(
+        [0, 1, 2].map(|client| script.connect(client).into_owned()),
+        ["a.b.c", "d.e.f", "a.b.c"].map(connect)
+    );
 }
 
 fn ws(payload: &[u8]) -> Vec<u8> {

@@ -18,7 +18,7 @@ fn verdict(keys: &[u8], token: &str) -> Verdict {
         passcode: None,
         token: Some(token.into()),
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     };
     Tokens::new(Keys::parse(keys).unwrap(), Terms::default()).verify(&credentials, 1_000)
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use argon2::password_hash::PasswordHasher;
 use argon2::{ARGON2ID_IDENT, Argon2, Params, PasswordHash, Version};
 
-use crate::auth::principal::LOGIN_BYTES_MAX;
+use crate::auth::principal::{LOGIN_BYTES_MAX, is_login};
 
 /// Bytes of a role's name.
 const ROLE_BYTES_MAX: usize = 64;
@@ -102,6 +102,8 @@ pub(super) fn check_login(login: &str) -> Result<(), String> {
         "a # would make it a comment of the file"
     } else if login.trim() != login {
         "white space around it would be lost in the file"
+    } else if !is_login(login) {
+        "it has characters that are not seen"
     } else {
         return Ok(());
     };

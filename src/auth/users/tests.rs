@@ -21,7 +21,7 @@ fn said(login: Option<&str>, passcode: Option<&str>) -> Credentials {
         passcode: passcode.map(Into::into),
         token: None,
         headers: [].into(),
-        address: Ipv4Addr::LOCALHOST.into(),
+        address: Some(Ipv4Addr::LOCALHOST.into()),
     }
 }
 

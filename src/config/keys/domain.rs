@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::ENVIRONMENT_PREFIX;
 use crate::message::destination::Pattern;
 use crate::net::address::Address;
+use crate::services;
 use crate::wire::http::OriginPattern;
 
 /// One key of the configuration.
@@ -62,6 +63,11 @@ pub enum Domain {
         /// What it is, in words.
         meaning: &'static str,
     },
+    /// A URL, in which there may be a secret; unset when nothing is said.
+    Url {
+        /// One.
+        example: &'static str,
+    },
     /// The path of a file; unset when nothing is said.
     Path,
     /// A list of patterns of rooms.
@@ -93,6 +99,8 @@ pub enum Value {
     Words(Vec<&'static str>),
     /// Of a [`Domain::Text`].
     Text(Box<str>),
+    /// Of a [`Domain::Url`].
+    Url(Box<str>),
     /// Of a [`Domain::Path`].
     Path(PathBuf),
     /// Of a [`Domain::Patterns`]; at least one.
@@ -122,7 +130,7 @@ impl Key {
             Domain::Number { default, .. } => Some(Value::Number(*default)),
             Domain::Switch { default } => Some(Value::Switch(*default)),
             Domain::Word { default, .. } => default.map(Value::Word),
-            Domain::Words { .. } | Domain::Path => None,
+            Domain::Words { .. } | Domain::Url { .. } | Domain::Path => None,
             Domain::Text { default, .. } => default.and_then(|text| self.line(text)),
             Domain::Patterns { default } => self.patterns([*default]),
             Domain::Networks => Some(Value::Networks(Vec::new())),
@@ -141,6 +149,7 @@ impl Key {
                 format!("one or more of {}, in the order in which they are asked", quoted(allowed, ", "))
             }
             Domain::Text { meaning, .. } => (*meaning).into(),
+            Domain::Url { example } => format!("a URL, such as \"{example}\""),
             Domain::Path => "the path of a file".into(),
             Domain::Patterns { .. } => {
                 "one or more destinations of rooms, a * at the end for all that begin so, such as \"/topic/prices.*\""
@@ -188,11 +197,12 @@ impl Key {
         distinct(texts, |text| allowed.iter().find(|word| **word == text).copied()).map(Value::Words)
     }
 
-    /// A text or a path of this key; `None` if it is empty or has control characters, or if the key takes neither.
+    /// A text, a URL or a path of this key; `None` if it is empty or has control characters, or if the key takes none of them.
     pub fn line(&self, text: &str) -> Option<Value> {
         let is_line = !text.is_empty() && !text.contains(char::is_control);
         match self.domain {
             Domain::Text { .. } => is_line.then(|| Value::Text(text.into())),
+            Domain::Url { .. } => is_line.then(|| Value::Url(text.into())),
             Domain::Path => is_line.then(|| Value::Path(text.into())),
             _ => None,
         }
@@ -274,7 +284,7 @@ impl Key {
             Domain::Switch { .. } => text.parse().ok().and_then(|on| self.switch(on)),
             Domain::Word { .. } => self.word(text),
             Domain::Words { .. } => self.words(text.split(',').map(str::trim)),
-            Domain::Text { .. } | Domain::Path => self.line(text),
+            Domain::Text { .. } | Domain::Url { .. } | Domain::Path => self.line(text),
             Domain::Patterns { .. } => self.patterns(text.split(',').map(str::trim)),
             Domain::Networks => self.networks(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
             Domain::Origins => self.origins(text.split(',').map(str::trim).filter(|item| !item.is_empty())),
@@ -322,6 +332,16 @@ fn list(f: &mut std::fmt::Formatter<'_>, items: &[impl std::fmt::Display]) -> st
     write!(f, "[{}]", items.join(", "))
 }
 
+impl Value {
+    /// The value without what may be secret in it; the value itself if nothing is.
+    pub fn without_secrets(&self) -> Value {
+        match self {
+            Self::Url(url) => Self::Url(services::auth::without_secrets(url).into()),
+            value => value.clone(),
+        }
+    }
+}
+
 impl std::fmt::Display for Value {
     /// As TOML.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -330,7 +350,7 @@ impl std::fmt::Display for Value {
             Self::Switch(on) => write!(f, "{on}"),
             Self::Word(word) => write!(f, "\"{word}\""),
             Self::Words(words) => list(f, words),
-            Self::Text(text) => basic_string(f, text),
+            Self::Text(text) | Self::Url(text) => basic_string(f, text),
             Self::Path(path) => basic_string(f, &path.to_string_lossy()),
             Self::Patterns(patterns) => list(f, patterns),
             Self::Networks(networks) => list(f, networks),

@@ -5,6 +5,7 @@
 //! Invariant: the words of such a list are those that the catalogue permits, in its order (a test of [`super`] holds it).
 
 use crate::auth::Mode;
+use crate::message::fault::Refusals;
 use crate::tcb::time_wait::Reuse;
 use crate::wire::http::ClientHeader;
 
@@ -39,6 +40,9 @@ pub const TIME_WAIT_REUSE: &[(&str, Reuse)] =
 /// The words of `http.client_header`.
 pub const CLIENT_HEADERS: &[(&str, ClientHeader)] =
     &[("x-forwarded-for", ClientHeader::XForwardedFor), ("forwarded", ClientHeader::Forwarded)];
+
+/// The words of `stomp.refusals`.
+pub const REFUSALS: &[(&str, Refusals)] = &[("error", Refusals::Error), ("message", Refusals::Message)];
 
 /// The words of `auth.mode`.
 pub const AUTH_MODES: &[(&str, Mode)] =

@@ -7,6 +7,7 @@
 //! Invariant: a question takes `auth.http_timeout_ms` at most, and [`ANSWER_BYTES_MAX`] of memory.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
-use crate::auth::principal::LOGIN_BYTES_MAX;
+use crate::auth::principal::is_login;
 use crate::auth::{Accepted, Credentials, Principal, Refusal, Verdict};
 
 /// Bytes of an answer that are read.
@@ -39,7 +40,7 @@ struct Asked<'a> {
     login: Option<&'a str>,
     passcode: Option<&'a str>,
     token: Option<&'a str>,
-    address: String,
+    address: Option<IpAddr>,
     headers: BTreeMap<&'a str, &'a str>,
 }
 
@@ -89,7 +90,7 @@ impl Application {
             login: credentials.login.as_deref(),
             passcode: credentials.passcode.as_deref(),
             token: credentials.token.as_deref(),
-            address: credentials.address.to_string(),
+            address: credentials.address,
             headers,
         };
         match self.ask(&asked) {
@@ -118,11 +119,10 @@ impl Application {
                     .unavailable(&format!("its answer is not understood: line {line}, column {column}"));
             }
         };
-        let is_login = (1..=LOGIN_BYTES_MAX).contains(&answered.login.len())
-            && !answered.login.chars().any(char::is_control);
-        if !is_login {
-            return self
-                .unavailable("the login that it answered is empty, too long, or has control characters");
+        if !is_login(&answered.login) {
+            return self.unavailable(
+                "the login that it answered is empty, too long, has blanks at its ends, or characters that are not seen",
+            );
         }
         let named = answered.claims.into_iter().filter(|(name, _)| claims.contains(name));
         let claims = named.filter_map(|(name, value)| Some((name, text_of(value)?)));
@@ -140,7 +140,11 @@ impl Application {
         let mut complained = self.complained.lock();
         if complained.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             *complained = Some(Instant::now());
-            tracing::warn!(url = shown(&self.url), why, "the application does not say who clients are");
+            tracing::warn!(
+                url = without_secrets(&self.url),
+                why,
+                "the application does not say who clients are"
+            );
         }
         Verdict::Refused(Refusal::Unavailable)
     }
@@ -157,7 +161,7 @@ fn text_of(value: serde_json::Value) -> Option<Box<str>> {
 }
 
 /// The URL without what may be secret in it: a user, a password, a query.
-pub fn shown(url: &str) -> String {
+pub fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -192,12 +196,16 @@ mod tests {
             passcode: Some("secret".into()),
             token: None,
             headers: [("cookie".into(), "a=1".into()), ("x".into(), "2".into())].into(),
-            address: "192.0.2.1".parse().expect("it is an address"),
+            address: "192.0.2.1".parse().ok(),
         }
     }
 
     /// An application that answers one question by these bytes. Returns what it was asked, and the verdict.
     fn asked(answer: &'static str) -> (String, Verdict) {
+        asked_of(&credentials(), answer)
+    }
+
+    fn asked_of(credentials: &Credentials, answer: &'static str) -> (String, Verdict) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
         let url = format!("http://{}/who", listener.local_addr().expect("it has one"));
         let application = thread::spawn(move || {
@@ -218,7 +226,7 @@ mod tests {
             String::from_utf8(request).expect("JSON is text")
         });
         let asker = Application::new(&url, Duration::from_millis(200));
-        let verdict = asker.verify(&credentials(), &["team".into(), "level".into()], 1_000);
+        let verdict = asker.verify(credentials, &["team".into(), "level".into()], 1_000);
         (application.join().expect("it ends"), verdict)
     }
 
@@ -243,6 +251,13 @@ mod tests {
         assert!(principal.has_role("a") && principal.has_role("b"));
         assert_eq!((principal.claim("team"), principal.claim("level")), (Some("red"), Some("3")));
         assert_eq!(principal.claims.len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_nobody_knows_is_null() {
+        let nowhere = Credentials { address: None, ..credentials() };
+        let (request, _) = asked_of(&nowhere, answer("200 OK", r#"{"login":"ann"}"#));
+        assert!(request.contains(r#""address":null"#), "{request}");
     }
 
     #[test]
@@ -281,7 +296,10 @@ mod tests {
                 &answer[..answer.len().min(80)]
             );
         }
-        assert_eq!(shown("https://me:secret@app.example:8/a/b?key=secret#x"), "https://app.example:8/a/b");
+        assert_eq!(
+            without_secrets("https://me:secret@app.example:8/a/b?key=secret#x"),
+            "https://app.example:8/a/b"
+        );
         let nobody = Application::new("http://127.0.0.1:9/", Duration::from_millis(200));
         assert_eq!(nobody.verify(&credentials(), &[], 0), Verdict::Refused(Refusal::Unavailable));
     }

@@ -1,8 +1,9 @@
 //! Who has failed to say a right password too often, by holder (the address) and by login.
 //!
-//! Each failure counts for a minute, little by little: so many a minute are let through, and as many at once. A login is
-//! judged for holders that have not logged in as it before, because anybody can fail as somebody else. A client whose address
-//! is not known (on loopback, behind a proxy that does not name it) is judged by the login alone.
+//! Each failure counts for a minute, little by little: so many a minute are let through, and as many at once. Who has logged in
+//! as a login from an address before is judged there by what failed as this login from this address, and by nothing else:
+//! anybody can fail as somebody else, and beside somebody at one address. A client whose address is not known (on loopback,
+//! behind a proxy that does not name it) is judged by the login alone.
 //!
 //! Invariant: each table has at most [`KEPT_MAX`] entries. What there is no room for is not judged.
 
@@ -22,6 +23,8 @@ const KEPT_MAX: usize = 65_536;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long an address is known for a login.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Addresses that are known for one login, the latest ones: so nobody fills the table alone.
+const KNOWN_PER_LOGIN_MAX: usize = 16;
 
 /// How much one has failed, and when that was looked at.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +77,12 @@ pub(super) struct Failures {
     holders: Table<Holder>,
     /// By hash: a login of a stranger takes no memory of its own.
     logins: Table<u64>,
-    /// Who has logged in from where, and when.
-    known: HashMap<(u64, Holder), Instant, RandomState>,
+    /// By login and address, of those who are known there.
+    known_there: Table<(u64, Holder)>,
+    /// From where each login has logged in, and when, in that order.
+    known: HashMap<u64, Vec<(Holder, Instant)>, RandomState>,
+    /// Addresses in `known`.
+    known_count: usize,
     hasher: RandomState,
 }
 
@@ -84,7 +91,9 @@ impl Failures {
         Failures {
             holders: Table::new(limits.failures_per_address_max),
             logins: Table::new(limits.failures_per_login_max),
+            known_there: Table::new(limits.failures_per_login_max),
             known: HashMap::default(),
+            known_count: 0,
             hasher: RandomState::default(),
         }
     }
@@ -95,32 +104,61 @@ impl Failures {
 
     /// Whether a password of this client is worth a hashing.
     pub(super) fn may_try(&self, holder: Holder, credentials: &Credentials, now: Instant) -> bool {
-        let (host, login) = (host(holder), self.login(credentials));
-        let known = host.and_then(|host| self.known.get(&(login, host)));
-        let is_known = known.is_some_and(|at| now.saturating_duration_since(*at) < KNOWN_FOR);
-        host.is_none_or(|host| self.holders.may_try(&host, now))
-            && (is_known || self.logins.may_try(&login, now))
+        let login = self.login(credentials);
+        match host(holder) {
+            Some(host) if self.is_known(login, host, now) => self.known_there.may_try(&(login, host), now),
+            Some(host) => self.holders.may_try(&host, now) && self.logins.may_try(&login, now),
+            None => self.logins.may_try(&login, now),
+        }
+    }
+
+    fn is_known(&self, login: u64, host: Holder, now: Instant) -> bool {
+        let known = self.known.get(&login);
+        known.is_some_and(|known| known.iter().any(|(other, at)| *other == host && is_fresh(*at, now)))
     }
 
     /// A password was right.
     pub(super) fn succeeded(&mut self, holder: Holder, credentials: &Credentials, now: Instant) {
         let (Some(host), login) = (host(holder), self.login(credentials)) else { return };
-        if self.known.len() >= KEPT_MAX {
-            self.known.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
+        if self.known_count >= KEPT_MAX {
+            self.known.retain(|_, known| {
+                known.retain(|(_, at)| is_fresh(*at, now));
+                !known.is_empty()
+            });
+            self.known_count = self.known.values().map(Vec::len).sum();
         }
-        if self.known.len() < KEPT_MAX {
-            self.known.insert((login, host), now);
+        let has_room = self.known_count < KEPT_MAX;
+        let known = match self.known.get_mut(&login) {
+            Some(known) => known,
+            None if has_room => self.known.entry(login).or_default(),
+            None => return,
+        };
+        let before = known.len();
+        known.retain(|(other, _)| *other != host);
+        if known.len() == before && (before >= KNOWN_PER_LOGIN_MAX || !has_room) {
+            known.remove(0);
         }
+        known.push((host, now));
+        self.known_count = self.known_count + known.len() - before;
     }
 
     /// A password was wrong, or of nobody.
     pub(super) fn failed(&mut self, holder: Holder, credentials: &Credentials, now: Instant) {
-        if let Some(host) = host(holder) {
-            self.holders.note(host, now);
-        }
         let login = self.login(credentials);
-        self.logins.note(login, now);
+        match host(holder) {
+            Some(host) if self.is_known(login, host, now) => self.known_there.note((login, host), now),
+            Some(host) => {
+                self.holders.note(host, now);
+                self.logins.note(login, now);
+            }
+            None => self.logins.note(login, now),
+        }
     }
+}
+
+/// Whether somebody who logged in then is known still.
+fn is_fresh(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < KNOWN_FOR
 }
 
 /// Who is judged; nobody, if only the session is known.
@@ -143,7 +181,7 @@ mod tests {
             passcode: Some("guess".into()),
             token: None,
             headers: Box::default(),
-            address: "192.0.2.1".parse().expect("it is an address"),
+            address: "192.0.2.1".parse().ok(),
         }
     }
 
@@ -185,6 +223,38 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_an_address_with_one_who_guesses_is_judged_by_itself_where_it_is_known() {
+        let (mut failures, now) = (Failures::new(&limits()), Instant::now());
+        let (ann, office) = (as_login("ann"), Holder::Address(1));
+        failures.succeeded(office, &ann, now);
+        for guess in 0..9 {
+            failures.failed(office, &as_login(&format!("u{guess}")), now);
+        }
+        assert!(!failures.may_try(office, &as_login("bob"), now));
+        assert!(failures.may_try(office, &ann, now));
+        // Her own password is guessed no faster than anybody's.
+        failures.failed(office, &ann, now);
+        failures.failed(office, &ann, now);
+        assert!(!failures.may_try(office, &ann, now));
+        assert!(failures.may_try(office, &ann, now + MINUTE));
+    }
+
+    #[test]
+    fn one_login_is_known_at_a_few_addresses_the_latest() {
+        let (mut failures, now) = (Failures::new(&limits()), Instant::now());
+        let (ann, eve) = (as_login("ann"), as_login("eve"));
+        failures.succeeded(Holder::Address(1), &ann, now);
+        for host in 0..2 * KEPT_MAX as u64 {
+            failures.succeeded(Holder::Address(host), &eve, now);
+        }
+        assert_eq!(failures.known_count, 1 + KNOWN_PER_LOGIN_MAX);
+        assert!(failures.is_known(failures.login(&ann), Holder::Address(1), now));
+        let eves = failures.login(&eve);
+        assert!(failures.is_known(eves, Holder::Address(2 * KEPT_MAX as u64 - 1), now));
+        assert!(!failures.is_known(eves, Holder::Address(0), now));
+    }
+
+    #[test]
     fn who_is_not_known_is_judged_by_the_login_alone_and_is_never_known_for_one() {
         let (mut failures, now) = (Failures::new(&limits()), Instant::now());
         let ann = as_login("ann");
@@ -206,7 +276,7 @@ mod tests {
             failures.failed(Holder::Address(n.into()), &credentials, now);
             failures.succeeded(Holder::Address(n.into()), &credentials, now);
         }
-        let lengths = [failures.holders.levels.len(), failures.logins.levels.len(), failures.known.len()];
+        let lengths = [failures.holders.levels.len(), failures.logins.levels.len(), failures.known_count];
         assert_eq!(lengths, [KEPT_MAX; 3]);
         failures.failed(Holder::Address(u64::MAX), &as_login("late"), now + MINUTE);
         assert_eq!(failures.holders.levels.len(), 1);

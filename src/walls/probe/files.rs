@@ -85,6 +85,21 @@ pub(super) fn anonymous_bytes(tree: &Tree) -> u64 {
     (kib("RssAnon:") + kib("VmPTE:")) * 1024
 }
 
+/// Bytes of address space of a process that map files and are not written to: code and constants; 0 where it is not told.
+pub(super) fn code_bytes(tree: &Tree) -> u64 {
+    let text = tree.text("/proc/self/maps").unwrap_or_default();
+    // proc_pid_maps(5): address, permissions, offset, device, inode, path.
+    let bytes = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (from, to) = fields.next()?.split_once('-')?;
+        let is_written = fields.next()?.contains('w');
+        fields.nth(3).filter(|path| !is_written && path.starts_with('/'))?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        address(to)?.checked_sub(address(from)?)
+    };
+    text.lines().filter_map(bytes).sum()
+}
+
 /// The first two numbers of a kernel's release.
 pub(super) fn release(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);

@@ -63,6 +63,8 @@ errors! {
     METRICS_FORBIDDEN = 403, "Metrics are for callers on this machine: see ops.metrics.", &[];
     /// Nobody has said who may connect, and the request came through a proxy.
     PROXIED = 403, "The request came through a proxy, and auth.mode is not set: everyone could log in under any name. Set auth.mode, to \"open\" if that is meant.", &[];
+    /// Nobody has said who may connect, and the request asks for a host that others know.
+    FOREIGN_HOST = 403, "The Host is no name of this machine for itself, and auth.mode is not set: everyone could log in under any name. Set auth.mode, to \"open\" if that is meant.", &[];
     /// An operator has banned the client's address. A second sentence says why.
     BANNED = 403, "The address is banned.", &[];
     /// The page that opens the WebSocket is of another site. A second sentence says which.

@@ -16,7 +16,16 @@ use crate::limits;
 pub const HEADERS_CEILING: usize = 256;
 
 /// Fields that proxies add, and what the names of others begin with.
-const MARKS_OF_PROXIES: &[&str] = &["Forwarded", "X-Real-IP", "Via"];
+const MARKS_OF_PROXIES: &[&str] = &[
+    "Forwarded",
+    "X-Real-IP",
+    "Via",
+    "CF-Connecting-IP",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "CDN-Loop",
+];
 const X_FORWARDED: &[u8] = b"X-Forwarded-";
 
 /// Room for the header fields of one request while it is looked at: 8 KiB, of which a request touches what it has fields for.
@@ -89,12 +98,7 @@ impl<'a> Request<'a> {
     /// The name of a field that a proxy has added, if there is one: `Forwarded`, `X-Forwarded-*`, `X-Real-IP` or `Via`. A
     /// request with one of them did not come from the socket's peer.
     pub fn mark_of_proxy(&self) -> Option<&'a str> {
-        let is_mark = |name: &&str| {
-            let is_any_of = |marks: &[&str]| marks.iter().any(|mark| name.eq_ignore_ascii_case(mark));
-            let start = name.as_bytes().get(..X_FORWARDED.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED)) || is_any_of(MARKS_OF_PROXIES)
-        };
-        self.headers.iter().map(|header| header.name).find(is_mark)
+        self.headers.iter().map(|header| header.name).find(|name| is_mark_of_proxy(name))
     }
 
     /// The values of all fields of this name.
@@ -104,6 +108,13 @@ impl<'a> Request<'a> {
             .filter(move |header| header.name.eq_ignore_ascii_case(name))
             .map(|header| header.value)
     }
+}
+
+/// Whether a field of this name is one that proxies add: `Forwarded`, `X-Forwarded-*`, `X-Real-IP` or `Via`.
+pub fn is_mark_of_proxy(name: &str) -> bool {
+    let start = name.as_bytes().get(..X_FORWARDED.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED))
+        || MARKS_OF_PROXIES.iter().any(|mark| name.eq_ignore_ascii_case(mark))
 }
 
 /// Parses the request head at the front of `buf`. `None`: it is not complete yet. Returns the request and the

@@ -27,12 +27,24 @@ pub const SERVER_HEADERS: &[&str] = &[
     "transaction",
 ];
 
+/// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
+/// and [`transcode_lines`] writes a blank for what an older version cannot write.
+pub fn is_server_header(name: &str) -> bool {
+    SERVER_HEADERS.contains(&name.trim_matches(is_blank_of_name))
+}
+
+/// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
+pub fn is_blank_of_name(c: char) -> bool {
+    // U+FEFF is a blank in JavaScript, and not in Unicode.
+    c.is_whitespace() || matches!(c, '\u{feff}' | ':')
+}
+
 /// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],
 /// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
 pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     for (name, value) in stomp_frame.headers() {
-        if SERVER_HEADERS.contains(&&*name) {
+        if is_server_header(&name) {
             continue;
         }
         let line = out.len();
@@ -50,9 +62,11 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends a header that a program of the operator's chose for a message, as such a line. `false`, and nothing is appended, if
-/// it is one of [`SERVER_HEADERS`] or has no name. Names differ for whoever calls it several times.
+/// it [may be taken for the server's](is_server_header), or has no name. Names differ for whoever calls it several times.
 pub fn own_header_line(name: &str, value: &str, out: &mut Vec<u8>) -> bool {
-    if name.is_empty() || SERVER_HEADERS.contains(&name) {
+    // A frame of a client has no NUL in a name; it would be written as a blank.
+    let is_own = !name.is_empty() && !name.contains('\0') && !is_server_header(name);
+    if !is_own {
         return false;
     }
     Escapes::V12.write(name, true, out);

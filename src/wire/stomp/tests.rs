@@ -245,6 +245,23 @@ fn user_headers_pass_through() {
 }
 
 #[test]
+fn blanks_around_a_name_of_the_servers_make_no_other_name() {
+    for (name, is_servers) in [
+        ("sender", true),
+        ("sender ", true),
+        ("\t\u{a0}timestamp\u{feff}", true),
+        ("\nsender", true),
+        ("sender:", true),
+        (" content-length", true),
+        ("sende r", false),
+        ("my-sender", false),
+        ("", false),
+    ] {
+        assert_eq!(is_server_header(name), is_servers, "{name:?}");
+    }
+}
+
+#[test]
 fn all_errors_are_listed_once_and_name_their_bound() {
     let all = StompError::all(&Limits::default());
     let mut names: Vec<&str> = all.iter().map(|error| error.short_name()).collect();

@@ -238,6 +238,7 @@ fn unread(mark: u64) -> Launch {
         ("tcb.capacity", 1000),
         ("reactors.count", 1),
         ("outbound.bytes_max", mark),
+        ("outbound.lag_timeout_s", 0),
         ("outbound.high_water_bytes", mark),
         ("outbound.reactor_bytes_max", 1 << 40),
         // Longer than the run: those who are cut off are still there when it is measured.
