@@ -485,19 +485,12 @@ impl Client {
             let Some(end) = self.http.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             if !self.http.starts_with(b"HTTP/1.1 101 ") {
                 let is_forbidden = self.http.starts_with(b"HTTP/1.1 403 ");
-                // The one address that is banned now and then, which proxies name.
-                let said = b"The address is banned. noise\n";
-                let length = format!("Content-Length: {}\r\n", said.len());
-                let is_banned = is_forbidden
-                    && String::from_utf8_lossy(&self.http).contains(&length)
-                    // Its body may come later.
-                    && said.starts_with(&self.http[end + 4..]);
+                let is_banned = crate::inquirer::is_ban(&self.http, end + 4);
                 assert!(
                     [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "]
                         .iter()
                         .any(|start| self.http.starts_with(start))
-                        || (is_forbidden && !self.may_open)
-                        || is_banned,
+                        || (is_forbidden && (is_banned || !self.may_open)),
                     "{}",
                     String::from_utf8_lossy(&self.http)
                 );

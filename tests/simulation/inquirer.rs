@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tcbchat::broker::owner_of;
 use tcbchat::mesh::Mesh;
@@ -19,12 +20,12 @@ use tcbchat::message::destination::Destination;
 use tcbchat::message::fault::Fault;
 use tcbchat::message::origin::SessionName;
 use tcbchat::policy::bans::{Bans, Host};
-use tcbchat::shard::ConnKey;
 use tcbchat::wire::stomp::server_header_lines;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::coverage::Coverage;
 use crate::model::Model;
+use crate::server::Connection;
 
 /// Who publishes, for the model: one of those who are nobody.
 const AUTHOR: &str = "api5";
@@ -63,14 +64,16 @@ impl Inquirer {
         answer
     }
 
-    /// Asks something, now and then; `live` is a session that may be there.
-    pub fn ask(&mut self, places: &[&str], live: Option<(usize, ConnKey)>, model: &mut Model) {
+    /// Asks something, now and then; `live` are connections that may be there.
+    pub fn ask(&mut self, places: &[&str], live: &[Connection], model: &mut Model) {
         if !self.rng.random_bool(0.15) {
             return;
         }
         let shard = self.rng.random_range(0..self.mesh.shards());
         let part = Part { from: self.rng.random_range(0..4), limit: self.rng.random_range(0..4) };
-        let live = live.map(|(shard, connection)| SessionName { shard: shard as u16, connection });
+        let live = live
+            .choose(&mut self.rng)
+            .map(|live| SessionName { shard: live.shard as u16, connection: live.key });
         let pending = match self.rng.random_range(0..100) {
             0..50 => {
                 let place = places[self.rng.random_range(0..places.len())];
@@ -240,4 +243,13 @@ fn heard(mut pending: Pending, model: &mut Model, coverage: &mut Coverage) -> Op
         },
     }
     None
+}
+
+/// Whether a refusal of an upgrade, whose body begins here, may be that of the address that is banned now and then. The body
+/// may come later.
+pub fn is_ban(answer: &[u8], body_at: usize) -> bool {
+    let (head, body) = answer.split_at(body_at);
+    let said = b"The address is banned. noise\n";
+    let length = format!("Content-Length: {}\r\n", said.len());
+    String::from_utf8_lossy(head).contains(&length) && said.starts_with(body)
 }

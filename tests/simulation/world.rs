@@ -111,6 +111,7 @@ impl World {
         let live = self.seats.first().map(|seat| (seat.connection.shard, seat.connection.key));
         self.server.post.stray(live);
         self.inquire();
+        self.hear();
         self.server.complete_some();
         if self.rng.random_bool(if self.is_even { 0.4 } else { 0.1 }) {
             self.pass_time();
@@ -124,13 +125,10 @@ impl World {
         }
     }
 
-    /// A service asks, and hears what has come of it.
     fn inquire(&mut self) {
-        let places: Vec<&str> = TOPICS.iter().chain(&QUEUES).copied().collect();
-        let live = (!self.seats.is_empty()).then(|| self.rng.random_range(0..self.seats.len()));
-        let live = live.map(|at| (self.seats[at].connection.shard, self.seats[at].connection.key));
-        self.server.inquirer.ask(&places, live, &mut self.model);
-        self.hear();
+        let places = [&TOPICS[..], &QUEUES].concat();
+        let live: Vec<Connection> = self.seats.iter().map(|seat| seat.connection).collect();
+        self.server.inquirer.ask(&places, &live, &mut self.model);
     }
 
     fn hear(&mut self) -> bool {

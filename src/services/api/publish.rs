@@ -148,6 +148,14 @@ mod tests {
             ),
             (r#"{"destination":"/topic/a","body":"","headers":{"":"ann"}}"#.to_owned(), "reserved-header"),
             (
+                r#"{"destination":"/topic/a","body":"","headers":{"sender ":"ann"}}"#.to_owned(),
+                "reserved-header",
+            ),
+            (
+                r#"{"destination":"/topic/a","body":"","headers":{"sender\u0000":"ann"}}"#.to_owned(),
+                "reserved-header",
+            ),
+            (
                 format!(r#"{{"destination":"/topic/a","body":"","headers":{{"a":"{}"}}}}"#, "x".repeat(5000)),
                 "headers-too-large",
             ),
