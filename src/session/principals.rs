@@ -1,7 +1,8 @@
 //! Who the sessions of one shard are.
 //!
 //! A login is kept once, however many sessions have it, and a set of roles and claims once, however many logins have it. So a
-//! session costs four bytes for who it is, and a login that nobody shares little more than its text.
+//! session costs four bytes for who it is, and a login that nobody shares little more than its text, which is in the table
+//! itself up to 24 bytes: a block of the heap for each would take as much again.
 //!
 //! Without authentication a client is who it says, with no roles and no claims. Whether that was proved is for the shard to
 //! know: it is so for all its sessions or for none.
@@ -9,6 +10,8 @@
 //! Invariant: a grant is held by the logins that have it, a login by the sessions that have it ([`Principals::check`]).
 
 use std::num::NonZeroU32;
+
+use compact_str::CompactString;
 
 use crate::auth::Principal;
 use crate::footprint::Part;
@@ -32,11 +35,17 @@ impl Grant {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Entry {
-    login: Box<str>,
+    login: CompactString,
     grant: Symbol,
 }
 
-const _: () = assert!(size_of::<Entry>() == 24);
+const _: () = assert!(size_of::<Entry>() == 32);
+
+impl Entry {
+    fn heap_bytes(&self) -> usize {
+        if self.login.is_heap_allocated() { self.login.capacity() } else { 0 }
+    }
+}
 
 /// A login with what was granted to it, with a niche so that its absence costs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +85,7 @@ impl Principals {
         let Principal { login, roles, claims } = principal;
         let grant = self.grants.acquire(Grant { roles, claims });
         let before = self.logins.len();
-        let symbol = self.logins.acquire(Entry { login, grant });
+        let symbol = self.logins.acquire(Entry { login: CompactString::new(login), grant });
         if self.logins.len() == before {
             // The login holds it already.
             self.grants.release(grant);
@@ -117,7 +126,7 @@ impl Principals {
 
     /// What the tables take.
     pub fn memory(&self) -> Part {
-        let logins = self.logins.memory(|entry| entry.login.len());
+        let logins = self.logins.memory(Entry::heap_bytes);
         [logins, self.grants.memory(Grant::heap_bytes)].into_iter().sum()
     }
 
@@ -156,5 +165,17 @@ mod tests {
         assert!(principals.release(bob) && principals.is_empty());
         principals.check();
         assert!(principals.grants.is_empty());
+    }
+
+    #[test]
+    fn a_login_of_24_bytes_takes_no_block_of_the_heap() {
+        let used = |login: &str| {
+            let mut principals = Principals::new(7);
+            principals.acquire(principal(login, &[]));
+            principals.memory().used
+        };
+        let short = used("a");
+        assert_eq!(used("a-login-of-exactly-24-by"), short);
+        assert!(used("a-login-of-exactly-25-byt") >= short + 25);
     }
 }
