@@ -138,7 +138,7 @@ mod tests {
     fn what_a_session_could_not_send_is_refused_by_the_same_name() {
         let long = "x".repeat(300);
         for (json, name) in [
-            (r#"{"destination":"/app/a","body":""}"#.to_owned(), "bad-destination"),
+            (r#"{"destination":"/exchange/a","body":""}"#.to_owned(), "bad-destination"),
             (r#"{"destination":"/user/queue/a","body":""}"#.to_owned(), "bad-destination"),
             (format!(r#"{{"destination":"/topic/{long}","body":""}}"#), "destination-too-long"),
             (format!(r#"{{"destination":"/topic/a","body":"{}"}}"#, "x".repeat(1_200_000)), "body-too-large"),
