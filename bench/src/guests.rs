@@ -20,6 +20,7 @@ use socket2::SockRef;
 use tcbchat_bench::crowd::{UPGRADE, ws_frame};
 
 pub use inbound::Heard;
+use inbound::Problem;
 
 /// How long the server may take to let a guest in, or to answer all of them.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +52,8 @@ pub struct Guests {
     guests: Vec<Guest>,
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
+    /// How many the server has ended, if it may.
+    ended: Option<u32>,
 }
 
 impl Guests {
@@ -61,12 +64,18 @@ impl Guests {
     pub fn connect(server: SocketAddr, count: u32) -> Result<Guests, String> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| format!("epoll: {error}"))?;
         let scratch = vec![0; READ_BYTES + inbound::FRAME_BYTES_MAX];
-        let mut all = Guests { epoll, guests: Vec::new(), events: Vec::with_capacity(EVENTS_MAX), scratch };
+        let events = Vec::with_capacity(EVENTS_MAX);
+        let mut all = Guests { epoll, guests: Vec::new(), events, scratch, ended: None };
         for n in 0..count {
             all.guests.push(Guest::enter(server).map_err(|problem| format!("guest {n}: {problem}"))?);
             all.read_again(n)?;
         }
         Ok(all)
+    }
+
+    /// A guest that the server ends is no error from here on: it is gone.
+    pub fn may_end(&mut self) {
+        self.ended = Some(0);
     }
 
     /// How many there are, those that are gone included.
@@ -171,7 +180,7 @@ impl Guests {
     /// Waits for what the server says, `at_most` so long, and tells `hear` of it frame by frame.
     ///
     /// # Errors
-    /// A guest's session has ended, its order is broken, or what `hear` says.
+    /// A guest's session has ended and may not, its order is broken, or what `hear` says.
     pub fn turn(
         &mut self,
         at_most: Duration,
@@ -187,7 +196,16 @@ impl Guests {
         for event in &events {
             let data = event.data;
             let n = data.u64() as u32;
-            self.read(n, hear).map_err(|problem| format!("guest {n}: {problem}"))?;
+            match (self.read(n, hear), &mut self.ended) {
+                (Ok(()), _) => {}
+                (Err(Problem::Ended(_)), Some(ended)) => {
+                    *ended += 1;
+                    self.reset(n)?;
+                }
+                (Err(Problem::Ended(problem) | Problem::Wrong(problem)), _) => {
+                    return Err(format!("guest {n}: {problem}"));
+                }
+            }
         }
         self.events = events;
         Ok(())
@@ -197,24 +215,24 @@ impl Guests {
         &mut self,
         n: u32,
         hear: &mut impl FnMut(u32, &Heard<'_>) -> Result<(), String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Problem> {
         let Guest { stream, rest, next } = &mut self.guests[n as usize];
         let Some(stream) = stream else { return Ok(()) };
         let before = rest.len();
         self.scratch[..before].copy_from_slice(rest);
         let length = match stream.read(&mut self.scratch[before..]) {
-            Ok(0) => return Err("the server has ended the connection".to_owned()),
+            Ok(0) => return Err(Problem::Ended("the server has ended the connection".to_owned())),
             Ok(length) => before + length,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return Ok(());
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Problem::Ended(error.to_string())),
         };
         let mut used = 0;
         while let Some((bytes, heard)) = inbound::frame(&self.scratch[used..length])? {
             if let Heard::Message { sequence, .. } = heard {
                 if next.is_some_and(|next| next != sequence) {
-                    return Err(format!("message {sequence} where {next:?} is next"));
+                    return Err(Problem::Wrong(format!("message {sequence} where {next:?} is next")));
                 }
                 *next = Some(sequence + 1);
             }
@@ -378,6 +396,19 @@ mod tests {
         let since = Instant::now();
         quiet.wait_for_either(&quiet, Duration::from_millis(30)).unwrap();
         assert!(since.elapsed() >= Duration::from_millis(30));
+    }
+
+    #[test]
+    fn one_that_the_server_may_end_is_gone_and_one_with_a_gap_is_an_error() {
+        let mut guests = saying(&["MESSAGE\nmessage-id:f-7\n\na\0", "ERROR\nmessage:enough\n\n\0"]);
+        guests.may_end();
+        while guests.ended == Some(0) {
+            guests.turn(PATIENCE, &mut |_, _| Ok(())).unwrap();
+        }
+        assert_eq!(guests.leave(0), Err("guest 0 has gone".to_owned()));
+        let mut guests = saying(&["MESSAGE\nmessage-id:f-7\n\na\0", "MESSAGE\nmessage-id:f-9\n\na\0"]);
+        guests.may_end();
+        assert!(bodies(&mut guests).1.contains("message 9"));
     }
 
     #[test]

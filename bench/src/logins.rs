@@ -98,7 +98,9 @@ fn measure(programs: &Programs, args: &Args, issuer: &Issuer, proof: Proof) -> R
     let (address, pid) = (server.address()?, server.pid());
     on_core(args.cores.client_core, || {
         call(address, &lines[..(clients / WARM_UP) as usize])?;
-        let now = || Ok::<_, String>((scrape::threads_cpu_s(pid, proof.threads())?, scrape::cpu_s(pid)?));
+        let now = || {
+            Ok::<_, String>((scrape::threads_cpu_s(pid, proof.threads())?, scrape::threads_cpu_s(pid, "")?))
+        };
         let (before, since) = (now()?, Instant::now());
         call(address, &lines)?;
         let (after, seconds) = (now()?, since.elapsed().as_secs_f64());

@@ -64,6 +64,9 @@ pub struct Args {
     /// Rounds, each of all sides in turn, each with a new server; the median is shown
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// A setting of the server that is not the default (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(flatten)]
     cores: Cores,
     #[command(flatten)]
@@ -143,9 +146,11 @@ pub fn run(args: &Args) -> Result<(), String> {
 
 fn measure(programs: &Programs, args: &Args, beside: Beside) -> Result<Round, NoRun> {
     let honest = args.rooms * ROOM_SIZE;
-    let settings: &[&str] = if beside == Beside::RatedFlooder { &[RATED_SETTING] } else { &[] };
+    let rated = (beside == Beside::RatedFlooder).then_some(RATED_SETTING);
+    let settings: Vec<&str> = args.set.iter().map(String::as_str).chain(rated).collect();
     let capacity = honest + args.members + SPARE;
-    let mut server = load::start(programs, args.cores, Serving { capacity, reactors: Some(1), settings })?;
+    let mut server =
+        load::start(programs, args.cores, Serving { capacity, reactors: Some(1), settings: &settings })?;
     let address = server.address()?;
     let line = format!(
         "--connections {honest} --room-size {ROOM_SIZE} --room-prefix honest- --rate {} --duration {} --drain 5 \
@@ -195,6 +200,8 @@ fn flood(server: SocketAddr, honest: u32, members: u32, is_over: &AtomicBool) ->
         }
         thread::sleep(LOOK_EVERY);
     }
+    // Who was cut off is counted by the server.
+    guests.may_end();
     let (since, mut heard) = (Instant::now(), 0_u64);
     while !is_over.load(Ordering::Relaxed) {
         let at_most = if flooder.write()? { Duration::ZERO } else { Duration::from_millis(1) };

@@ -25,6 +25,29 @@ pub enum Heard<'a> {
     Beat,
 }
 
+/// Why a guest hears nothing more.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The server has ended the session, in its own words.
+    Ended(String),
+    /// Something is not as it must be.
+    Wrong(String),
+}
+
+impl From<String> for Problem {
+    fn from(wrong: String) -> Self {
+        Problem::Wrong(wrong)
+    }
+}
+
+impl From<Problem> for String {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Ended(text) | Problem::Wrong(text) => text,
+        }
+    }
+}
+
 /// The longest frame that is waited for.
 pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 
@@ -32,15 +55,15 @@ pub const FRAME_BYTES_MAX: usize = 128 * 1024;
 ///
 /// # Errors
 /// It is nothing that a session in good order is sent; an ERROR of the server in its own words.
-pub fn frame(bytes: &[u8]) -> Result<Option<(usize, Heard<'_>)>, String> {
+pub fn frame(bytes: &[u8]) -> Result<Option<(usize, Heard<'_>)>, Problem> {
     let Some((head, payload)) = lengths(bytes)? else { return Ok(None) };
     let Some(payload) = bytes.get(head..head + payload) else { return Ok(None) };
     if bytes[0] == 0x88 {
         let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
-        return Err(format!("the server closes the connection: {reason}"));
+        return Err(Problem::Ended(format!("the server closes the connection: {reason}")));
     }
     if bytes[0] != 0x81 {
-        return Err(format!("a WebSocket frame that begins with {:#04x}", bytes[0]));
+        return Err(Problem::Wrong(format!("a WebSocket frame that begins with {:#04x}", bytes[0])));
     }
     Ok(Some((head + payload.len(), stomp_frame(payload)?)))
 }
@@ -66,11 +89,12 @@ fn lengths(bytes: &[u8]) -> Result<Option<(usize, usize)>, String> {
     Ok(Some((head, payload as usize)))
 }
 
-fn stomp_frame(payload: &[u8]) -> Result<Heard<'_>, String> {
+fn stomp_frame(payload: &[u8]) -> Result<Heard<'_>, Problem> {
     if payload == b"\n" {
         return Ok(Heard::Beat);
     }
-    let strange = || format!("a frame that is not expected: {}", String::from_utf8_lossy(payload).trim());
+    let text = || format!("a frame that is not expected: {}", String::from_utf8_lossy(payload).trim());
+    let strange = || Problem::Wrong(text());
     let whole = payload.strip_suffix(b"\0").ok_or_else(strange)?;
     let head = memmem::find(whole, b"\n\n").ok_or_else(strange)?;
     let (head, body) = (&whole[..head], &whole[head + 2..]);
@@ -83,6 +107,7 @@ fn stomp_frame(payload: &[u8]) -> Result<Heard<'_>, String> {
             .map(|sequence| Heard::Message { sequence, body }),
         Some(b"RECEIPT") => header(b"receipt-id").map(Heard::Receipt),
         Some(b"CONNECTED") => Some(Heard::Connected),
+        Some(b"ERROR") => return Err(Problem::Ended(text())),
         _ => None,
     };
     heard.ok_or_else(strange)
@@ -134,9 +159,10 @@ mod tests {
     #[test]
     fn what_ends_a_session_is_a_problem_in_the_server_s_words() {
         let error = frame(&sent("ERROR\nmessage:slow consumer\n\nit does not read\0")).unwrap_err();
+        let Problem::Ended(error) = error else { panic!("{error:?}") };
         assert!(error.contains("slow consumer") && error.contains("it does not read"), "{error}");
         let error = frame(b"\x88\x06\x03\xf0slow").unwrap_err();
-        assert_eq!(error, "the server closes the connection: slow");
+        assert_eq!(error, Problem::Ended("the server closes the connection: slow".to_owned()));
         for strange in [
             &b"\x01\x01\n"[..],
             b"\x81\x81\0\0\0\0\n",
@@ -145,7 +171,7 @@ mod tests {
             &sent("MESSAGE\nmessage-id:1f-1\n\nno end"),
             &sent("RECEIPT\n\n\0"),
         ] {
-            assert!(frame(strange).is_err(), "{strange:?}");
+            assert!(matches!(frame(strange), Err(Problem::Wrong(_))), "{strange:?}");
         }
     }
 }
