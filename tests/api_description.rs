@@ -1,7 +1,7 @@
 //! `docs/openapi.json` and the HTTP API say the same: routes, parameters, answers; and no request is too odd to be answered.
 //!
 //! Requests are generated from the document's own schemas, and from what is near them. A failing seed is printed;
-//! `TCBCHAT_API_SEED=<seed>` plays it again.
+//! `API_SEED=<seed>` plays it again: a variable that the server does not take for one of its keys.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -248,11 +248,11 @@ fn no_request_is_too_odd_to_be_answered() {
     let folder = tempfile::tempdir().unwrap();
     let (server, api) = server(folder.path());
     let _client = Client::login(&server, "carol");
-    let seed = match std::env::var("TCBCHAT_API_SEED") {
+    let seed = match std::env::var("API_SEED") {
         Ok(seed) => seed.parse().expect("a number"),
         Err(_) => rand::random(),
     };
-    println!("TCBCHAT_API_SEED={seed}");
+    println!("API_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut statuses = BTreeSet::new();
     for _ in 0..REQUESTS {
@@ -269,7 +269,9 @@ fn no_request_is_too_odd_to_be_answered() {
             1 => format!("{}{}", "[".repeat(500), "]".repeat(500)),
             _ => value_of(&description, schema, &mut rng, 0).to_string(),
         };
-        let id: String = form_urlencoded::byte_serialize(text(&mut rng).as_bytes()).take(100).collect();
+        // A target has its bound.
+        let id: String = text(&mut rng).chars().take(100).collect();
+        let id: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
         let path = route.path.replace("{id}", if id.is_empty() { "-" } else { &id });
         let query = query_of(operation, &mut rng);
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };

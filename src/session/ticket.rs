@@ -75,7 +75,8 @@ impl Ticket {
 
     /// What CONNECT and the upgrade say together. Who is at the other end is for the shard to add.
     ///
-    /// A header of CONNECT is not passed on if it could be taken for one of the upgrade ([`is_of_upgrades`]).
+    /// A header of CONNECT is not passed on if it could be taken for one of the upgrade: a proxy's word, a cookie, the host, or
+    /// what is passed on of the upgrade.
     ///
     /// # Errors
     /// The token is too long.

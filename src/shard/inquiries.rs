@@ -35,7 +35,8 @@ use crate::session::State;
 use crate::shard::Shard;
 use crate::time::Tick;
 
-/// Entries that all walks together look at in one turn: a third of a millisecond, where each is a cache miss or two.
+/// Entries that all walks together look at in one turn: a tenth of a millisecond, or one if the ledger is asked for the address
+/// of each.
 const LOOKED_AT_MAX: u32 = 4096;
 
 /// What ending a session counts for, among entries that are looked at.

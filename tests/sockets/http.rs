@@ -24,8 +24,8 @@ pub const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocke
 
 /// Rows that need a server of their own, or say more: see [`a_head_that_does_not_come_in_time`],
 /// [`pages_of_other_sites_open_nothing`], [`tokens_that_wait_for_their_connect_are_bounded`], `capacity`, `shutdown`, `proxy`,
-/// and the site's own tests.
-const ELSEWHERE: [&str; 10] = [
+/// `operators`, and the site's own tests.
+const ELSEWHERE: [&str; 11] = [
     "The request head did not arrive within handshake.timeout_ms.",
     "The server is at its capacity of connections.",
     "Your address has its share of the server's connections.",
@@ -37,6 +37,7 @@ const ELSEWHERE: [&str; 10] = [
     "The request came through a proxy, and auth.mode is not set: everyone could log in under any name. Set auth.mode, to \
      \"open\" if that is meant.",
     OTHER_SITE,
+    "The address is banned.",
 ];
 
 /// What a page of another site is told, before its origin.

@@ -20,6 +20,7 @@ on_one_and_three_reactors!(
     an_address_is_banned_at_the_upgrade,
     a_ban_ends_by_itself,
     a_reload_and_a_drain_are_ordered,
+    logins_that_are_proved_are_shown_and_banned,
     ctl_does_the_same,
 );
 
@@ -427,6 +428,44 @@ fn a_reload_and_a_drain_are_ordered(setup: Setup) {
     }
     drop(clients);
     assert!(server.wait().success());
+}
+
+fn logins_that_are_proved_are_shown_and_banned(setup: Setup) {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users");
+    let made = Server::run_saying(&["passwd", users.to_str().unwrap(), "alice", "--role", "staff"], "wonder");
+    assert!(made.status.success(), "{made:?}");
+    let more = format!("[auth]\nmode = \"users\"\nusers_file = \"{}\"\n", users.display());
+    let (server, api, _folder) = with_api(setup, &more);
+    let connect = || {
+        let frame = Frame::new("CONNECT").header("accept-version", "1.2");
+        frame.header("login", "alice").header("passcode", "wonder")
+    };
+    let mut client = Client::open(&server);
+    let id = client.start_session(connect()).get("session").unwrap().to_owned();
+    client.subscribe("s", "/topic/a");
+    let detail = api.get(&format!("/v1/sessions/{id}")).body;
+    assert_eq!((&detail["login"], &detail["roles"]), (&"alice".into(), &json!(["staff"])));
+    // The server says when it was published, and not by whom: that would be a login.
+    assert_eq!(api.post("/v1/publish", &json!({ "destination": "/topic/a", "body": "b" })).status, 200);
+    let frame = client.expect("MESSAGE");
+    assert!(frame.get("timestamp").is_some() && frame.get("sender").is_none(), "{frame:?}");
+    let answer = api.post("/v1/bans", &json!({ "login": "alice", "reason": "spam" }));
+    assert_eq!(answer.body["disconnected"], 1);
+    expect_refusal(&mut client, "banned");
+    let mut client = Client::open(&server);
+    client.send(&connect());
+    expect_refusal(&mut client, "banned");
+    let mut client = Client::open(&server);
+    client.send(
+        &Frame::new("CONNECT")
+            .header("accept-version", "1.2")
+            .header("login", "alice")
+            .header("passcode", "x"),
+    );
+    // Who cannot prove to be alice is not told that she is banned.
+    expect_refusal(&mut client, "not-authenticated");
+    server.stop();
 }
 
 fn ctl_does_the_same(setup: Setup) {
