@@ -64,12 +64,12 @@ fn a_delivery_is_measured_beside_turnover_and_beside_resets() {
 #[test]
 fn members_who_do_not_read_have_everything_when_they_read_again() {
     // More than the kernel takes for them: five messages of 4 KiB a second.
-    let (report, said) = large_room("stalled", "--stalled-members 20 --stall 8");
+    let (report, said) = large_room("stalled", "--stalled-members 20 --stall 24");
     let rounds = report["stalled"].as_array().unwrap();
     let number = |round: usize, name: &str| rounds[round][name].as_f64();
-    assert_eq!([0, 1].map(|round| number(round, "messages")), [Some(41.0); 2]);
+    assert_eq!([0, 1].map(|round| number(round, "messages")), [Some(121.0); 2]);
     assert!(number(1, "log_bytes").unwrap() > 20_000.0, "nobody was stalled: {report}");
     assert!(number(1, "log_bytes") > number(0, "log_bytes"), "{report}");
     assert!(number(1, "catch_up_s").unwrap() > 0.0 && number(0, "catch_up_s").is_none(), "{report}");
-    assert!(said.contains("\n| stalled | 41 | "), "{said}");
+    assert!(said.contains("\n| stalled | 121 | "), "{said}");
 }

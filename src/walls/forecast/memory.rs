@@ -48,6 +48,8 @@ const DATA_OF_PLACE: u64 = 44;
 /// [`Data`] for each connection that a reactor's arrays have room for. Between 100 and 200 bytes, by where servers with a
 /// limit ended.
 const DATA_OF_CONNECTION: u64 = 170;
+/// What the program that [`GROUP_BYTES_OF_PROCESS`] was measured with takes for itself as a doctor.
+const PROGRAM_BYTES: u64 = 580 * 1024;
 /// What RLIMIT_AS counts beyond RLIMIT_DATA and the program's code: what is mapped for a moment, and the kernel's own pages.
 const ADDRESS_SPACE_BESIDE: u64 = 160_000;
 
@@ -140,7 +142,12 @@ impl Context<'_> {
         let reactors = u64::from(self.reactors);
         let fixed = match self.running {
             Some(_) => 0,
-            None => GROUP_BYTES_OF_PROCESS + reactors.saturating_sub(2) * GROUP_BYTES_OF_REACTOR,
+            // The doctor is the program that serves. A larger one has more pages of its own before it has done anything.
+            None => {
+                GROUP_BYTES_OF_PROCESS
+                    + self.snapshot.bytes_own.saturating_sub(PROGRAM_BYTES)
+                    + reactors.saturating_sub(2) * GROUP_BYTES_OF_REACTOR
+            }
         };
         // Whoever reads has gone when it is full.
         let used = group.used.map(|used| used.saturating_sub(self.snapshot.bytes_own));
