@@ -24,9 +24,10 @@ impl Shard {
         let is_proxied = speaker.is_proxied(request);
         if limits.reach == Reach::ThisMachine {
             let is_foreign = || request.header("host").is_some_and(handshake::is_known_elsewhere);
-            let error = match is_proxied {
-                true => Some(HttpError::PROXIED),
-                false => is_foreign().then_some(HttpError::FOREIGN_HOST),
+            let error = if is_proxied {
+                Some(HttpError::PROXIED)
+            } else {
+                is_foreign().then_some(HttpError::FOREIGN_HOST)
             };
             if let Some(error) = error {
                 self.counters.refused_proxied_total += 1;

@@ -59,7 +59,7 @@ pub struct World {
     named: u32,
     /// Those of them that may open a WebSocket.
     able: u32,
-    /// Clients that stopped to beat though they had promised it: killed, or hung.
+    /// Clients that stopped to beat though they had promised it: killed, hung, or at the end of their stream.
     silenced: u64,
     /// Connections that ended in order, by whose stream ended first.
     ended_by_peer: u64,
@@ -282,7 +282,9 @@ impl World {
                 0 => client.disconnect(model),
                 1 => client.close(model),
                 _ => {
+                    // Whoever has ended its stream beats no more: if it takes nothing, either, it may be taken for dead.
                     client.leave_in_order(model);
+                    self.silenced += u64::from(seat.has_heart_beat && !has_ended);
                     self.arrive_at_kernel(at);
                     self.server.wire(self.seats[at].connection).end_in_order();
                 }

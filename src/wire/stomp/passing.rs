@@ -34,7 +34,13 @@ pub const SERVER_HEADERS: &[&str] = &[
 /// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
 /// and [`transcode_lines`] writes a blank for what an older version cannot write.
 pub fn is_server_header(name: &str) -> bool {
-    SERVER_HEADERS.contains(&name.trim_matches(is_blank_of_name))
+    let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    // Nearly all names begin and end with a letter, and every SEND has some.
+    let name = match (is_plain(name.as_bytes().first()), is_plain(name.as_bytes().last())) {
+        (true, true) => name,
+        _ => name.trim_matches(is_blank_of_name),
+    };
+    SERVER_HEADERS.contains(&name)
 }
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
