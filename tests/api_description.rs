@@ -86,7 +86,7 @@ fn answers_are_as_they_are_described() {
     client.subscribe_ack("q", "/queue/q", "client-individual");
     let session = api.get("/v1/sessions").body["sessions"][0]["id"].as_str().unwrap().to_owned();
     let message = json!({ "destination": "/topic/a", "body": "b", "headers": { "x": "y" } });
-    let wrong = json!({ "destination": "/app/a", "body": "b" });
+    let wrong = json!({ "destination": "/exchange/a", "body": "b" });
     let requests = [
         ("POST", "/v1/publish", String::new(), message.clone(), 200),
         ("POST", "/v1/publish", String::new(), wrong.clone(), 422),

@@ -45,8 +45,8 @@ pub fn is_server_header(name: &str) -> bool {
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
 pub fn is_blank_of_name(c: char) -> bool {
-    // U+FEFF is a blank in JavaScript, and not in Unicode.
-    c.is_whitespace() || matches!(c, '\u{feff}' | ':')
+    // U+FEFF is a blank in JavaScript, and not in Unicode. NUL, which no frame can have, is written as one.
+    c.is_whitespace() || matches!(c, '\u{feff}' | ':' | '\0')
 }
 
 /// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],

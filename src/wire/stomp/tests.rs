@@ -252,6 +252,7 @@ fn blanks_around_a_name_of_the_servers_make_no_other_name() {
         ("\t\u{a0}timestamp\u{feff}", true),
         ("\nsender", true),
         ("sender:", true),
+        ("sender\0", true),
         (" content-length", true),
         ("sende r", false),
         ("my-sender", false),
