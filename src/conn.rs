@@ -30,6 +30,7 @@ use std::mem::offset_of;
 use crate::buf::Slices;
 use crate::tcb::{Closer, TcbKey};
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 
 use inbound::Inbound;
 use output::Output;
@@ -60,6 +61,8 @@ pub struct Connection {
     pub sent: Tick,
     /// Where it is in its life.
     pub phase: Phase,
+    /// Where its STOMP frames are.
+    pub framing: Framing,
     /// The socket takes bytes, as far as is known.
     pub is_writable: bool,
     /// It is on the list of those to flush.
@@ -88,7 +91,7 @@ const _: () = assert!(offset_of!(Connection, has_one_source) > HOT_OFFSET);
 
 impl Connection {
     /// A connection that was accepted at `now`.
-    pub fn new(generation: u32, tcb: Option<TcbKey>, phase: Phase, now: Tick) -> Self {
+    pub fn new(generation: u32, tcb: Option<TcbKey>, phase: Phase, framing: Framing, now: Tick) -> Self {
         Connection {
             tcb,
             output: Output::default(),
@@ -98,6 +101,7 @@ impl Connection {
             heard: now,
             sent: now,
             phase,
+            framing,
             is_writable: true,
             is_dirty: false,
             has_one_source: false,

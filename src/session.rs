@@ -33,6 +33,7 @@ use crate::message::fault::Fault;
 use crate::message::interner::{Interner, Symbol};
 use crate::message::{Message, MessageId};
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 use crate::wire::stomp::{self, StompFrame, Version};
 
 pub use awaiting::{Awaited, Receipt};
@@ -58,6 +59,8 @@ pub struct Whence {
 pub struct Context<'a> {
     /// Bounds.
     pub limits: &'a limits::Stomp,
+    /// Where its frames are.
+    pub framing: Framing,
     /// Where clients prove who they are, if they have to: then the server says who sent a message, too.
     pub sources: Option<&'a Sources>,
     /// Milliseconds since 1970.
@@ -237,7 +240,7 @@ impl Session {
             return Err(Fault::TooManySubscriptions { max });
         }
         let version = self.version_or_newest();
-        let class = context.classes.acquire(Class { id, is_named, version, ack });
+        let class = context.classes.acquire(Class { id, is_named, version, ack, framing: context.framing });
         let (key, kind) = (destination.key().into(), destination.kind());
         context.commands.push(Command::Subscribe { class, key, kind, ack });
         Ok(())

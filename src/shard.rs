@@ -74,6 +74,7 @@ use crate::policy::{Authorizer, Rules};
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
 use crate::time::{Micros, Tick};
+use crate::wire::framing::Framing;
 use crate::wire::http::{ClientHeader, OriginPattern, Request};
 
 use events::Audience;
@@ -295,18 +296,18 @@ impl Shard {
 
     // ---- what a reactor tells ----
 
-    /// Takes in a connection that was accepted.
+    /// Takes in a connection that was accepted, on whose listener STOMP frames are where `framing` says.
     ///
     /// # Errors
     /// The socket must be closed at once; the refusal is counted.
-    pub fn open(&mut self, tuple: FourTuple, now: Tick) -> Result<ConnKey, Refusal> {
+    pub fn open(&mut self, tuple: FourTuple, framing: Framing, now: Tick) -> Result<ConnKey, Refusal> {
         self.counters.connections_accepted_total += 1;
         if self.farewell.as_ref().is_some_and(|farewell| !farewell.takes_connections()) {
             self.counters.refused_limit_total += 1;
             return Err(Refusal::ShuttingDown);
         }
         let source = self.source_of(tuple.remote().ip());
-        let key = self.connections.open(tuple, source, &mut self.counters, now)?;
+        let key = self.connections.open(tuple, framing, source, &mut self.counters, now)?;
         self.sessions.open(key.index);
         Ok(key)
     }

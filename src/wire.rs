@@ -1,5 +1,5 @@
-//! Bytes to values and back, for the three protocols a connection speaks in turn: the HTTP request that
-//! opens it ([`http`]), WebSocket framing ([`ws`]) and STOMP ([`stomp`]).
+//! Bytes to values and back, for the protocols that a connection speaks in turn: the HTTP request that opens it ([`http`]),
+//! WebSocket framing ([`ws`]) and STOMP ([`stomp`]), which may also have the stream to itself ([`framing`]).
 //!
 //! Everything here is a plain function over bytes that the caller holds: no sockets, no clock, no queues.
 //! What a value means for a room or a session is decided above.
@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 pub(crate) mod documented;
+pub mod framing;
 pub mod http;
 pub mod proxy;
 pub mod stomp;

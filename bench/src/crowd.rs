@@ -187,7 +187,7 @@ impl Crowd {
         let address = Ipv4Addr::from_bits(0x0A00_0001 + self.opened);
         self.opened += 1;
         let tuple = FourTuple::new(server, SocketAddr::from((address, PORT)));
-        let opened = self.shards[usize::from(shard)].open(tuple, self.now);
+        let opened = self.shards[usize::from(shard)].open(tuple, Framing::WebSocket, self.now);
         let client = Client { shard, key: opened.expect("there is room for all clients") };
         self.give(client, &mut UPGRADE.as_bytes().to_vec());
         self.give(client, &mut connect());

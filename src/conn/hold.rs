@@ -154,6 +154,7 @@ mod tests {
     use super::*;
     use crate::conn::Phase;
     use crate::time::Tick;
+    use crate::wire::framing::Framing;
 
     const KEY: ConnKey = ConnKey { index: 1, generation: 2 };
 
@@ -162,7 +163,7 @@ mod tests {
         #[test]
         fn input_is_taken_exactly_while_no_reason_holds(steps in prop::collection::vec((0..Reason::ALL.len(), any::<bool>()), 0..40)) {
             let mut holds = Holds::default();
-            let mut connection = Connection::new(2, None, Phase::Stomp, Tick(0));
+            let mut connection = Connection::new(2, None, Phase::Stomp, Framing::WebSocket, Tick(0));
             let mut model: Vec<Reason> = Vec::new();
             let mut freed = 0;
             for (reason, begins) in steps {
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn whoever_ends_is_held_by_nothing() {
         let mut holds = Holds::default();
-        let mut connection = Connection::new(2, None, Phase::Stomp, Tick(0));
+        let mut connection = Connection::new(2, None, Phase::Stomp, Framing::WebSocket, Tick(0));
         holds.hold(&mut connection, Reason::Output);
         holds.hold(&mut connection, Reason::Credit);
         assert!(connection.holds.has_other_than(Reason::Credit));

@@ -2,9 +2,9 @@
 //!
 //! | phase | what it waits for |
 //! |---|---|
-//! | `Http` | an HTTP request head |
-//! | `Refused` | the same, but the table is full: an upgrade is answered 503 |
-//! | `Stomp` | frames on `/ws` |
+//! | `Opening` | an HTTP request head; where STOMP frames are [bare](crate::wire::framing::Framing), the first bytes |
+//! | `Refused` | the same, but the table is full: an upgrade is answered 503, and who speaks bare STOMP an ERROR |
+//! | `Stomp` | STOMP frames |
 //! | `Echo` | messages on `/echo` |
 //! | `Concluding` | answers of owners: it is decided that the session ends, and its receipts come before that |
 //! | `Closing` | the peer's close frame; ours is queued or sent (RFC 6455 section 7.1.2) |
@@ -19,11 +19,11 @@
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Waits for an HTTP request head.
-    Http,
-    /// The same, but the table is full: an upgrade will be answered 503.
+    /// Waits for an HTTP request head, or for the first bytes of bare STOMP.
+    Opening,
+    /// The same, but the table is full: it will be refused.
     Refused,
-    /// WebSocket open on `/ws`.
+    /// Open for a STOMP session.
     Stomp,
     /// WebSocket open on `/echo`.
     Echo,
@@ -44,11 +44,11 @@ pub enum Phase {
 /// What happens to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// 101 on `/ws` is queued.
-    UpgradedToStomp,
+    /// 101 on `/ws` is queued, or the first bytes of bare STOMP are there.
+    OpenedStomp,
     /// 101 on `/echo` is queued.
-    UpgradedToEcho,
-    /// A page or an HTTP refusal is queued.
+    OpenedEcho,
+    /// A page or a refusal is queued.
     Answered,
     /// The session is to end, and waits for receipts.
     EndDecided,
@@ -58,7 +58,7 @@ pub enum Event {
     CloseReceived,
     /// The peer's stream has ended.
     EndReceived,
-    /// The peer broke the framing, or was cut off while it was closing: our last word is queued.
+    /// The peer broke the framing, or was cut off while it was closing, or knows no close frames: our last word is queued.
     LastWord,
     /// The socket is to be closed.
     Close,
@@ -67,7 +67,7 @@ pub enum Event {
 impl Phase {
     /// All phases, for tests and tables.
     pub const ALL: [Phase; 9] = [
-        Phase::Http,
+        Phase::Opening,
         Phase::Refused,
         Phase::Stomp,
         Phase::Echo,
@@ -80,15 +80,15 @@ impl Phase {
 
     /// In the opening handshake.
     pub fn is_handshake(self) -> bool {
-        matches!(self, Phase::Http | Phase::Refused)
+        matches!(self, Phase::Opening | Phase::Refused)
     }
 
-    /// A WebSocket that takes messages.
+    /// Takes messages.
     pub fn is_open(self) -> bool {
         matches!(self, Phase::Stomp | Phase::Echo)
     }
 
-    /// A WebSocket whose end has not begun: nobody's close frame was answered or queued.
+    /// Open, and its end has not begun: nobody's close frame was answered or queued.
     pub fn is_established(self) -> bool {
         self.is_open() || self == Phase::Concluding
     }
@@ -109,11 +109,11 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
     match (phase, event) {
         (Phase::Closed, _) => None,
         (_, Event::Close) => Some(Phase::Closed),
-        (Phase::Http, Event::UpgradedToStomp) => Some(Phase::Stomp),
-        (Phase::Http, Event::UpgradedToEcho) => Some(Phase::Echo),
-        (Phase::Http | Phase::Refused, Event::Answered) => Some(Phase::Lingering),
+        (Phase::Opening, Event::OpenedStomp) => Some(Phase::Stomp),
+        (Phase::Opening, Event::OpenedEcho) => Some(Phase::Echo),
+        (Phase::Opening | Phase::Refused, Event::Answered) => Some(Phase::Lingering),
         // Nobody is left to read an answer.
-        (Phase::Http | Phase::Refused, Event::EndReceived) => Some(Phase::Closed),
+        (Phase::Opening | Phase::Refused, Event::EndReceived) => Some(Phase::Closed),
         (Phase::Stomp, Event::EndDecided) => Some(Phase::Concluding),
         (Phase::Stomp | Phase::Echo | Phase::Concluding, Event::CloseSent) => Some(Phase::Closing),
         (Phase::Stomp | Phase::Echo | Phase::Concluding, Event::EndReceived) => Some(Phase::Finishing),
@@ -132,8 +132,8 @@ mod tests {
     use super::*;
 
     const EVENTS: [Event; 9] = [
-        Event::UpgradedToStomp,
-        Event::UpgradedToEcho,
+        Event::OpenedStomp,
+        Event::OpenedEcho,
         Event::Answered,
         Event::EndDecided,
         Event::CloseSent,
@@ -153,7 +153,7 @@ mod tests {
         type Row = (Phase, [Option<Phase>; 4], [Option<Phase>; 5]);
         let table: [Row; 9] = [
             (
-                Http,
+                Opening,
                 [Some(Stomp), Some(Echo), Some(Lingering), None],
                 [None, None, Some(Closed), None, Some(Closed)],
             ),

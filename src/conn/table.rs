@@ -27,6 +27,7 @@ use crate::message::origin::{ConnKey, Holder};
 use crate::metrics::ShardCounters;
 use crate::tcb::Event as TcbEvent;
 use crate::tcb::{Closer, FourTuple, Refused, TcbKey, TcbTable};
+use crate::wire::framing::Framing;
 use crate::time::{self, Tick, Wheel};
 
 /// Handshakes for which a shard keeps its memory when there are none.
@@ -137,13 +138,15 @@ impl Connections {
 
     // ---- admission ----
 
-    /// Takes in a connection that was accepted, whose handshake counts for `source`, in the phase `Http`, or `Refused` if there is no place for it.
+    /// Takes in a connection that was accepted, whose handshake counts for `source`, in the phase `Opening`, or
+    /// `Refused` if there is no place for it.
     ///
     /// # Errors
     /// The socket must be closed at once; the refusal is counted.
     pub fn open(
         &mut self,
         tuple: FourTuple,
+        framing: Framing,
         source: Source,
         counters: &mut ShardCounters,
         now: Tick,
@@ -175,11 +178,11 @@ impl Connections {
         counters.refused_memory_total += u64::from(is_short);
         counters.refused_above_share_total += u64::from(is_above_share);
         counters.refused_table_full_total += u64::from(tcb.is_none() && !is_short && !is_above_share);
-        let phase = if tcb.is_some() { Phase::Http } else { Phase::Refused };
+        let phase = if tcb.is_some() { Phase::Opening } else { Phase::Refused };
         let generation = self.next_generation;
         // A generation may come back after 2^32 connections: a stale key would have to be as old.
         self.next_generation = generation.wrapping_add(1);
-        let index = self.slots.insert(Connection::new(generation, tcb, phase, now)) as u32;
+        let index = self.slots.insert(Connection::new(generation, tcb, phase, framing, now)) as u32;
         if tcb.is_none() {
             self.refused_peers.insert(index, RefusedPeer { address: peer, is_above_share });
         }

@@ -8,7 +8,7 @@
 //!
 //! This module knows no rooms, no sockets and no connections.
 //!
-//! Invariant: a run is whole WebSocket messages, in the order in which they were given.
+//! Invariant: a run is whole STOMP frames, as the class's connections frame them, in the order in which they were given.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -177,10 +177,11 @@ mod tests {
     use crate::message::Message;
     use crate::message::class::AckMode;
     use crate::message::destination::Destination;
+    use crate::wire::framing::Framing;
     use crate::wire::stomp::Version;
 
     fn class(id: &str) -> Class {
-        Class { id: id.into(), is_named: true, version: Version::V12, ack: AckMode::Auto }
+        Class { id: id.into(), is_named: true, version: Version::V12, ack: AckMode::Auto, framing: Framing::WebSocket }
     }
 
     fn messages(bodies: &[Vec<u8>]) -> Vec<Sequenced> {

@@ -3,6 +3,7 @@
 //! Subscriptions of the same class get the same bytes, so a broadcast is encoded once per class. Most
 //! clients of one application use the same subscription ids, so there is usually one.
 
+use crate::wire::framing::Framing;
 use crate::wire::stomp::Version;
 
 /// The mode of acknowledgement of a subscription (STOMP 1.2, SUBSCRIBE, `ack`).
@@ -40,4 +41,6 @@ pub struct Class {
     pub version: Version,
     /// The mode, which decides on the `ack` header.
     pub ack: AckMode,
+    /// Where the session's frames are.
+    pub framing: Framing,
 }

@@ -1,17 +1,15 @@
-//! What the server says: STOMP frames, each in a WebSocket message of its own.
+//! What the server says: STOMP frames.
 //!
-//! A message is text where the whole STOMP frame is valid UTF-8, binary otherwise: heads always are, so it
-//! is the body that decides.
-//!
-//! Each function appends whole WebSocket messages to a buffer; nothing here keeps state.
+//! Each function appends a whole frame to a buffer, valid UTF-8, for the connection to [wrap](Framing::wrap). A MESSAGE of a
+//! room or a queue is wrapped here: its class says how, and its body may be anything. Nothing here keeps state.
 
 use std::borrow::Cow;
 
 use crate::message::class::{AckMode, Class};
 use crate::message::fault::Fault;
 use crate::message::{Message, MessageId};
+use crate::wire::framing::Framing;
 use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
-use crate::wire::ws;
 
 /// The value of the `server` header (STOMP 1.2, CONNECTED).
 pub const SERVER: &str = concat!("tcbchat/", env!("CARGO_PKG_VERSION"));
@@ -19,36 +17,9 @@ pub const SERVER: &str = concat!("tcbchat/", env!("CARGO_PKG_VERSION"));
 /// Where a session is told of refusals that it survives.
 pub const ERRORS: &str = "/user/queue/errors";
 
-/// One LF in a message of its own: a heart-beat.
+/// A heart-beat: LF.
 pub fn heart_beat(out: &mut Vec<u8>) {
-    ws::encode_message(ws::Kind::Text, b"\n", out);
-}
-
-/// Appends one WebSocket message whose payload `write` appends.
-fn in_message(is_utf8: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    in_message_with(is_utf8, 0, out, write);
-}
-
-/// The same without the last `elsewhere` bytes of the payload, which must be sent next.
-fn in_message_with(is_utf8: bool, elsewhere: usize, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    // Room for the header of a payload of 126 to 65,535 bytes, which most STOMP frames are; for the others
-    // the payload moves once.
-    const USUAL: usize = 4;
-    let start = out.len();
-    out.extend_from_slice(&[0; USUAL]);
-    write(out);
-    let payload = out.len() - start - USUAL;
-    let kind = if is_utf8 { ws::Kind::Text } else { ws::Kind::Binary };
-    let whole = (payload + elsewhere) as u64;
-    let need = ws::header_len(whole);
-    if need > USUAL {
-        out.resize(out.len() + need - USUAL, 0);
-    }
-    if need != USUAL {
-        out.copy_within(start + USUAL..start + USUAL + payload, start + need);
-        out.truncate(start + need + payload);
-    }
-    ws::write_header(kind, whole, &mut out[start..start + need]);
+    out.push(b'\n');
 }
 
 /// CONNECTED: version, heart-beats in milliseconds, session (numbers that no other session has), server, and the login that
@@ -60,31 +31,27 @@ pub fn connected(
     login: Option<&str>,
     out: &mut Vec<u8>,
 ) {
-    in_message(true, out, |out| {
-        let mut encoder = Encoder::new(out, Command::Connected, version)
-            .plain("version", version.as_str())
-            .numbers("session", &session, b'-')
-            .plain("server", SERVER);
-        // STOMP 1.0 knows no heart-beats.
-        if version != Version::V10 {
-            encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
-        }
-        if let Some(login) = login {
-            encoder = encoder.known("user-name", login);
-        }
-        encoder.finish();
-    });
+    let mut encoder = Encoder::new(out, Command::Connected, version)
+        .plain("version", version.as_str())
+        .numbers("session", &session, b'-')
+        .plain("server", SERVER);
+    // STOMP 1.0 knows no heart-beats.
+    if version != Version::V10 {
+        encoder = encoder.numbers("heart-beat", &heart_beat_ms, b',');
+    }
+    if let Some(login) = login {
+        encoder = encoder.known("user-name", login);
+    }
+    encoder.finish();
 }
 
 /// RECEIPT; that of a new token says until when the session may last, in seconds since 1970.
 pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut Vec<u8>) {
-    in_message(true, out, |out| {
-        let mut encoder = Encoder::new(out, Command::Receipt, version).known("receipt-id", id);
-        if let Some(at) = lasts_until_s {
-            encoder = encoder.plain("expires", itoa::Buffer::new().format(at));
-        }
-        encoder.finish()
-    });
+    let mut encoder = Encoder::new(out, Command::Receipt, version).known("receipt-id", id);
+    if let Some(at) = lasts_until_s {
+        encoder = encoder.plain("expires", itoa::Buffer::new().format(at));
+    }
+    encoder.finish()
 }
 
 /// ERROR: the fault's sentence, and which frame it answers where that asked for a receipt.
@@ -92,21 +59,30 @@ pub fn receipt(version: Version, id: &str, lasts_until_s: Option<u64>, out: &mut
 /// `agreed` is the version that CONNECTED has said. Before that none is agreed, and clients differ in what escapes they undo:
 /// the sentence is written so that it needs none in any version.
 pub fn error(agreed: Option<Version>, fault: &Fault, receipt: Option<&str>, out: &mut Vec<u8>) {
-    in_message(true, out, |out| {
-        let mut text = fault.to_string();
-        if agreed.is_none() {
-            text = text.chars().map(without_escape).collect();
-        }
-        let version = agreed.unwrap_or(Version::V12);
-        let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
-        if matches!(fault, Fault::NoCommonVersion) {
-            encoder = encoder.plain("version", "1.0,1.1,1.2");
-        }
-        if let Some(receipt) = receipt {
-            encoder = encoder.known("receipt-id", receipt);
-        }
-        encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
-    });
+    let mut text = fault.to_string();
+    if agreed.is_none() {
+        text = text.chars().map(without_escape).collect();
+    }
+    let version = agreed.unwrap_or(Version::V12);
+    let mut encoder = Encoder::new(out, Command::Error, version).known("message", &text);
+    if matches!(fault, Fault::NoCommonVersion) {
+        encoder = encoder.plain("version", "1.0,1.1,1.2");
+    }
+    if let Some(receipt) = receipt {
+        encoder = encoder.known("receipt-id", receipt);
+    }
+    encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
+}
+
+/// ERROR for an end that no frame of the client has caused, with when to come again if that is known, in seconds. It needs no
+/// escapes in any version.
+pub fn end(sentence: &str, retry_after_s: Option<u32>, out: &mut Vec<u8>) {
+    let text: String = sentence.chars().map(without_escape).collect();
+    let mut encoder = Encoder::new(out, Command::Error, Version::V12).known("message", &text);
+    if let Some(seconds) = retry_after_s {
+        encoder = encoder.plain("retry-after", itoa::Buffer::new().format(seconds));
+    }
+    encoder.finish();
 }
 
 /// A refusal that the session survives: a MESSAGE to [`ERRORS`] that says what the ERROR would. `number` differs among those of
@@ -119,20 +95,18 @@ pub fn refusal(
     receipt: Option<&str>,
     out: &mut Vec<u8>,
 ) {
-    in_message(true, out, |out| {
-        let text = fault.to_string();
-        let mut encoder = Encoder::new(out, Command::Message, version);
-        if let Some(subscription) = subscription {
-            encoder = encoder.known("subscription", subscription);
-        }
-        // No room has the epoch 0.
-        let id = MessageId { epoch: 0, sequence: number }.to_string();
-        encoder = encoder.plain("message-id", &id).plain("destination", ERRORS).known("message", &text);
-        if let Some(receipt) = receipt {
-            encoder = encoder.known("receipt-id", receipt);
-        }
-        encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
-    });
+    let text = fault.to_string();
+    let mut encoder = Encoder::new(out, Command::Message, version);
+    if let Some(subscription) = subscription {
+        encoder = encoder.known("subscription", subscription);
+    }
+    // No room has the epoch 0.
+    let id = MessageId { epoch: 0, sequence: number }.to_string();
+    encoder = encoder.plain("message-id", &id).plain("destination", ERRORS).known("message", &text);
+    if let Some(receipt) = receipt {
+        encoder = encoder.known("receipt-id", receipt);
+    }
+    encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
 }
 
 /// What stands for a character that some version writes as an escape.
@@ -147,7 +121,7 @@ fn without_escape(letter: char) -> char {
 
 /// MESSAGE, as the subscription's class wants it.
 pub fn message(class: &Class, id: MessageId, message: &Message, is_redelivered: bool, out: &mut Vec<u8>) {
-    in_message(message.is_utf8(), out, |out| {
+    class.framing.wrap(message.is_utf8(), 0, out, |out| {
         message_headers(class, id, message, is_redelivered, out).body(message.body());
     });
 }
@@ -155,7 +129,7 @@ pub fn message(class: &Class, id: MessageId, message: &Message, is_redelivered: 
 /// MESSAGE without its end, [`Message::frame_end`], which must be sent next.
 pub fn message_head(class: &Class, id: MessageId, message: &Message, out: &mut Vec<u8>) {
     let body_bytes = message.body().len();
-    in_message_with(message.is_utf8(), body_bytes + 1, out, |out| {
+    class.framing.wrap(message.is_utf8(), body_bytes + 1, out, |out| {
         message_headers(class, id, message, false, out).head(body_bytes);
     });
 }

@@ -19,6 +19,7 @@ use crate::session::ticket::{Sources, Ticket};
 use crate::session::{Command, Context, Session, Whence};
 use crate::share::Shares;
 use crate::time::{BYTES_PER_KEY, LazyWheel, Tick};
+use crate::wire::framing::Framing;
 use crate::wire::stomp::StompFrame;
 
 /// What frames are judged by.
@@ -26,6 +27,8 @@ use crate::wire::stomp::StompFrame;
 pub struct Terms<'a> {
     /// Bounds.
     pub limits: &'a limits::Stomp,
+    /// Where the session's frames are.
+    pub framing: Framing,
     /// Where clients prove who they are, if they have to.
     pub sources: Option<&'a Sources>,
     /// Milliseconds since 1970.
@@ -246,10 +249,10 @@ impl Sessions {
     ) -> Result<(), Fault> {
         let whence = &whence;
         let Sessions { table, principals, commands, transactions, .. } = self;
-        let Terms { limits, sources, wall_ms } = terms;
+        let Terms { limits, framing, sources, wall_ms } = terms;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
-        let mut context = Context { limits, sources, wall_ms, classes, principals, commands, whence };
+        let mut context = Context { limits, framing, sources, wall_ms, classes, principals, commands, whence };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
         let mut handled = handled;

@@ -148,7 +148,7 @@ impl Shard {
         let version = session.version_or_newest();
         let proved = session.principal().filter(|_| self.is_guarded());
         let login: Option<Box<str>> = proved.map(|who| self.sessions.principals().login(who).into());
-        self.say(index, |out| reply::connected(version, name, [min, min], login.as_deref(), out));
+        self.say_stomp(index, |out| reply::connected(version, name, [min, min], login.as_deref(), out));
         self.keep_alive(index, now);
         self.note_connected(index);
         self.tell(index, Event::Connected);
@@ -355,7 +355,7 @@ impl Shard {
 
     pub(super) fn send_receipt(&mut self, index: u32, id: &str, lasts_until_s: Option<u64>) {
         let version = self.sessions[index].version_or_newest();
-        self.say(index, |out| reply::receipt(version, id, lasts_until_s, out));
+        self.say_stomp(index, |out| reply::receipt(version, id, lasts_until_s, out));
         self.counters.receipts_sent_total += 1;
     }
 }

@@ -5,6 +5,7 @@
 //! | peer | WebSocket close frame | it is answered, answers that are queued are sent, the socket is closed |
 //! | peer | end of its stream without a close frame | answers that are queued are sent, the socket is closed |
 //! | server | DISCONNECT, ERROR, shutdown ([`super::farewell`]): a close frame | waits for the peer's close frame or end of stream |
+//! | server | the same where STOMP frames are bare: the end of its stream | waits for the peer's end of stream |
 //! | server | broken framing: a close frame (RFC 6455 section 7.1.7), or a page | this side's stream ends, input is thrown away until the peer's ends |
 //! | peer | vanishes, and the kernel or a ping or a missing heart-beat finds it | reset, or as by the server |
 //! | server | the peer does not read, and what it has unsent is past a bound: ERROR, a close frame | as after those; reset if it was ending and has been told, or had said its last word |
@@ -38,6 +39,7 @@ use crate::shard::Shard;
 use crate::tcb::Closer;
 use crate::tcb::Event as TcbEvent;
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 use crate::wire::stomp::Version;
 use crate::wire::ws::{self, WsError};
 
@@ -55,7 +57,7 @@ impl Shard {
         connection.has_ended = true;
         connection.ended_first.get_or_insert(Closer::Remote);
         match connection.phase {
-            Phase::Http | Phase::Refused => self.close(index, false, now),
+            Phase::Opening | Phase::Refused => self.close(index, false, now),
             phase if phase.is_established() => self.end(index, End::StreamEnded, now),
             _ => self.mark(index),
         }
@@ -182,13 +184,25 @@ impl Shard {
             return;
         }
         self.depart(index, if reason.is_empty() { "disconnect" } else { reason }, now);
+        if self.connections[index].framing == Framing::Bare && !reason.is_empty() {
+            // No close frame says it.
+            self.say(index, |out| reply::end(reason, None, out));
+        }
         self.send_close(index, code, reason, now);
     }
 
-    /// Sends the close frame of a session that has left everything.
+    /// Sends the close frame of a session that has left everything, or ends the stream that knows none.
     fn send_close(&mut self, index: u32, code: u16, reason: &str, now: Tick) {
-        self.say(index, |out| ws::encode_close(code, reason, out));
-        self.pass(index, Event::CloseSent);
+        match self.connections[index].framing {
+            Framing::WebSocket => {
+                self.say(index, |out| ws::encode_close(code, reason, out));
+                self.pass(index, Event::CloseSent);
+            }
+            Framing::Bare => {
+                self.pass(index, Event::LastWord);
+                self.mark(index);
+            }
+        }
         self.connections.tcb_event(index, TcbEvent::LocalClose, now);
         self.arm_close(index, now);
     }
@@ -240,7 +254,7 @@ impl Shard {
         agreed: Option<Version>,
         now: Tick,
     ) {
-        self.say(index, |out| reply::error(agreed, &fault, receipt, out));
+        self.say_stomp(index, |out| reply::error(agreed, &fault, receipt, out));
         self.counters.errors_sent_total += 1;
         self.count_fault(&fault);
         match fault {
@@ -277,7 +291,7 @@ impl Shard {
             Phase::Closing => {
                 self.pass(index, Event::LastWord);
                 if let Some(version) = self.sessions[index].version() {
-                    self.say(index, |out| reply::error(Some(version), &fault, None, out));
+                    self.say_stomp(index, |out| reply::error(Some(version), &fault, None, out));
                     self.counters.errors_sent_total += 1;
                 }
                 self.say(index, |out| ws::encode_close(fault.close_code(), fault.name(), out));

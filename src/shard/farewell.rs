@@ -119,8 +119,8 @@ impl Shard {
             }
             match (how, self.connections.phase(index)) {
                 // Its request comes yet, and has an answer.
-                (How::Goodbye(_), Phase::Http | Phase::Refused) if is_spread => {}
-                (How::Goodbye(_), Phase::Http | Phase::Refused) => self.close(index, false, now),
+                (How::Goodbye(_), Phase::Opening | Phase::Refused) if is_spread => {}
+                (How::Goodbye(_), Phase::Opening | Phase::Refused) => self.close(index, false, now),
                 (How::Goodbye(code), phase) if phase.is_established() => {
                     let reason = match code {
                         SERVICE_RESTART => "the server is restarting",

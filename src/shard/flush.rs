@@ -137,6 +137,12 @@ impl Shard {
         self.flush.said = said;
     }
 
+    /// Queues a STOMP frame, or a heart-beat, that `write` appends: valid UTF-8.
+    pub(super) fn say_stomp(&mut self, index: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let framing = self.connections[index].framing;
+        self.say(index, |out| framing.wrap(true, 0, out, write));
+    }
+
     fn queued(&mut self, index: u32, length: usize) {
         self.flush.answer_bytes += length as u64;
         let connection = &mut self.connections[index];

@@ -1,4 +1,4 @@
-//! From bytes to frames: the HTTP head once, then WebSocket frames, then STOMP frames.
+//! From bytes to frames: the HTTP head once, then WebSocket frames, then STOMP frames; or STOMP frames alone.
 //!
 //! Everything complete is parsed where the reactor read it; only what is incomplete is copied into a lease.
 //! While a connection is held the rest of its input waits in a lease as well, and [`Shard::resume`] takes it up.
@@ -15,12 +15,14 @@ use crate::conn::table::Connections;
 use crate::mesh::request::Authenticator;
 use crate::message::fault::Fault;
 use crate::message::origin::ConnKey;
+use crate::message::reply;
 use crate::session::table::Terms;
 use crate::session::{End, Whence};
 use crate::shard::Shard;
 use crate::shard::proxied::Front;
 use crate::tcb::{Event as TcbEvent, FourTuple};
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 use crate::wire::http::{self, HttpError, Upgrade};
 use crate::wire::stomp::{self, StompError, StompFrame};
 use crate::wire::ws;
@@ -42,9 +44,12 @@ impl Shard {
             return;
         }
         match self.connections.phase(index) {
-            Phase::Http | Phase::Refused => self.http_input(index, bytes, now),
+            Phase::Opening | Phase::Refused => self.opening_input(index, bytes, now),
             Phase::Stomp | Phase::Echo | Phase::Concluding | Phase::Closing => {
-                self.ws_input(index, bytes, now)
+                match self.connections[index].framing {
+                    Framing::WebSocket => self.ws_input(index, bytes, now),
+                    Framing::Bare => self.bare_input(index, bytes, now),
+                }
             }
             Phase::Finishing | Phase::Lingering | Phase::Closed => {}
         }
@@ -110,13 +115,13 @@ impl Shard {
         }
     }
 
-    // ---- HTTP ----
+    // ---- opening ----
 
-    fn http_input(&mut self, index: u32, bytes: &mut [u8], now: Tick) {
+    fn opening_input(&mut self, index: u32, bytes: &mut [u8], now: Tick) {
         let mut inbound = self.take_inbound(index);
         let Some(mut lease) = inbound.raw.take() else {
             // Nearly always the head comes whole.
-            match self.http_head(index, bytes, now) {
+            match self.opening(index, bytes, now) {
                 Some(head) => {
                     self.put_inbound(index, inbound, now);
                     self.input(index, &mut bytes[head..], now);
@@ -134,7 +139,7 @@ impl Shard {
             self.put_inbound(index, inbound, now);
             return self.buffers_exhausted(index, now);
         }
-        match self.http_head(index, &lease, now) {
+        match self.opening(index, &lease, now) {
             Some(head) => {
                 self.put_inbound(index, inbound, now);
                 lease.consume(head);
@@ -156,34 +161,46 @@ impl Shard {
         }
     }
 
-    /// Reads a request head and answers it. Returns its length, or `None` while it is incomplete.
-    fn http_head(&mut self, index: u32, bytes: &[u8], now: Tick) -> Option<usize> {
-        let (front, speaker) = match self.front(index, bytes, now) {
-            Front::Passed { bytes, speaker } => (bytes, speaker),
-            Front::Need => return None,
+    /// Reads what opens a connection, and answers it. Returns its length, or `None` while it is incomplete.
+    fn opening(&mut self, index: u32, bytes: &[u8], now: Tick) -> Option<usize> {
+        match self.front(index, bytes, now) {
+            Front::Passed { bytes: front, speaker } => match self.connections[index].framing {
+                Framing::WebSocket => {
+                    self.http_head(index, &bytes[front..], speaker, now).map(|head| front + head)
+                }
+                Framing::Bare => {
+                    self.open_bare(index, speaker, now);
+                    Some(front)
+                }
+            },
+            Front::Need => None,
             Front::Refused(error) => {
-                self.http_refuse(index, &error, None, false, now);
-                return Some(bytes.len());
+                self.turn_away(index, &error, None, false, now);
+                Some(bytes.len())
             }
             Front::TooMany => {
                 self.close(index, true, now);
-                return Some(bytes.len());
+                Some(bytes.len())
             }
-        };
+        }
+    }
+
+    /// Reads a request head and answers it. Returns its length, or `None` while it is incomplete.
+    fn http_head(&mut self, index: u32, bytes: &[u8], speaker: Speaker, now: Tick) -> Option<usize> {
         let mut scratch = http::Scratch::default();
         let limits = &self.env.limits.handshake;
-        let (request, head) = match http::parse(&bytes[front..], limits, &mut scratch) {
-            Ok(Some((request, head))) => (request, front + head),
+        let (request, head) = match http::parse(bytes, limits, &mut scratch) {
+            Ok(Some(parsed)) => parsed,
             Ok(None) => return None,
             Err(error) => {
-                self.http_refuse(index, &error, None, false, now);
+                self.turn_away(index, &error, None, false, now);
                 return Some(bytes.len());
             }
         };
         self.counters.http_requests_total += 1;
         let is_head = request.method == "HEAD";
         match handshake::route(&request, self.env.is_echo_enabled) {
-            Err(error) => self.http_refuse(index, &error, None, is_head, now),
+            Err(error) => self.turn_away(index, &error, None, is_head, now),
             Ok(Route::Site) => {
                 let peer = match speaker {
                     Speaker::Named(client) => Some(client),
@@ -199,34 +216,34 @@ impl Shard {
                 self.connections[index].pass(Event::Answered);
                 self.arm_close(index, now);
             }
-            Ok(_) if self.farewell.is_some() => {
-                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
-                self.http_refuse(index, &HttpError::SHUTTING_DOWN, retry_after_s, is_head, now);
-            }
-            Ok(_) if self.connections.phase(index) == Phase::Refused => {
-                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
-                let is_above_share = self.connections.is_above_share(index);
-                let error = if is_above_share { &HttpError::ABOVE_SHARE } else { &HttpError::TABLE_FULL };
-                self.http_refuse(index, error, retry_after_s, is_head, now);
-            }
-            // It is answered. The client is named then, and what follows counts for it.
+            // Where one of these says no, it is answered.
+            Ok(_) if !self.has_place(index, is_head, now) => {}
+            // The client is named then, and what follows counts for it.
             Ok(_) if !self.may_open(index, &request, speaker, now) => {}
-            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index, now) => {
-                let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
-                self.http_refuse(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
-            }
+            Ok(Route::Stomp(_) | Route::Echo(_)) if !self.admits_address(index, is_head, now) => {}
             Ok(Route::Stomp(_)) if !self.keep_ticket(index, &request) => {
                 let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
-                self.http_refuse(index, &HttpError::CREDENTIALS, retry_after_s, is_head, now);
+                self.turn_away(index, &HttpError::CREDENTIALS, retry_after_s, is_head, now);
             }
-            Ok(Route::Stomp(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToStomp, now),
-            Ok(Route::Echo(upgrade)) => self.upgrade(index, &upgrade, Event::UpgradedToEcho, now),
+            Ok(Route::Stomp(upgrade)) => self.upgrade(index, &upgrade, Event::OpenedStomp, now),
+            Ok(Route::Echo(upgrade)) => self.upgrade(index, &upgrade, Event::OpenedEcho, now),
         }
         Some(head)
     }
 
-    /// Answers with an error and ends.
-    pub(super) fn http_refuse(
+    /// Opens a connection on which STOMP frames are bare: there is nothing to be answered.
+    fn open_bare(&mut self, index: u32, speaker: Speaker, now: Tick) {
+        let is_welcome = self.has_place(index, false, now)
+            && self.may_open_bare(index, speaker, now)
+            && self.admits_address(index, false, now);
+        if is_welcome {
+            self.counters.stomp_streams_opened_total += 1;
+            self.opened(index, Event::OpenedStomp, now);
+        }
+    }
+
+    /// Refuses a connection that is not open yet, in the words of its protocol, and ends it.
+    pub(super) fn turn_away(
         &mut self,
         index: u32,
         error: &HttpError,
@@ -234,11 +251,46 @@ impl Shard {
         is_head: bool,
         now: Tick,
     ) {
-        self.http_end(index, now, |out| http::write_error(error, retry_after_s, is_head, out));
+        self.turn_away_for(index, error, "", retry_after_s, is_head, now);
+    }
+
+    /// The same with `detail` behind the sentence, for what only this connection has.
+    pub(super) fn turn_away_for(
+        &mut self,
+        index: u32,
+        error: &HttpError,
+        detail: &str,
+        retry_after_s: Option<u32>,
+        is_head: bool,
+        now: Tick,
+    ) {
+        match self.connections[index].framing {
+            Framing::WebSocket => self.end_opening(index, now, |out| {
+                http::write_refusal(error, detail, retry_after_s, is_head, out);
+            }),
+            Framing::Bare if detail.is_empty() => {
+                self.turn_away_bare(index, error.reason, retry_after_s, now);
+            }
+            Framing::Bare => {
+                self.turn_away_bare(index, &format!("{} {detail}", error.reason), retry_after_s, now);
+            }
+        }
+    }
+
+    /// Refuses a connection on which STOMP frames are bare, by an ERROR.
+    pub(super) fn turn_away_bare(
+        &mut self,
+        index: u32,
+        sentence: &str,
+        retry_after_s: Option<u32>,
+        now: Tick,
+    ) {
+        self.end_opening(index, now, |out| reply::end(sentence, retry_after_s, out));
+        self.counters.errors_sent_total += 1;
     }
 
     /// Answers with the refusal that is written, and ends.
-    pub(super) fn http_end(&mut self, index: u32, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
+    fn end_opening(&mut self, index: u32, now: Tick, write: impl FnOnce(&mut Vec<u8>)) {
         self.counters.handshakes_failed_total += 1;
         self.connections.leave_handshake(index);
         self.say(index, write);
@@ -248,12 +300,16 @@ impl Shard {
 
     fn upgrade(&mut self, index: u32, upgrade: &Upgrade, event: Event, now: Tick) {
         self.counters.upgrades_total += 1;
-        self.connections.leave_handshake(index);
         self.say(index, |out| http::write_upgrade(upgrade, out));
+        self.opened(index, event, now);
+    }
+
+    fn opened(&mut self, index: u32, event: Event, now: Tick) {
+        self.connections.leave_handshake(index);
         self.connections[index].pass(event);
         self.connections.tcb_event(index, TcbEvent::Upgraded, now);
         match event {
-            Event::UpgradedToStomp => self
+            Event::OpenedStomp => self
                 .connections
                 .arm(index, now.after_ms(u64::from(self.env.limits.handshake.connect_timeout_ms))),
             _ => self.keep_alive(index, now),
@@ -368,6 +424,21 @@ impl Shard {
 
     // ---- STOMP ----
 
+    /// STOMP frames without WebSocket's around them.
+    fn bare_input(&mut self, index: u32, bytes: &[u8], now: Tick) {
+        let mut inbound = self.take_inbound(index);
+        let connection = &self.connections[index];
+        let is_held = connection.phase.is_open() && !connection.holds.is_empty();
+        if is_held || inbound.raw.is_some() {
+            return self.keep_raw(index, inbound, bytes, now);
+        }
+        // What comes behind the session's end is not for it any more.
+        if connection.phase == Phase::Stomp {
+            self.stomp_payload(index, &mut inbound.assembly, bytes, now);
+        }
+        self.put_inbound(index, inbound, now);
+    }
+
     fn stomp_payload(&mut self, index: u32, assembly: &mut Assembly, payload: &[u8], now: Tick) {
         if assembly.payload.is_none() {
             let used = self.stomp_frames(index, &mut assembly.stomp, payload, now);
@@ -454,7 +525,8 @@ impl Shard {
             Whence { session: [env.id.into(), index, generation], address }
         };
         let sources = env.authenticator.as_deref().map(Authenticator::sources);
-        let terms = Terms { limits: &env.limits.stomp, sources, wall_ms: timers.wall_ms() };
+        let framing = connections[index].framing;
+        let terms = Terms { limits: &env.limits.stomp, framing, sources, wall_ms: timers.wall_ms() };
         match sessions.handle(index, stomp_frame, terms, members.classes_mut(), holder, whence) {
             Ok(()) => self.apply(index, stomp_frame.command, now),
             Err(fault) => {

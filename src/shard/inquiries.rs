@@ -318,7 +318,7 @@ impl Shard {
 
     fn state_of(&self, index: u32) -> Option<SessionState> {
         Some(match self.connections.get(index)?.phase {
-            Phase::Http | Phase::Refused => SessionState::Handshake,
+            Phase::Opening | Phase::Refused => SessionState::Handshake,
             Phase::Stomp if self.sessions[index].is_connected() => SessionState::Connected,
             Phase::Stomp => SessionState::Connecting,
             Phase::Echo => SessionState::Echo,

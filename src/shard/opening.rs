@@ -1,17 +1,33 @@
-//! Who may open a WebSocket, once the opening handshake is right: pages of which sites, whether through a proxy, and who is banned; and on
-//! whose account the connection is from then on.
+//! Who may open a WebSocket, once the opening handshake is right, or a stream of bare STOMP: where there is a place, pages of which
+//! sites, whether through a proxy, and who is banned; and on whose account the connection is from then on.
 //!
 //! The rules are [`handshake`]'s. Here they are asked, counted and answered.
 //!
-//! Invariant: a connection gets its client's name before it is upgraded, or never.
+//! Invariant: a connection gets its client's name before it is open, or never. Who is told no is answered at once.
 
+use crate::conn::Phase;
 use crate::conn::handshake::{self, Reach, Speaker};
 use crate::message::origin::Holder;
 use crate::shard::Shard;
 use crate::time::Tick;
-use crate::wire::http::{self, HttpError, Request};
+use crate::wire::http::{HttpError, Request};
 
 impl Shard {
+    /// Whether there is a place for one who comes now.
+    pub(super) fn has_place(&mut self, index: u32, is_head: bool, now: Tick) -> bool {
+        let error = if self.farewell.is_some() {
+            &HttpError::SHUTTING_DOWN
+        } else if self.connections.phase(index) != Phase::Refused {
+            return true;
+        } else if self.connections.is_above_share(index) {
+            &HttpError::ABOVE_SHARE
+        } else {
+            &HttpError::TABLE_FULL
+        };
+        self.turn_away(index, error, Some(self.env.limits.handshake.retry_after_s), is_head, now);
+        false
+    }
+
     /// Whether an opening handshake may be answered 101. If not, it is answered, and the connection ends.
     pub(super) fn may_open(
         &mut self,
@@ -32,7 +48,7 @@ impl Shard {
             if let Some(error) = error {
                 self.counters.refused_proxied_total += 1;
                 self.note_unopened(index, error.reason, now);
-                self.http_refuse(index, &error, None, false, now);
+                self.turn_away(index, &error, None, false, now);
                 return false;
             }
         }
@@ -43,9 +59,7 @@ impl Shard {
             self.counters.refused_origins_total += 1;
             let detail = format!("Its origin is \"{seen}\".");
             self.note_unopened(index, &format!("{} {detail}", HttpError::ORIGIN.reason), now);
-            self.http_end(index, now, |out| {
-                http::write_refusal(&HttpError::ORIGIN, &detail, None, false, out);
-            });
+            self.turn_away_for(index, &HttpError::ORIGIN, &detail, None, false, now);
             return false;
         }
         if is_believed
@@ -54,19 +68,30 @@ impl Shard {
         {
             self.connections.name_client(index, client);
         }
-        if let Some(reason) = self.ban_of_address(index) {
-            let reason = reason.to_owned();
-            self.counters.refused_banned_total += 1;
-            self.http_end(index, now, |out| {
-                http::write_refusal(&HttpError::BANNED, &reason, None, false, out);
-            });
-            return false;
-        }
-        true
+        self.admits_unbanned(index, now)
     }
 
-    /// Whether the client's address may have one WebSocket more.
-    pub(super) fn admits_address(&mut self, index: u32, now: Tick) -> bool {
+    /// Whether a stream of bare STOMP may begin. Pages cannot open one: what a browser sends first is no STOMP frame.
+    pub(super) fn may_open_bare(&mut self, index: u32, speaker: Speaker, now: Tick) -> bool {
+        if self.env.limits.reach == Reach::ThisMachine && speaker != Speaker::Peer {
+            self.counters.refused_proxied_total += 1;
+            self.note_unopened(index, HttpError::PROXIED.reason, now);
+            self.turn_away(index, &HttpError::PROXIED, None, false, now);
+            return false;
+        }
+        self.admits_unbanned(index, now)
+    }
+
+    fn admits_unbanned(&mut self, index: u32, now: Tick) -> bool {
+        let Some(reason) = self.ban_of_address(index) else { return true };
+        let reason = reason.to_owned();
+        self.counters.refused_banned_total += 1;
+        self.turn_away_for(index, &HttpError::BANNED, &reason, None, false, now);
+        false
+    }
+
+    /// Whether the client's address may have one connection more.
+    pub(super) fn admits_address(&mut self, index: u32, is_head: bool, now: Tick) -> bool {
         let max = self.env.limits.handshake.connections_per_address_max;
         let is_admitted = max == 0
             || match self.holder(index) {
@@ -76,6 +101,8 @@ impl Shard {
         if !is_admitted {
             self.counters.refused_address_quota_total += 1;
             self.note_unopened(index, HttpError::ADDRESS_QUOTA.reason, now);
+            let retry_after_s = Some(self.env.limits.handshake.retry_after_s);
+            self.turn_away(index, &HttpError::ADDRESS_QUOTA, retry_after_s, is_head, now);
         }
         is_admitted
     }
@@ -89,12 +116,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conn::Phase;
     use crate::conn::pending::Pending;
     use crate::mesh::Mesh;
     use crate::metrics::ShardMetrics;
     use crate::shard::{ShardLimits, ShardSetup, Site};
     use crate::tcb::{FourTuple, TableConfig, TcbTable};
+    use crate::wire::framing::Framing;
     use crate::wire::http::{ClientHeader, OriginPattern};
 
     const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 80);
@@ -147,7 +174,7 @@ mod tests {
 
     /// What becomes of a connection of this peer that says this: whether it is open, and the client's address.
     fn say(shard: &mut Shard, tuple: FourTuple, said: &str) -> (bool, Option<IpAddr>) {
-        let key = shard.open(tuple, Tick(0)).unwrap();
+        let key = shard.open(tuple, Framing::WebSocket, Tick(0)).unwrap();
         shard.receive(key, &mut said.as_bytes().to_vec(), Tick(0));
         let is_open = matches!(shard.connections.phase(key.index), Phase::Stomp | Phase::Echo);
         let client = shard.connections.account_of(key.index, &shard.env.limits.trusted_proxies);
@@ -442,7 +469,7 @@ mod tests {
             let tuple = FourTuple::new(LOCAL, "10.0.0.1:40000".parse().unwrap());
             let whole = say(&mut shard(behind_proxies(None)), tuple.clone(), &said);
             let mut shard = shard(behind_proxies(None));
-            let key = shard.open(tuple, Tick(0)).unwrap();
+            let key = shard.open(tuple, Framing::WebSocket, Tick(0)).unwrap();
             let (first, rest) = said.split_at(cut.index(said.len()));
             for part in [first, rest] {
                 shard.receive(key, &mut part.as_bytes().to_vec(), Tick(0));

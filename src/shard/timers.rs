@@ -20,8 +20,12 @@ use crate::message::origin::ConnKey;
 use crate::message::reply;
 use crate::shard::{Liveness, Shard};
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 use crate::wire::http::HttpError;
 use crate::wire::ws;
+
+/// Why a connection ends on which nothing was said, where STOMP frames are bare.
+const SILENT: &str = "Nothing came within handshake.timeout_ms.";
 
 /// Ticks between two looks at what has outlived its time: messages of queues, TIME_WAIT entries, memory.
 const SWEEP_TICKS: u32 = 1000 / Tick::MILLIS;
@@ -143,7 +147,7 @@ impl Shard {
             Phase::Closed => {}
             phase => {
                 let deadline = match phase {
-                    Phase::Http | Phase::Refused => Deadline::Handshake,
+                    Phase::Opening | Phase::Refused => Deadline::Handshake,
                     Phase::Stomp => Deadline::Connect,
                     Phase::Concluding => Deadline::Receipts,
                     _ => Deadline::Close,
@@ -183,7 +187,10 @@ impl Shard {
         match deadline {
             Deadline::Handshake => {
                 self.counters.handshake_timeouts_total += 1;
-                self.http_refuse(index, &HttpError::REQUEST_TIMEOUT, None, false, now);
+                match self.connections[index].framing {
+                    Framing::WebSocket => self.turn_away(index, &HttpError::REQUEST_TIMEOUT, None, false, now),
+                    Framing::Bare => self.turn_away_bare(index, SILENT, None, now),
+                }
             }
             Deadline::Connect => {
                 let max = self.env.limits.handshake.connect_timeout_ms;
@@ -312,7 +319,9 @@ impl Shard {
 
     fn rhythm(&self, index: u32) -> Rhythm {
         let (to_client, from_client) = self.sessions[index].heart_beats();
-        Rhythm { beat_out: to_client.ticks(), beat_in: from_client.ticks(), ping: self.env.ping }
+        // Only WebSocket has pings.
+        let ping = self.env.ping.filter(|_| self.connections[index].framing == Framing::WebSocket);
+        Rhythm { beat_out: to_client.ticks(), beat_in: from_client.ticks(), ping }
     }
 
     /// When a connection was last heard, and what would find its peer dead; `None` if it is gone.
@@ -357,7 +366,7 @@ impl Shard {
     fn beat(&mut self, index: u32) {
         // Unsent bytes will be heard as well as a beat, and a peer that does not read must not collect beats.
         if self.connections[index].output.is_empty() {
-            self.say(index, reply::heart_beat);
+            self.say_stomp(index, reply::heart_beat);
             self.counters.heart_beats_sent_total += 1;
         }
     }

@@ -39,14 +39,14 @@ fn an_address_that_has_its_share_is_refused_and_a_proxy_is_not() {
         port += 1;
         let (local, remote) = (SocketAddr::from(([192, 0, 2, 1], 80)), SocketAddr::from((address, port)));
         let source = if is_proxy { Source::Proxy } else { Source::of(remote.ip()) };
-        let key = table.open(FourTuple::new(local, remote), source, &mut counters, Tick(0)).unwrap();
+        let key = table.open(FourTuple::new(local, remote), Framing::WebSocket, source, &mut counters, Tick(0)).unwrap();
         (table.phase(key.index), table.is_above_share(key.index))
     };
     for _ in 0..3 {
-        assert_eq!(open(&mut table, [198, 51, 100, 1], false), (Phase::Http, false));
+        assert_eq!(open(&mut table, [198, 51, 100, 1], false), (Phase::Opening, false));
     }
     assert_eq!(open(&mut table, [198, 51, 100, 1], false), (Phase::Refused, true));
-    assert_eq!(open(&mut table, [198, 51, 100, 1], true), (Phase::Http, false));
+    assert_eq!(open(&mut table, [198, 51, 100, 1], true), (Phase::Opening, false));
     table.check();
     let refused = (counters.refused_above_share_total, counters.refused_table_full_total);
     assert_eq!(refused, (1, 0));
@@ -59,7 +59,7 @@ fn a_proxy_is_no_holder_and_who_it_names_is() {
     let trusted = ["198.51.100.0/24".parse().unwrap()];
     let mut open = |table: &mut Connections, port| {
         let (local, remote) = (([192, 0, 2, 1], 80).into(), ([198, 51, 100, 1], port).into());
-        table.open(FourTuple::new(local, remote), Source::Proxy, &mut counters, Tick(0)).unwrap()
+        table.open(FourTuple::new(local, remote), Framing::WebSocket, Source::Proxy, &mut counters, Tick(0)).unwrap()
     };
     let keys = [open(&mut table, 1), open(&mut table, 2)];
     let holder = |table: &Connections, nth: usize| table.holder_of(keys[nth].index, 0, &trusted);
@@ -115,7 +115,7 @@ proptest! {
                 Op::Open => {
                     port += 1;
                     let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-                    let opened = table.open(FourTuple::new(address(1), address(port)), Source::of(address(port).ip()), &mut counters, Tick(0));
+                    let opened = table.open(FourTuple::new(address(1), address(port)), Framing::WebSocket, Source::of(address(port).ip()), &mut counters, Tick(0));
                     let handshakes = model.values().filter(|(_, _, greets)| *greets).count();
                     let refused = model.values().filter(|(_, is_refused, _)| *is_refused).count();
                     let is_full = is_short || model.len() + closed.len() >= 5;

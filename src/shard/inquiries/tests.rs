@@ -66,7 +66,7 @@ fn shard(connections: u32) -> Shard {
     for number in 0..connections {
         let remote = SocketAddr::from(([127, 0, (number >> 14) as u8, 1], 1 + (number & 0x3fff) as u16));
         let tuple = FourTuple::new(SocketAddr::from(([127, 0, 0, 1], 80)), remote);
-        shard.open(tuple, Tick(0)).expect("there is a place");
+        shard.open(tuple, Framing::WebSocket, Tick(0)).expect("there is a place");
     }
     shard
 }
