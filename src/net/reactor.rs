@@ -228,10 +228,8 @@ impl Reactor {
     fn turn(&mut self) -> io::Result<()> {
         self.poll()?;
         let now = self.clock.now();
-        if self.shard.needs_wall_clock() {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            self.shard.set_wall_ms(since.map_or(0, |since| since.as_millis() as u64));
-        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.shard.set_wall_ms(since.map_or(0, |since| since.as_millis() as u64));
         self.obey(now);
         self.note_events(now);
         self.accept(now);

@@ -96,11 +96,6 @@ struct Told<'a> {
 }
 
 impl Shard {
-    /// Whether the wall clock is needed: messages, or events, say when they were accepted.
-    pub fn needs_wall_clock(&self) -> bool {
-        self.is_guarded() || self.audience.is_any()
-    }
-
     /// A session has joined a room: it may be that of events.
     pub(super) fn note_audience(&mut self, key: &str) {
         if key == EVENTS {

@@ -18,12 +18,12 @@ use crate::time::Tick;
 use crate::wire::http::Request;
 
 impl Shard {
-    /// Whether clients prove who they are: then messages say when they were accepted, and [`Shard::set_wall_ms`] is to be called.
+    /// Whether clients prove who they are: then messages say when they were accepted.
     pub fn is_guarded(&self) -> bool {
         self.env.authenticator.is_some()
     }
 
-    /// The wall clock, in milliseconds since 1970, for what is accepted in this turn.
+    /// The wall clock, in milliseconds since 1970, for what is accepted and told in this turn.
     pub fn set_wall_ms(&mut self, wall_ms: u64) {
         self.timers.set_wall_ms(wall_ms);
     }

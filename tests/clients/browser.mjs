@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 
 import { unique } from "./support.mjs";
-import { FOUND_AGAIN_MS_MAX, accessible, ask, message, messages, online, page, say, sendForeign, shoot, withBrowser } from "./windows.mjs";
+import { FOUND_AGAIN_MS_MAX, accessible, ask, delivered, message, messages, online, page, say, sendForeign, shoot, withBrowser } from "./windows.mjs";
 
 async function join(window, name) {
   await window.fill("#name", name);
@@ -22,8 +22,7 @@ const steps = {
     await say(grace, "I am.\nOn a phone.");
     await message(ada, "I am.\nOn a phone.");
     assert.deepEqual(await messages(ada), await messages(grace));
-    const own = await message(ada, "Hello, is anybody there?");
-    assert.equal(await own.getAttribute("data-mark"), "delivered");
+    await delivered(ada, "Hello, is anybody there?");
     await accessible(ada, "in the chat");
     await shoot(ada, "chat");
     await shoot(grace, "chat-phone");
@@ -147,8 +146,7 @@ const steps = {
     await ada.context().setOffline(false);
     await online(ada);
     await message(grace, "Written while the server was away");
-    const own = await message(ada, "Written while the server was away");
-    await own.locator(".mark", { hasText: "delivered" }).waitFor();
+    await delivered(ada, "Written while the server was away");
     assert.equal(await ada.locator("#waiting").textContent(), "");
     for (const window of [ada, grace]) {
       await window.getByText(/^Connection found again after \d+ s\./).waitFor();
@@ -177,12 +175,15 @@ const steps = {
     await ada.evaluate((room) => (location.hash = room), other);
     await ada.getByText(`# ${other}`).waitFor();
     await say(ada, "Only here");
-    await message(ada, "Only here");
+    await delivered(ada, "Only here");
     await grace.goto(`${page}#${other}`);
-    await online(grace);
+    await grace.getByText(`# ${other}`).waitFor();
+    // The server takes her SUBSCRIBE before this.
+    await say(grace, "I am here");
+    await delivered(grace, "I am here");
     await say(ada, "And now for both");
     await message(grace, "And now for both");
-    assert.deepEqual((await messages(grace)).map(([, text]) => text), ["And now for both"]);
+    assert.deepEqual((await messages(grace)).map(([, text]) => text), ["I am here", "And now for both"]);
   },
 };
 

@@ -10,7 +10,7 @@
 import assert from "node:assert/strict";
 
 import { unique } from "./support.mjs";
-import { accessible, ask, message, online, page, say, sendForeign, shoot, withBrowser } from "./windows.mjs";
+import { accessible, ask, delivered, message, online, page, say, sendForeign, shoot, withBrowser } from "./windows.mjs";
 
 const ALICE = { login: "alice", password: "wonder land:1" };
 const BOB = { login: "bob", password: "builder" };
@@ -117,8 +117,7 @@ const steps = {
 
   async "the author is the sender, and the time is the server's"({ alice, carol }) {
     await say(alice, "Who am I?");
-    const own = await message(alice, "Who am I?");
-    await own.locator(".mark", { hasText: "delivered" }).waitFor();
+    const own = await delivered(alice, "Who am I?");
     const theirs = await head(await message(carol, "Who am I?"));
     const { time, ...author } = theirs;
     assert.deepEqual(author, { author: "alice", isVerified: true, alias: "Ada", tag: undefined });

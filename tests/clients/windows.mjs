@@ -100,6 +100,13 @@ export async function message(window, text) {
   return row;
 }
 
+/** Waits until a message of the window's own has been delivered: until then it is shown, but may be under way. */
+export async function delivered(window, text) {
+  const row = await message(window, text);
+  await row.locator(".mark", { hasText: "delivered" }).waitFor();
+  return row;
+}
+
 /** All messages in their order, as [author, text]. */
 export function messages(window) {
   return window.$$eval(".message", (rows) =>

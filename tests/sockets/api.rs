@@ -233,7 +233,7 @@ fn requests_have_bounds(setup: Setup) {
 fn a_message_is_judged_as_a_sessions(setup: Setup) {
     let (server, api, _folder) = with_api(setup, "");
     for (body, status, name) in [
-        (message("/app/a", ""), 422, "bad-destination"),
+        (message("/exchange/a", ""), 422, "bad-destination"),
         (message("/topic/", ""), 422, "bad-destination"),
         (message(&format!("/topic/{}", "x".repeat(300)), ""), 422, "destination-too-long"),
         (message("/topic/a", &"x".repeat(1_200_000)), 422, "body-too-large"),

@@ -15,6 +15,12 @@ on_one_and_three_reactors! {
 const CHAT: &str = "/app/chat";
 const EVENTS: &str = "/system/events";
 
+/// Takes part in the work, and waits for nothing: what is kept may come before a RECEIPT.
+fn work(program: &mut Client) {
+    let subscribe = Frame::new("SUBSCRIBE").header("id", "work").header("destination", CHAT);
+    program.send(&subscribe.header("ack", "client-individual"));
+}
+
 fn a_program_gets_what_clients_send_and_answers_them(setup: Setup) {
     let server = setup.server();
     let mut ann = Client::open(&server);
@@ -24,13 +30,13 @@ fn a_program_gets_what_clients_send_and_answers_them(setup: Setup) {
     let forged = send(CHAT, "hello").header("sender-session", "9-9-9").header("sender-address", "192.0.2.1");
     ann.send_confirmed(forged.header("kind", "greeting"));
     let mut program = Client::connect(&server);
-    program.subscribe_ack("work", CHAT, "client-individual");
+    work(&mut program);
     let message = program.expect("MESSAGE");
     assert_eq!((message.text(), message.get("destination")), ("hello", Some(CHAT)));
     assert_eq!(message.get("sender-session"), named.get("session"));
     assert_eq!((message.get("sender-address"), message.get("kind")), (Some("127.0.0.1"), Some("greeting")));
     program.publish("/user/ann/queue/replies", "hello yourself");
-    program.send_confirmed(Frame::new("ACK").header("id", message.get("ack").unwrap()));
+    program.send(&Frame::new("ACK").header("id", message.get("ack").unwrap()));
     assert_eq!(ann.expect_body(), "hello yourself");
     // Elsewhere nobody is told.
     ann.subscribe("room", "/topic/room");
@@ -41,7 +47,7 @@ fn a_program_gets_what_clients_send_and_answers_them(setup: Setup) {
 fn the_next_program_has_what_one_that_died_had_not_done(setup: Setup) {
     let server = setup.server();
     let mut first = Client::connect(&server);
-    first.subscribe_ack("work", CHAT, "client-individual");
+    work(&mut first);
     let mut client = Client::connect(&server);
     for n in 0..50 {
         client.publish_confirmed(CHAT, n.to_string());
@@ -49,15 +55,19 @@ fn the_next_program_has_what_one_that_died_had_not_done(setup: Setup) {
     for n in 0..10 {
         let message = first.expect("MESSAGE");
         assert_eq!(message.text(), n.to_string());
-        first.send_confirmed(Frame::new("ACK").header("id", message.get("ack").unwrap()));
+        let ack = first.send_with_receipt(Frame::new("ACK").header("id", message.get("ack").unwrap()));
+        if n == 9 {
+            // What it has, and has not done, comes before. A reset may take away what the server has not read.
+            while first.next().get("receipt-id") != Some(&*ack) {}
+        }
     }
     drop(first);
     let mut next = Client::connect(&server);
-    next.subscribe_ack("work", CHAT, "client-individual");
+    work(&mut next);
     for n in 10..50 {
         let message = next.expect("MESSAGE");
         assert_eq!(message.text(), n.to_string());
-        next.send_confirmed(Frame::new("ACK").header("id", message.get("ack").unwrap()));
+        next.send(&Frame::new("ACK").header("id", message.get("ack").unwrap()));
     }
 }
 

@@ -498,7 +498,7 @@ fn ctl_does_the_same(setup: Setup) {
     assert!(ctl(&["rooms"]).1.contains("/topic/a\t1\t1\n"));
     let (code, _, said) = ctl(&["session", "0-0-99"]);
     assert_eq!((code, said.as_str()), (1, "tcbchat: 404 not-found: there is no session of this id\n"));
-    let (code, out, _) = ctl(&["--json", "publish", "/app/x", ""]);
+    let (code, out, _) = ctl(&["--json", "publish", "/exchange/x", ""]);
     assert_eq!((code, &serde_json::from_str::<Value>(&out).unwrap()["name"]), (1, &"bad-destination".into()));
     assert_eq!(ctl(&["ban", "--login", "ann", "--seconds", "60", "--reason", "spam"]).0, 0);
     expect_refusal(&mut ann, "banned");

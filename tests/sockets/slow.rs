@@ -195,8 +195,8 @@ fn many_small_messages_stay_within_the_reactors_bound(setup: Setup) {
         publisher.send(&send(room, &body));
     }
     publisher.send_confirmed(send(room, "the end"));
-    // The receipt says that the messages have their places, and not that other reactors have looked at their members. Who is
-    // read from before that has fallen behind by nothing, and is not cut off.
+    // The receipt says that the messages have their places. Other reactors may look at their members later. A member that is
+    // read from before then is never behind, and is not cut off.
     server.await_metric("slow_consumers_total", |count| count == 4);
     // All would be half a gigabyte.
     let grown = peak_mib(&server) - before;
