@@ -42,10 +42,11 @@ use crate::conn::handshake::Reach;
 use crate::limits;
 use crate::message::destination::Pattern;
 use crate::message::fault::Refusals;
-use crate::net::address::Address;
+use crate::net::address::{Address, Endpoint};
 use crate::policy::Rules;
 use crate::services;
 use crate::tcb::time_wait;
+use crate::wire::framing::Framing;
 use crate::wire::http::{ClientHeader, OriginPattern};
 use keys::{Goodbye, Key, LogFormat, LogLevel, MetricsAccess, ReadyLine, Value};
 use settings::{Origin, Settings, Sources};
@@ -114,10 +115,20 @@ pub struct Config {
 /// `[listen]`: where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// The addresses; at least one, none twice.
+    /// The addresses for HTTP and WebSocket; at least one, none twice.
     pub addresses: Vec<Address>,
+    /// The addresses for STOMP frames in the stream itself; none twice, and none of the others.
+    pub stomp: Vec<Address>,
     /// The numbers of the section.
     pub limits: limits::Backlog,
+}
+
+impl Listen {
+    /// All addresses, each with what is spoken there; those for HTTP first.
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let with = |framing| move |address: &Address| Endpoint { address: address.clone(), framing };
+        self.addresses.iter().map(with(Framing::WebSocket)).chain(self.stomp.iter().map(with(Framing::Bare)))
+    }
 }
 
 /// `[auth]`: who may connect.
@@ -236,7 +247,11 @@ impl From<&Settings> for Config {
     fn from(settings: &Settings) -> Self {
         let word = |path| settings.word(path).unwrap_or_default();
         Self {
-            listen: Listen { addresses: addresses(settings).to_vec(), limits: settings.numbers("listen") },
+            listen: Listen {
+                addresses: addresses(settings, "listen.address").to_vec(),
+                stomp: addresses(settings, "listen.stomp").to_vec(),
+                limits: settings.numbers("listen"),
+            },
             auth: auth(settings),
             rules: match rules::compile(settings.rules()) {
                 Ok(rules) => Arc::new(rules),
@@ -354,8 +369,9 @@ fn tcb(settings: &Settings) -> Tcb {
     Tcb { limits, time_wait }
 }
 
-fn addresses(settings: &Settings) -> &[Address] {
-    match &settings.get("listen.address").value {
+/// What is said under this key; none if nothing is.
+fn addresses<'a>(settings: &'a Settings, key: &str) -> &'a [Address] {
+    match &settings.get(key).value {
         Some(Value::Addresses(addresses)) => addresses,
         _ => &[],
     }

@@ -15,7 +15,7 @@ use tcbchat::config::plan::Plan;
 use tcbchat::config::settings::{Setting, Settings};
 use tcbchat::config::{self, Config, ConfigError, credentials, token};
 use tcbchat::mesh::Mesh;
-use tcbchat::net::address::Address;
+use tcbchat::net::address::Endpoint;
 use tcbchat::net::server::{Lifecycle, Orders};
 use tcbchat::ops::metrics::Bounds;
 use tcbchat::ops::notify::Notify;
@@ -116,7 +116,7 @@ impl Lifecycle for Life<'_> {
         self.mesh = Some((Arc::clone(mesh), orders));
     }
 
-    fn ready(&mut self, addresses: &[Address]) {
+    fn ready(&mut self, endpoints: &[Endpoint]) {
         if let (Some(api), Some((mesh, orders))) = (&mut self.api, self.mesh.take()) {
             let at: Vec<String> = api.addresses().iter().map(|address| format!("http://{address}")).collect();
             match api.start(mesh, Arc::new(Supervisor(orders))) {
@@ -125,7 +125,7 @@ impl Lifecycle for Life<'_> {
             }
         }
         self.readiness.ready();
-        output::announce(self.config, addresses, self.plan);
+        output::announce(self.config, endpoints, self.plan);
         self.notify.ready();
     }
 

@@ -302,7 +302,7 @@ fn run(
         })
     };
     let server = server::Settings {
-        addresses: config.listen.addresses.clone(),
+        endpoints: config.listen.endpoints().collect(),
         reactors: u16::try_from(plan.reactors).expect("a plan has at most 1,024 reactors"),
         private_tables: plan.private_fd_tables,
         listen: ListenOptions {

@@ -171,6 +171,8 @@ metrics! {
         http_requests_total: Counter;
         /// Opening handshakes that were answered 101.
         upgrades_total: Counter;
+        /// Connections of listen.stomp that were let in at their first bytes.
+        stomp_streams_opened_total: Counter;
         /// Opening handshakes that were answered with an error (4xx), bounds of the head included.
         handshakes_failed_total: Counter refuses ["handshake.head_bytes_max", "handshake.headers_max"];
         /// Opening handshakes of pages of other sites, which http.origins does not list: answered 403.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tcbchat::config::Config;
 use tcbchat::config::keys::{LogFormat, ReadyLine};
 use tcbchat::config::plan::Plan;
-use tcbchat::net::address::Address;
+use tcbchat::net::address::Endpoint;
 use tcbchat::ops::log::{Log, write_in_time};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -121,17 +121,9 @@ pub fn end_log(log: &Log) {
     log.flush(PATIENCE);
 }
 
-/// Where a listener is found, for people and programs.
-fn url(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) => format!("http://{address}"),
-        Address::Unix(_) => address.to_string(),
-    }
-}
-
 /// One line for whoever waits for the server to be ready.
-pub fn announce(config: &Config, addresses: &[Address], plan: &Plan) {
-    let urls: Vec<String> = addresses.iter().map(url).collect();
+pub fn announce(config: &Config, endpoints: &[Endpoint], plan: &Plan) {
+    let urls: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
     let is_json = match config.log.ready_line {
         ReadyLine::Off => return,
         ReadyLine::Text => false,

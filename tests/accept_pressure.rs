@@ -10,16 +10,20 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcbchat::net::acceptor::{Accepted, Acceptor, BACK_OFF_MS, ListenOptions};
-use tcbchat::net::address::Address;
+use tcbchat::net::address::{Address, Endpoint};
 use tcbchat::net::reservation::Reservation;
 use tcbchat::time::Tick;
+use tcbchat::wire::framing::Framing;
 
 const CLIENTS: usize = 3;
 
 #[test]
 fn no_connection_is_lost_and_no_turn_is_wasted_without_descriptors() {
-    let reservation = Reservation::make(&"127.0.0.1:0".parse().unwrap(), 128).unwrap();
-    let Address::Tcp(address) = reservation.address() else { unreachable!("no Unix socket was asked for") };
+    let wanted = Endpoint { address: "127.0.0.1:0".parse().unwrap(), framing: Framing::WebSocket };
+    let reservation = Reservation::make(&wanted, 128).unwrap();
+    let Address::Tcp(address) = reservation.endpoint().address else {
+        unreachable!("no Unix socket was asked for")
+    };
     let options = ListenOptions { backlog: 16, ..ListenOptions::default() };
     let mut acceptor = Acceptor::listen(&[reservation.place()], &options).unwrap();
     let mut poll = Poll::new().unwrap();

@@ -18,6 +18,7 @@ use tcbchat::metrics::ShardMetrics;
 use tcbchat::shard::{ConnKey, Shard, ShardLimits, ShardSetup, Silence, Site, Transport};
 use tcbchat::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
+use tcbchat::wire::framing::Framing;
 use tcbchat::wire::http::Request;
 
 /// Sessions that come between two turns; below `handshake.pending_max` and as many as a reactor accepts at once.

@@ -31,6 +31,7 @@ pub(super) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     checker.outbound();
     checker.memory();
     checker.api();
+    checker.listen();
 }
 
 struct Checker<'a> {
@@ -44,19 +45,37 @@ impl Checker<'_> {
         if self.settings.words("auth.mode").is_some() {
             return;
         }
-        let beyond: Vec<String> = addresses(self.settings)
-            .iter()
-            .filter(|address| !address.is_local())
-            .map(ToString::to_string)
-            .collect();
-        if !beyond.is_empty() {
+        for key in ["listen.address", "listen.stomp"] {
+            let beyond: Vec<String> = addresses(self.settings, key)
+                .iter()
+                .filter(|address| !address.is_local())
+                .map(ToString::to_string)
+                .collect();
+            if beyond.is_empty() {
+                continue;
+            }
             let text = format!(
-                "listen.address = {}: reachable from other machines, and everyone could log in under any name; \
+                "{key} = {}: reachable from other machines, and everyone could log in under any name; \
                  if that is meant, say so with --open or auth.mode = \"open\"; else say who may, with auth.mode = \"users\" or \
                  \"jwt\", or listen on a loopback address",
                 beyond.join(", ")
             );
-            self.problems.push(Problem::new(self.settings.get("listen.address").origin.clone(), text));
+            self.problems.push(Problem::new(self.settings.get(key).origin.clone(), text));
+        }
+    }
+
+    /// One port has one protocol.
+    fn listen(&mut self) {
+        let http = addresses(self.settings, "listen.address");
+        let is_picked = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+        for address in addresses(self.settings, "listen.stomp") {
+            if http.contains(address) && !is_picked(address) {
+                let text = format!(
+                    "listen.stomp: {address} is in listen.address, too, and speaks one protocol only"
+                );
+                let origin = self.settings.get("listen.stomp").origin.clone();
+                self.problems.push(Problem::new(origin, text));
+            }
         }
     }
 

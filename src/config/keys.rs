@@ -99,6 +99,14 @@ fn keys_without_number() -> Vec<Key> {
              for the owner and the group, and whoever may connect is believed like a proxy of http.trusted_proxies.",
         ),
         key(
+            "listen",
+            "stomp",
+            Domain::Addresses { default: None },
+            "Addresses for STOMP over plain TCP, without WebSocket, for programs: server-side STOMP libraries and Spring's broker
+             relay. IPv4 or IPv6, or Unix sockets. Unset: there is none. Logins, passwords and messages travel as they are:
+             listen on loopback or in a network of your own, or put TLS in front.",
+        ),
+        key(
             "http",
             "trusted_proxies",
             Domain::Networks,

@@ -255,7 +255,7 @@ impl Tables {
             fd_reserve: u64::from(config.reactors.fd_reserve),
             inherited: machine.fds_inherited,
             has_private: machine.has_private_tables,
-            addresses: config.listen.addresses.len() as u64,
+            addresses: config.listen.endpoints().count() as u64,
             refusals: u64::from(config.handshake.refusals_max),
         }
     }

@@ -27,8 +27,8 @@ use crate::message::origin::{ConnKey, Holder};
 use crate::metrics::ShardCounters;
 use crate::tcb::Event as TcbEvent;
 use crate::tcb::{Closer, FourTuple, Refused, TcbKey, TcbTable};
-use crate::wire::framing::Framing;
 use crate::time::{self, Tick, Wheel};
+use crate::wire::framing::Framing;
 
 /// Handshakes for which a shard keeps its memory when there are none.
 const HANDSHAKES_KEPT_MAX: usize = 256;

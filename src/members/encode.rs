@@ -181,7 +181,13 @@ mod tests {
     use crate::wire::stomp::Version;
 
     fn class(id: &str) -> Class {
-        Class { id: id.into(), is_named: true, version: Version::V12, ack: AckMode::Auto, framing: Framing::WebSocket }
+        Class {
+            id: id.into(),
+            is_named: true,
+            version: Version::V12,
+            ack: AckMode::Auto,
+            framing: Framing::WebSocket,
+        }
     }
 
     fn messages(bodies: &[Vec<u8>]) -> Vec<Sequenced> {

@@ -18,10 +18,10 @@ use crate::limits;
 use crate::message::class::AckMode;
 use crate::message::destination::Destination;
 use crate::message::{Message, MessageId, reply};
-use crate::wire::framing::Framing;
 use crate::metrics::ShardCounters;
 use crate::tcb::{Closer, FourTuple, TableConfig, TcbTable};
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 use crate::wire::stomp::Version;
 
 const CONNECTIONS: u32 = 4;
@@ -164,7 +164,13 @@ impl World {
         let tuple = FourTuple::new(address(1), address(self.next_port));
         let key = self
             .connections
-            .open(tuple, Framing::WebSocket, Source::V4(std::net::Ipv4Addr::LOCALHOST), &mut self.counters, Tick(0))
+            .open(
+                tuple,
+                Framing::WebSocket,
+                Source::V4(std::net::Ipv4Addr::LOCALHOST),
+                &mut self.counters,
+                Tick(0),
+            )
             .unwrap();
         self.connections.leave_handshake(key.index);
         self.connections[key.index].phase = Phase::Stomp;
@@ -197,7 +203,13 @@ impl World {
         if self.clients[&index].subscriptions.iter().any(|subscription| subscription.id == id) {
             return;
         }
-        let class = Class { id: id.into(), is_named: true, version: Version::V12, ack: AckMode::Auto, framing: Framing::WebSocket };
+        let class = Class {
+            id: id.into(),
+            is_named: true,
+            version: Version::V12,
+            ack: AckMode::Auto,
+            framing: Framing::WebSocket,
+        };
         let symbol = self.members.classes_mut().acquire(class.clone());
         let (room, position) = self.members.join(key, Member { connection: index, class: symbol });
         let subscription = Subscription { id, room, key, position, class };

@@ -1,14 +1,14 @@
 //! What the server says: STOMP frames.
 //!
-//! Each function appends a whole frame to a buffer, valid UTF-8, for the connection to [wrap](Framing::wrap). A MESSAGE of a
-//! room or a queue is wrapped here: its class says how, and its body may be anything. Nothing here keeps state.
+//! Each function appends a whole frame to a buffer, valid UTF-8, which is [wrapped](crate::wire::framing::Framing::wrap) for
+//! its connection. A MESSAGE of a room or a queue is wrapped here: its class says how, and its body may be anything. Nothing
+//! here keeps state.
 
 use std::borrow::Cow;
 
 use crate::message::class::{AckMode, Class};
 use crate::message::fault::Fault;
 use crate::message::{Message, MessageId};
-use crate::wire::framing::Framing;
 use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
 
 /// The value of the `server` header (STOMP 1.2, CONNECTED).

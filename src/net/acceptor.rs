@@ -26,9 +26,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::limits;
 use crate::net::address::Address;
-use crate::net::reservation::{ListenError, Place, UnixPlace};
+use crate::net::reservation::{ListenError, Place, ReservedPlace, UnixPlace};
 use crate::tcb::FourTuple;
 use crate::time::Tick;
+use crate::wire::framing::Framing;
 
 /// Milliseconds without `accept` after the process or the machine ran out of something.
 ///
@@ -87,8 +88,8 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<std::n
 /// What one call of [`Acceptor::accept`] gave.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection, non-blocking, with its addresses.
-    Connection(TcpStream, FourTuple),
+    /// A connection, non-blocking, with its addresses and what is spoken on it.
+    Connection(TcpStream, FourTuple, Framing),
     /// One connection was lost on the way, or accepting must pause. Counted by the caller; asking again is
     /// fine.
     Failed,
@@ -108,6 +109,7 @@ pub struct Acceptor {
 #[derive(Debug)]
 struct Listener {
     socket: ListenSocket,
+    framing: Framing,
     /// An edge came, and `accept` has not yet said that the queue is empty.
     readable: bool,
 }
@@ -130,8 +132,8 @@ impl Acceptor {
     ///
     /// # Errors
     /// What [`listen`] says, with the address.
-    pub fn listen(places: &[Place], options: &ListenOptions) -> Result<Acceptor, ListenError> {
-        let listeners = places.iter().map(|place| {
+    pub fn listen(places: &[ReservedPlace], options: &ListenOptions) -> Result<Acceptor, ListenError> {
+        let listeners = places.iter().map(|(place, framing)| {
             let socket = match place {
                 Place::Tcp(address) => {
                     let socket = listen(*address, options)
@@ -141,7 +143,7 @@ impl Acceptor {
                 }
                 Place::Unix(unix) => ListenSocket::Unix(Arc::clone(unix)),
             };
-            Ok(Listener { socket, readable: false })
+            Ok(Listener { socket, framing: *framing, readable: false })
         });
         Ok(Acceptor {
             listeners: listeners.collect::<Result<_, _>>()?,
@@ -209,7 +211,7 @@ impl Acceptor {
             }
             self.next = (i + 1) % count;
             let error = match listener.accept() {
-                Ok((stream, tuple)) => return Accepted::Connection(stream, tuple),
+                Ok((stream, tuple)) => return Accepted::Connection(stream, tuple, listener.framing),
                 Err(error) => error,
             };
             match Verdict::of(&error) {
@@ -314,18 +316,23 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+    use crate::net::address::Endpoint;
     use crate::net::reservation::Reservation;
 
     fn loopback() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
     }
 
+    fn http(address: Address) -> Endpoint {
+        Endpoint { address, framing: Framing::WebSocket }
+    }
+
     fn reserve(address: SocketAddr) -> Reservation {
-        Reservation::make(&Address::Tcp(address), 128).unwrap()
+        Reservation::make(&http(Address::Tcp(address)), 128).unwrap()
     }
 
     fn tcp(reservation: &Reservation) -> SocketAddr {
-        let Address::Tcp(address) = reservation.address() else {
+        let Address::Tcp(address) = reservation.endpoint().address else {
             unreachable!("no Unix socket was asked for")
         };
         address
@@ -339,7 +346,7 @@ mod tests {
     fn acceptor(ports: usize) -> (Poll, Acceptor, Vec<SocketAddr>) {
         let reserved: Vec<_> = (0..ports).map(|_| reserve(loopback())).collect();
         let addresses: Vec<SocketAddr> = reserved.iter().map(tcp).collect();
-        let places: Vec<Place> = reserved.iter().map(Reservation::place).collect();
+        let places: Vec<ReservedPlace> = reserved.iter().map(Reservation::place).collect();
         let poll = Poll::new().unwrap();
         let mut acceptor = Acceptor::listen(&places, &options()).unwrap();
         acceptor.register(poll.registry(), Token).unwrap();
@@ -359,7 +366,9 @@ mod tests {
         let (mut poll, mut acceptor, addresses) = acceptor(1);
         let client = TcpStream::connect(addresses[0]).unwrap();
         collect_edges(&mut poll, &mut acceptor);
-        let Accepted::Connection(stream, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
+        let Accepted::Connection(stream, tuple, _) = acceptor.accept(Tick(0)) else {
+            panic!("no connection")
+        };
         assert!(stream.nodelay().unwrap());
         assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), 65_536);
         assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -403,7 +412,7 @@ mod tests {
         let address = SocketAddr::new("127.0.0.3".parse().unwrap(), wildcard.port());
         let _client = TcpStream::connect(address).unwrap();
         collect_edges(poll, &mut acceptor);
-        let Accepted::Connection(_, tuple) = acceptor.accept(Tick(0)) else { panic!("no connection") };
+        let Accepted::Connection(_, tuple, _) = acceptor.accept(Tick(0)) else { panic!("no connection") };
         assert_eq!(tuple.local(), address);
     }
 
@@ -411,7 +420,7 @@ mod tests {
     fn a_unix_socket_is_shared() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tcbchat.sock");
-        let reserved = Reservation::make(&Address::Unix(path.clone()), 16).unwrap();
+        let reserved = Reservation::make(&http(Address::Unix(path.clone())), 16).unwrap();
         // Two acceptors: both hear of a connection, and one gets it.
         let mut pair: Vec<(Poll, Acceptor)> = (0..2)
             .map(|_| {
@@ -426,14 +435,35 @@ mod tests {
         for (poll, acceptor) in &mut pair {
             collect_edges(poll, acceptor);
             match acceptor.accept(Tick(0)) {
-                Accepted::Connection(stream, tuple) => {
+                Accepted::Connection(stream, tuple, _) => {
                     assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
                     tuples.push(tuple);
                 }
                 other => assert!(matches!(other, Accepted::Nothing)),
             }
         }
-        assert_eq!(tuples, [FourTuple::unix(0)]);
+        assert_eq!(tuples.len(), 1);
+    }
+
+    #[test]
+    fn connections_of_two_unix_sockets_are_told_apart_and_each_socket_speaks_its_protocol() {
+        let folder = tempfile::tempdir().unwrap();
+        let poll = &mut Poll::new().unwrap();
+        let reserved = [("a", Framing::WebSocket), ("b", Framing::Bare)].map(|(name, framing)| {
+            let address = Address::Unix(folder.path().join(name));
+            Reservation::make(&Endpoint { address, framing }, 16).unwrap()
+        });
+        let mut acceptor =
+            Acceptor::listen(&reserved.each_ref().map(Reservation::place), &options()).unwrap();
+        acceptor.register(poll.registry(), Token).unwrap();
+        let _clients = ["a", "b"].map(|name| UnixStream::connect(folder.path().join(name)).unwrap());
+        collect_edges(poll, &mut acceptor);
+        let [one, other] = [(); 2].map(|()| match acceptor.accept(Tick(0)) {
+            Accepted::Connection(_, tuple, framing) => (tuple, framing),
+            other => panic!("no connection: {other:?}"),
+        });
+        assert_eq!((one.1, other.1), (Framing::WebSocket, Framing::Bare));
+        assert_ne!(one.0, other.0);
     }
 
     #[test]
@@ -445,7 +475,7 @@ mod tests {
         for turn in 0..5 {
             // Two connections a turn, and no further event in between.
             for _ in 0..2 {
-                let Accepted::Connection(_, tuple) = acceptor.accept(Tick(turn)) else {
+                let Accepted::Connection(_, tuple, _) = acceptor.accept(Tick(turn)) else {
                     panic!("no connection")
                 };
                 per_listener[usize::from(tuple.local() == addresses[1])] += 1;

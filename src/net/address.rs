@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::wire::framing::Framing;
+
 /// Bytes of a path in a Unix socket's address (`sun_path` of unix(7), without its NUL).
 const PATH_BYTES_MAX: usize = 107;
 
@@ -19,6 +21,27 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix socket at this path.
     Unix(PathBuf),
+}
+
+/// Where to listen, and what is spoken there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where.
+    pub address: Address,
+    /// How STOMP frames lie in what comes.
+    pub framing: Framing,
+}
+
+impl fmt::Display for Endpoint {
+    /// As a URL where there is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.address, self.framing) {
+            (Address::Tcp(address), Framing::WebSocket) => write!(f, "http://{address}"),
+            (Address::Tcp(address), Framing::Bare) => write!(f, "stomp://{address}"),
+            (Address::Unix(_), Framing::WebSocket) => self.address.fmt(f),
+            (Address::Unix(path), Framing::Bare) => write!(f, "stomp+unix:{}", path.display()),
+        }
+    }
 }
 
 impl Address {

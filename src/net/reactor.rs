@@ -40,6 +40,7 @@ use crate::net::socket::{self, BLOCKED, ENDED, LISTED, READABLE, Sockets};
 use crate::shard::{Closed, ConnKey, Shard, Transport, rest};
 use crate::tcb::FourTuple;
 use crate::time::{Clock, Tick};
+use crate::wire::framing::Framing;
 
 /// Events taken from the kernel in one turn. What is left over comes first in the next one: epoll
 /// rotates its ready list.
@@ -398,15 +399,15 @@ impl Reactor {
         for _ in 0..self.turn.accepts_max {
             let Some(acceptor) = &mut self.acceptor else { return };
             match acceptor.accept(now) {
-                Accepted::Connection(stream, tuple) => self.open(stream, tuple, now),
+                Accepted::Connection(stream, tuple, framing) => self.open(stream, tuple, framing, now),
                 Accepted::Failed => self.shard.accept_failed(),
                 Accepted::Nothing => return,
             }
         }
     }
 
-    fn open(&mut self, stream: TcpStream, tuple: FourTuple, now: Tick) {
-        let key = match self.shard.open(tuple, now) {
+    fn open(&mut self, stream: TcpStream, tuple: FourTuple, framing: Framing, now: Tick) {
+        let key = match self.shard.open(tuple, framing, now) {
             Ok(key) => key,
             Err(refusal) => {
                 tracing::debug!(?refusal, "connection refused");

@@ -30,17 +30,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::net::address::Address;
+use crate::net::address::{Address, Endpoint};
 use crate::tcb::FourTuple;
+use crate::wire::framing::Framing;
 
 /// An address that belongs to this process until it is dropped, for the reactors' listeners to share.
 #[derive(Debug)]
 pub struct Reservation {
     place: Place,
+    framing: Framing,
     _socket: Option<Socket>,
 }
 
-/// A reserved address, as reactors are given it.
+/// A reserved address, as reactors are given it, and what is spoken there.
+pub type ReservedPlace = (Place, Framing);
+
+/// A reserved address.
 #[derive(Debug, Clone)]
 pub enum Place {
     /// To listen at, with the port that was picked in place of 0.
@@ -54,53 +59,48 @@ pub enum Place {
 pub struct UnixPlace {
     listener: UnixListener,
     path: PathBuf,
-    /// The number of the next connection.
-    next: AtomicU64,
 }
 
+/// The number of the next connection to a Unix socket of this process, whichever it is: it stands for addresses, and those
+/// of two connections differ.
+static NEXT_UNIX: AtomicU64 = AtomicU64::new(0);
+
 impl Reservation {
-    /// Reserves an address.
+    /// Reserves an endpoint's address.
     ///
     /// # Errors
     /// What `bind` says: address in use, not available, or permission denied.
-    pub fn make(address: &Address, backlog: u32) -> Result<Reservation, ListenError> {
+    pub fn make(endpoint: &Endpoint, backlog: u32) -> Result<Reservation, ListenError> {
+        let Endpoint { address, framing } = endpoint;
         let made = match address {
-            Address::Tcp(wanted) => Reservation::bind(*wanted),
-            Address::Unix(path) => listen_unix(path, backlog).map(|listener| {
-                let place = UnixPlace { listener, path: path.clone(), next: AtomicU64::new(0) };
-                Reservation { place: Place::Unix(Arc::new(place)), _socket: None }
-            }),
+            Address::Tcp(wanted) => bind(*wanted).map(|(place, socket)| (place, Some(socket))),
+            Address::Unix(path) => listen_unix(path, backlog)
+                .map(|listener| (Place::Unix(Arc::new(UnixPlace { listener, path: path.clone() })), None)),
         };
-        made.map_err(|source| ListenError { address: address.clone(), source })
-    }
-
-    fn bind(wanted: SocketAddr) -> io::Result<Reservation> {
-        let socket = Socket::new(Domain::for_address(wanted), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-        // Connections of an earlier run that linger in TIME_WAIT must not stop a restart.
-        socket.set_reuse_address(true)?;
-        socket.bind(&wanted.into())?;
-        socket.set_reuse_port(true)?;
-        let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
-        Ok(Reservation { place: Place::Tcp(address), _socket: Some(socket) })
+        match made {
+            Ok((place, socket)) => Ok(Reservation { place, framing: *framing, _socket: socket }),
+            Err(source) => Err(ListenError { address: address.clone(), source }),
+        }
     }
 
     /// For the reactors.
-    pub fn place(&self) -> Place {
-        self.place.clone()
+    pub fn place(&self) -> ReservedPlace {
+        (self.place.clone(), self.framing)
     }
 
-    /// The address, with the port that was picked in place of 0.
-    pub fn address(&self) -> Address {
-        match &self.place {
+    /// With the port that was picked in place of 0.
+    pub fn endpoint(&self) -> Endpoint {
+        let address = match &self.place {
             Place::Tcp(address) => Address::Tcp(*address),
             Place::Unix(unix) => Address::Unix(unix.path.clone()),
-        }
+        };
+        Endpoint { address, framing: self.framing }
     }
 
     /// Refuses connections to a Unix socket from here on. A TCP address refuses when its last listener is closed.
     pub fn refuse(&self) {
         let Place::Unix(unix) = &self.place else { return };
-        let UnixPlace { listener, path, .. } = &**unix;
+        let UnixPlace { listener, path } = &**unix;
         // Both fail if it was done before.
         if let Err(error) = fs::remove_file(path) {
             tracing::debug!(%error, path = %path.display(), "the socket's file is gone");
@@ -118,7 +118,7 @@ impl UnixPlace {
     /// What `accept` says.
     pub(super) fn accept(&self) -> io::Result<(TcpStream, FourTuple)> {
         let socket = accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT_UNIX.fetch_add(1, Ordering::Relaxed);
         Ok((TcpStream::from(socket), FourTuple::unix(number)))
     }
 
@@ -126,6 +126,16 @@ impl UnixPlace {
     pub(super) fn descriptor(&self) -> RawFd {
         self.listener.as_raw_fd()
     }
+}
+
+fn bind(wanted: SocketAddr) -> io::Result<(Place, Socket)> {
+    let socket = Socket::new(Domain::for_address(wanted), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    // Connections of an earlier run that linger in TIME_WAIT must not stop a restart.
+    socket.set_reuse_address(true)?;
+    socket.bind(&wanted.into())?;
+    socket.set_reuse_port(true)?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
+    Ok((Place::Tcp(address), socket))
 }
 
 fn listen_unix(path: &Path, backlog: u32) -> io::Result<UnixListener> {
@@ -173,14 +183,20 @@ mod tests {
     use super::*;
     use crate::net::acceptor::{ListenOptions, listen};
 
+    fn http(address: Address) -> Endpoint {
+        Endpoint { address, framing: Framing::WebSocket }
+    }
+
     fn reserve(address: SocketAddr) -> Result<Reservation, ListenError> {
-        Reservation::make(&Address::Tcp(address), 128)
+        Reservation::make(&http(Address::Tcp(address)), 128)
     }
 
     /// A reserved port of its own.
     fn reserved() -> (Reservation, SocketAddr) {
         let reserved = reserve("127.0.0.1:0".parse().unwrap()).unwrap();
-        let Address::Tcp(address) = reserved.address() else { unreachable!("no Unix socket was asked for") };
+        let Address::Tcp(address) = reserved.endpoint().address else {
+            unreachable!("no Unix socket was asked for")
+        };
         (reserved, address)
     }
 
@@ -210,7 +226,7 @@ mod tests {
     fn what_a_unix_socket_left_over_is_replaced_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tcbchat.sock");
-        let address = Address::Unix(path.clone());
+        let address = http(Address::Unix(path.clone()));
         let reserved = Reservation::make(&address, 16).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);

@@ -40,12 +40,12 @@ use signal_hook::iterator::Signals;
 
 use crate::mesh::Mesh;
 use crate::net::acceptor::{Acceptor, ListenOptions};
-use crate::net::address::Address;
+use crate::net::address::Endpoint;
 use crate::net::fd_table;
 use crate::net::handle::Handle;
 use crate::net::patience::Patience;
 use crate::net::reactor::{Ends, Options, Reactor};
-use crate::net::reservation::{ListenError, Place, Reservation};
+use crate::net::reservation::{ListenError, Reservation, ReservedPlace};
 use crate::shard::farewell::GOING_AWAY;
 use crate::shard::{Shard, ShardLimits};
 use crate::time::Clock;
@@ -53,8 +53,8 @@ use crate::time::Clock;
 /// What the server is told about its threads and sockets.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to listen, at least one address; a port 0 is replaced by one that the kernel picks.
-    pub addresses: Vec<Address>,
+    /// Where to listen, at least at one; a port 0 is replaced by one that the kernel picks.
+    pub endpoints: Vec<Endpoint>,
     /// Reactor threads, at least one.
     pub reactors: u16,
     /// Each reactor has a descriptor table of its own.
@@ -99,8 +99,8 @@ pub trait Lifecycle {
     /// The mailboxes are there, and no reactor has begun. `orders` may be given from any thread.
     fn begin(&mut self, mesh: &Arc<Mesh>, orders: Orders);
 
-    /// Every reactor listens, on these addresses, in which port 0 is replaced.
-    fn ready(&mut self, addresses: &[Address]);
+    /// Every reactor listens at these, in which port 0 is replaced.
+    fn ready(&mut self, endpoints: &[Endpoint]);
 
     /// The end has been ordered, and nothing has been ended yet.
     fn stopping(&mut self);
@@ -215,13 +215,13 @@ pub fn run(
     // First of all, so that no signal is missed and the handlers' pipe is in every table.
     let _signals = SignalWatch::begin(&notify)?;
     let reservations: Vec<Reservation> = settings
-        .addresses
+        .endpoints
         .iter()
-        .map(|address| Reservation::make(address, settings.listen.backlog))
+        .map(|endpoint| Reservation::make(endpoint, settings.listen.backlog))
         .collect::<Result<_, _>>()
         .map_err(ServeError::Address)?;
-    let addresses: Vec<Address> = reservations.iter().map(Reservation::address).collect();
-    let places: Vec<Place> = reservations.iter().map(Reservation::place).collect();
+    let endpoints: Vec<Endpoint> = reservations.iter().map(Reservation::endpoint).collect();
+    let places: Vec<ReservedPlace> = reservations.iter().map(Reservation::place).collect();
     let (polls, handles): (Vec<Poll>, Vec<Arc<Handle>>) = (0..settings.reactors)
         .map(|_| Handle::new())
         .collect::<io::Result<_>>()
@@ -271,7 +271,7 @@ pub fn run(
             }
         }
     }
-    supervisor.supervise(&addresses, lifecycle)
+    supervisor.supervise(&endpoints, lifecycle)
 }
 
 /// A supervisor that is gone has returned already, and the process with it: nobody is left to tell.
@@ -297,7 +297,7 @@ fn guarded(life: impl FnOnce() -> Result<Ends, ReactorError>) -> Result<Ends, Re
 struct Seed {
     poll: Poll,
     handle: Arc<Handle>,
-    places: Vec<Place>,
+    places: Vec<ReservedPlace>,
     listen: ListenOptions,
     private_table: bool,
     clock: Clock,
@@ -420,7 +420,7 @@ impl Supervisor {
     }
 
     /// Waits until the reactors have ended.
-    fn supervise(mut self, addresses: &[Address], lifecycle: &mut dyn Lifecycle) -> Result<(), ServeError> {
+    fn supervise(mut self, endpoints: &[Endpoint], lifecycle: &mut dyn Lifecycle) -> Result<(), ServeError> {
         let mut running = self.threads.len();
         let mut silent = running;
         let every = lifecycle.alive_every();
@@ -429,7 +429,7 @@ impl Supervisor {
                 Next::Heed(Notice::Listening) => {
                     silent -= 1;
                     if silent == 0 && self.patience.is_none() {
-                        lifecycle.ready(addresses);
+                        lifecycle.ready(endpoints);
                         self.beat_at = every.map(|every| Instant::now() + every);
                     }
                 }

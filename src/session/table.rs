@@ -252,7 +252,8 @@ impl Sessions {
         let Terms { limits, framing, sources, wall_ms } = terms;
         let session = &mut table[index as usize];
         let before = session.transaction_bytes();
-        let mut context = Context { limits, framing, sources, wall_ms, classes, principals, commands, whence };
+        let mut context =
+            Context { limits, framing, sources, wall_ms, classes, principals, commands, whence };
         let handled = session.handle(stomp_frame, &mut context);
         let after = session.transaction_bytes();
         let mut handled = handled;

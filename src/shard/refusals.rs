@@ -91,7 +91,8 @@ impl Shard {
         let version = session.version_or_newest();
         let classes = self.errors_of(index);
         if classes.is_empty() {
-            return self.say_stomp(index, |out| reply::refusal(version, Some(ERRORS), number, fault, receipt, out));
+            return self
+                .say_stomp(index, |out| reply::refusal(version, Some(ERRORS), number, fault, receipt, out));
         }
         for class in classes {
             let id = class.is_named.then_some(&*class.id);

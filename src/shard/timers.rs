@@ -188,7 +188,9 @@ impl Shard {
             Deadline::Handshake => {
                 self.counters.handshake_timeouts_total += 1;
                 match self.connections[index].framing {
-                    Framing::WebSocket => self.turn_away(index, &HttpError::REQUEST_TIMEOUT, None, false, now),
+                    Framing::WebSocket => {
+                        self.turn_away(index, &HttpError::REQUEST_TIMEOUT, None, false, now)
+                    }
                     Framing::Bare => self.turn_away_bare(index, SILENT, None, now),
                 }
             }

@@ -20,6 +20,7 @@ use tcbchat::metrics::{ShardCounters, ShardMetrics};
 use tcbchat::shard::{Closed, ConnKey, Refusal, Shard, ShardLimits, ShardSetup, Site};
 use tcbchat::tcb::{FourTuple, TableConfig, TcbTable};
 use tcbchat::time::{Micros, Tick};
+use tcbchat::wire::framing::Framing;
 use tcbchat::wire::http::Request;
 
 use crate::gate::Gate;
@@ -171,7 +172,7 @@ impl Server {
         now: Tick,
     ) -> Result<Connection, Refusal> {
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let key = self.shards[shard].open(FourTuple::new(local, remote), now)?;
+        let key = self.shards[shard].open(FourTuple::new(local, remote), Framing::WebSocket, now)?;
         let before = self.wires[shard].0.insert(key.index, Wire::new(room, now));
         assert!(before.is_none(), "an index in use was given out");
         Ok(Connection { shard, key })

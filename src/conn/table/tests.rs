@@ -39,7 +39,9 @@ fn an_address_that_has_its_share_is_refused_and_a_proxy_is_not() {
         port += 1;
         let (local, remote) = (SocketAddr::from(([192, 0, 2, 1], 80)), SocketAddr::from((address, port)));
         let source = if is_proxy { Source::Proxy } else { Source::of(remote.ip()) };
-        let key = table.open(FourTuple::new(local, remote), Framing::WebSocket, source, &mut counters, Tick(0)).unwrap();
+        let key = table
+            .open(FourTuple::new(local, remote), Framing::WebSocket, source, &mut counters, Tick(0))
+            .unwrap();
         (table.phase(key.index), table.is_above_share(key.index))
     };
     for _ in 0..3 {
@@ -59,7 +61,9 @@ fn a_proxy_is_no_holder_and_who_it_names_is() {
     let trusted = ["198.51.100.0/24".parse().unwrap()];
     let mut open = |table: &mut Connections, port| {
         let (local, remote) = (([192, 0, 2, 1], 80).into(), ([198, 51, 100, 1], port).into());
-        table.open(FourTuple::new(local, remote), Framing::WebSocket, Source::Proxy, &mut counters, Tick(0)).unwrap()
+        table
+            .open(FourTuple::new(local, remote), Framing::WebSocket, Source::Proxy, &mut counters, Tick(0))
+            .unwrap()
     };
     let keys = [open(&mut table, 1), open(&mut table, 2)];
     let holder = |table: &Connections, nth: usize| table.holder_of(keys[nth].index, 0, &trusted);

@@ -12,6 +12,7 @@ use crate::mesh::inquiry::Answer;
 use crate::metrics::ShardMetrics;
 use crate::shard::{ShardLimits, ShardSetup, Site};
 use crate::tcb::{Closer, FourTuple, TableConfig, TcbTable};
+use crate::wire::framing::Framing;
 use crate::wire::http::Request;
 
 struct Nothing;
