@@ -34,6 +34,7 @@ mod rooms;
 mod shutdown;
 mod slow;
 mod stomp;
+mod streams;
 mod users;
 mod versions;
 mod websocket;

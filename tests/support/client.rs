@@ -78,7 +78,7 @@ impl Frame {
     }
 
     /// The first frame in `bytes` and its length; None if it is incomplete. Skips heart-beats in front.
-    fn decode(bytes: &[u8]) -> Option<(Frame, usize)> {
+    pub fn decode(bytes: &[u8]) -> Option<(Frame, usize)> {
         let start = bytes.iter().position(|byte| *byte != b'\n')?;
         let head_end = start + bytes[start..].windows(2).position(|pair| pair == b"\n\n")?;
         let head = std::str::from_utf8(&bytes[start..head_end]).expect("the head is UTF-8");

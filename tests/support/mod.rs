@@ -13,6 +13,8 @@ pub mod client;
 pub mod peer;
 pub mod server;
 pub mod skipped;
+pub mod stream;
 
 pub use client::{Client, Frame};
 pub use server::Server;
+pub use stream::Stream;

@@ -158,6 +158,16 @@ impl Server {
         self.address
     }
 
+    /// Where it listens for STOMP without WebSocket: the first of these addresses.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stomp_address(&self) -> SocketAddr {
+        let (_, rest) = self.readiness.split_once(" stomp://").expect("it was started with listen.stomp");
+        let (address, _) = rest.split_once(' ').expect("the plan follows");
+        address.parse().expect("an address and a port")
+    }
+
     /// The readiness line.
     pub fn readiness(&self) -> &str {
         &self.readiness
@@ -242,7 +252,12 @@ impl Server {
         self.try_dial().expect("the server accepts")
     }
 
-    /// The same, where the server may refuse: its reset may come before the connection is known to be made.
+    /// The same, at the address for STOMP without WebSocket.
+    pub fn dial_stomp(&self) -> TcpStream {
+        TcpStream::connect(self.stomp_address()).map(prepared).expect("the server accepts")
+    }
+
+    /// The same as [`dial`](Server::dial), where the server may refuse: its reset may come before the connection is known to be made.
     ///
     /// # Errors
     /// What `connect` says.
