@@ -1,4 +1,4 @@
-//! stomp.py's WebSocket connection, as it is.
+//! stomp.py's WebSocket connection and its TCP connection, as they are.
 //!
 //! The assertions are in `tests/clients/stomp_py.py`, where that client's own interface is; here the
 //! server is started, once with one reactor and once with three, and the script's verdict is taken.
@@ -24,10 +24,10 @@ fn stomp_py_on_three_reactors() {
 
 fn run_script(reactors: &str) {
     let Some(mut python) = peer::python_program("python") else { return };
-    let server = Server::start(&["--reactors", reactors]);
-    peer::run(
-        python.arg(peer::clients_dir().join("stomp_py.py")).env("TCBCHAT_WS", server.ws_url("/ws")),
-        TIME_MAX,
-    );
+    let server = Server::start(&["--reactors", reactors, "--set", "listen.stomp=127.0.0.1:0"]);
+    let script = python.arg(peer::clients_dir().join("stomp_py.py"));
+    let script = script.env("TCBCHAT_WS", server.ws_url("/ws"));
+    let script = script.env("TCBCHAT_STOMP", server.stomp_address().to_string());
+    peer::run(script, TIME_MAX);
     assert!(server.terminate().success(), "the server ends in order when its clients are done");
 }

@@ -1,6 +1,7 @@
-"""The round of a STOMP client with the real stomp.py, over its WebSocket connection.
+"""The round of a STOMP client with the real stomp.py, over its WebSocket connection and over its TCP connection.
 
-Run by tests/stomp_py.rs; by hand: TCBCHAT_WS=ws://127.0.0.1:8080/ws .venv/bin/python stomp_py.py
+Run by tests/stomp_py.rs; by hand:
+TCBCHAT_WS=ws://127.0.0.1:8080/ws TCBCHAT_STOMP=127.0.0.1:61613 .venv/bin/python stomp_py.py
 """
 
 import os
@@ -23,20 +24,30 @@ def unique(kind):
     return f"{kind}-{uuid.uuid4().hex[:12]}"
 
 
+def over_websocket(auto_decode=True, **settings):
+    """stomp.py's connection to `/ws`, in binary messages if bodies are to stay bytes."""
+    url = urlsplit(os.environ["TCBCHAT_WS"])
+    mode = {"auto_decode": auto_decode, "binary_mode": not auto_decode}
+    return WSStompConnection([(url.hostname, url.port)], ws_path=url.path, **mode, **settings)
+
+
+def over_tcp(**settings):
+    """stomp.py's connection to `listen.stomp`."""
+    host, port = os.environ["TCBCHAT_STOMP"].rsplit(":", 1)
+    return stomp.Connection12([(host, int(port))], **settings)
+
+
 class Session(stomp.ConnectionListener):
     """One connection, and what came over it."""
 
-    def __init__(self, login=None, **settings):
-        url = urlsplit(os.environ["TCBCHAT_WS"])
+    def __init__(self, open_connection, login=None, **settings):
         self.messages = queue.Queue()
         self.errors = queue.Queue()
         self.receipts = queue.Queue()
         self.events = []
         self.gone = threading.Event()
         self.greeting = None
-        self.connection = WSStompConnection(
-            [(url.hostname, url.port)], ws_path=url.path, reconnect_attempts_max=1, **settings
-        )
+        self.connection = open_connection(reconnect_attempts_max=1, **settings)
         self.connection.set_listener("session", self)
         self.connection.connect(login, "any" if login else None, wait=True)
 
@@ -77,12 +88,12 @@ class Session(stomp.ConnectionListener):
         self.settled(self.connection.send, destination, body, **headers)
 
 
-class Round(unittest.TestCase):
+class Round:
     """What people use stomp.py for."""
 
     def session(self, **settings):
         """A connected session, which ends with the test."""
-        session = Session(**settings)
+        session = Session(self.open_connection, **settings)
         self.addCleanup(session.connection.transport.stop)
         self.addCleanup(session.connection.transport.disconnect_socket)
         return session
@@ -129,8 +140,8 @@ class Round(unittest.TestCase):
         session.send(room, large)
         self.assertTrue(session.take().body == large, "the body is what was sent")
 
-    def test_bodies_of_any_bytes_pass_in_binary_mode(self):
-        session = self.session(binary_mode=True, auto_decode=False)
+    def test_bodies_of_any_bytes_pass(self):
+        session = self.session(auto_decode=False)
         room = unique("/topic/bytes")
         session.subscribe(room)
         every = bytes(range(256)) * 16
@@ -165,7 +176,8 @@ class Round(unittest.TestCase):
         session.send(work, "held")
         unlucky.take()
         # Not disconnect_socket(): what one thread closes while another reads from it stays open.
-        unlucky.connection.transport.socket.sock.shutdown(socket.SHUT_RDWR)
+        lost = unlucky.connection.transport.socket
+        getattr(lost, "sock", lost).shutdown(socket.SHUT_RDWR)
         session.subscribe(work)
         self.assertEqual(session.take().body, "held")
 
@@ -210,6 +222,18 @@ class Round(unittest.TestCase):
         self.assertTrue(error.headers["message"])
         self.assertEqual(error.headers["receipt-id"], "r-1")
         self.assertTrue(session.gone.wait(WAIT_S_MAX))
+
+
+class OverWebSocket(Round, unittest.TestCase):
+    """In WebSocket messages."""
+
+    open_connection = staticmethod(over_websocket)
+
+
+class OverTcp(Round, unittest.TestCase):
+    """In the TCP stream."""
+
+    open_connection = staticmethod(over_tcp)
 
 
 if __name__ == "__main__":
