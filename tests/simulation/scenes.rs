@@ -11,6 +11,7 @@ use tcbchat::broker::owner_of;
 use tcbchat::limits;
 use tcbchat::shard::ShardLimits;
 use tcbchat::time::Tick;
+use tcbchat::wire::framing::Framing;
 
 use crate::client::{Client, Stage};
 use crate::model::Model;
@@ -55,7 +56,8 @@ impl Scene {
     fn join_from(&mut self, host: u8) -> usize {
         let at = self.clients.len();
         let remote = SocketAddr::from(([192, 0, 2, host], 1_000 + at as u16));
-        let connection = self.server.open_in(HERE, remote, usize::MAX, NOW).expect("there is a place");
+        let connection =
+            self.server.open_in(HERE, remote, Framing::WebSocket, usize::MAX, NOW).expect("there is a place");
         self.clients.push((Client::new(format!("c{at}"), false), connection));
         self.until(|scene| scene.clients[at].0.stage == Stage::Connecting);
         self.clients[at].0.connect(None, false);

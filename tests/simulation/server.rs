@@ -154,11 +154,17 @@ impl Server {
     }
 
     /// Takes a connection in some shard. A refusal has no answer: the socket is closed at once.
-    pub fn open(&mut self, remote: SocketAddr, now: Tick, rng: &mut StdRng) -> Result<Connection, Refusal> {
+    pub fn open(
+        &mut self,
+        remote: SocketAddr,
+        framing: Framing,
+        now: Tick,
+        rng: &mut StdRng,
+    ) -> Result<Connection, Refusal> {
         let shard = rng.random_range(0..self.count());
         let before = self.pending.count();
         let room = rng.random_range(500..20_000);
-        self.open_in(shard, remote, room, now).inspect_err(|_| {
+        self.open_in(shard, remote, framing, room, now).inspect_err(|_| {
             assert_eq!(self.pending.count(), before, "what is refused is not pending");
         })
     }
@@ -168,11 +174,12 @@ impl Server {
         &mut self,
         shard: usize,
         remote: SocketAddr,
+        framing: Framing,
         room: usize,
         now: Tick,
     ) -> Result<Connection, Refusal> {
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let key = self.shards[shard].open(FourTuple::new(local, remote), Framing::WebSocket, now)?;
+        let key = self.shards[shard].open(FourTuple::new(local, remote), framing, now)?;
         let before = self.wires[shard].0.insert(key.index, Wire::new(room, now));
         assert!(before.is_none(), "an index in use was given out");
         Ok(Connection { shard, key })

@@ -14,6 +14,7 @@ use tcbchat::conn::keepalive::Mechanism;
 use tcbchat::shard::{Refusal, Shard};
 use tcbchat::tcb::Closer;
 use tcbchat::time::Tick;
+use tcbchat::wire::framing::Framing;
 
 use crate::bounds;
 use crate::client::{Client, Stage};
@@ -151,6 +152,9 @@ impl World {
 
     fn arrive(&mut self) {
         let host = 2 + (self.named % 2) as u8;
+        if self.rng.random_bool(0.2) {
+            return self.arrive_bare(host);
+        }
         let (lines, may_open) = match self.rng.random_range(0..40) {
             0 => ("Origin: http://x\r\n", true),
             1 => ("Origin: http://evil.com\r\n", false),
@@ -163,19 +167,38 @@ impl World {
 
     /// Somebody comes from a host, with these header lines, for which he may open a WebSocket or not.
     fn arrive_from(&mut self, host: u8, lines: &str, may_open: bool) {
+        let Some(connection) = self.open(host, Framing::WebSocket) else { return };
+        self.able += u32::from(may_open);
+        let client = Client::asking(self.name(), self.server.gate.is_some(), lines, may_open);
+        self.seat(client, connection);
+    }
+
+    /// Somebody comes from a host whose STOMP frames travel as they are.
+    fn arrive_bare(&mut self, host: u8) {
+        let Some(connection) = self.open(host, Framing::Bare) else { return };
+        self.able += 1;
+        self.seat(Client::bare(self.name(), self.server.gate.is_some(), true), connection);
+    }
+
+    fn name(&self) -> String {
+        format!("c{}", self.named)
+    }
+
+    fn open(&mut self, host: u8, framing: Framing) -> Option<Connection> {
         self.named += 1;
         let remote = SocketAddr::from(([192, 0, 2, host], 10_000 + self.named as u16));
-        let connection = match self.server.open(remote, self.now, &mut self.rng) {
-            Ok(connection) => connection,
+        match self.server.open(remote, framing, self.now, &mut self.rng) {
+            Ok(connection) => Some(connection),
             Err(refusal) => {
                 self.refused += u64::from(refusal == Refusal::PendingPerAddress);
-                return;
+                None
             }
-        };
-        self.able += u32::from(may_open);
+        }
+    }
+
+    fn seat(&mut self, client: Client, connection: Connection) {
         self.seats.push(Seat {
-            client: Client::asking(format!("c{}", self.named), self.server.gate.is_some(), lines, may_open)
-                .surviving(self.server.survives),
+            client: client.surviving(self.server.survives),
             connection,
             has_heart_beat: false,
             is_sluggish: self.rng.random_bool(0.15),
@@ -438,8 +461,9 @@ impl World {
             for fault in seat.client.refusals {
                 self.server.post.coverage.note("refusal", &fault);
             }
-            for fault in seat.client.faults {
-                self.server.post.coverage.note("fault", &fault);
+            // An end that no frame caused has a sentence, and no name.
+            for fault in seat.client.faults.iter().filter(|fault| !fault.is_empty()) {
+                self.server.post.coverage.note("fault", fault);
             }
         }
     }
