@@ -52,7 +52,7 @@ fn no_connection_is_lost_and_no_turn_is_wasted_without_descriptors() {
 
     setrlimit(Resource::Nofile, before).unwrap();
     let mut accepted = Vec::new();
-    while let Accepted::Connection(stream, tuple) = acceptor.accept(Tick(10)) {
+    while let Accepted::Connection(stream, tuple, _) = acceptor.accept(Tick(10)) {
         accepted.push((stream, tuple.remote()));
     }
     let remotes: Vec<_> = accepted.iter().map(|(_, remote)| *remote).collect();

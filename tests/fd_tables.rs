@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 use tcbchat::net::acceptor::{self, ListenOptions};
-use tcbchat::net::address::Address;
+use tcbchat::net::address::{Address, Endpoint};
 use tcbchat::net::fd_table;
 use tcbchat::net::reservation::Reservation;
+use tcbchat::wire::framing::Framing;
 
 /// More than anything here takes; a test that waits longer fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -83,8 +84,11 @@ fn a_wake_up_made_before_the_split_works_from_another_table() {
 #[test]
 fn one_port_is_served_from_three_tables() {
     const CLIENTS: usize = 64;
-    let reservation = Reservation::make(&"127.0.0.1:0".parse().unwrap(), 128).unwrap();
-    let Address::Tcp(address) = reservation.address() else { unreachable!("no Unix socket was asked for") };
+    let wanted = Endpoint { address: "127.0.0.1:0".parse().unwrap(), framing: Framing::WebSocket };
+    let reservation = Reservation::make(&wanted, 128).unwrap();
+    let Address::Tcp(address) = reservation.endpoint().address else {
+        unreachable!("no Unix socket was asked for")
+    };
     let (listening, listeners) = mpsc::channel();
     let threads: Vec<_> = (0..3)
         .map(|_| {
