@@ -1,44 +1,14 @@
-//! One simulated client: tungstenite over bytes in memory, and a STOMP of its own.
+//! One simulated client: a STOMP of its own, and what it knows of its session.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::io::{self, Read, Write};
-
-use tungstenite::protocol::{Role, WebSocket};
-use tungstenite::{Error, Message};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tcbchat::message::destination::EVENTS;
 use tcbchat::message::reply::ERRORS;
 
 use crate::bounds;
+use crate::channel::{Channel, Heard};
 use crate::gate;
 use crate::model::{Model, SubscriptionId};
-
-/// Both directions of a stream, in memory.
-#[derive(Default)]
-pub struct Memory {
-    pub incoming: VecDeque<u8>,
-    pub outgoing: Vec<u8>,
-}
-
-impl Read for Memory {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.incoming.is_empty() {
-            Err(io::ErrorKind::WouldBlock.into())
-        } else {
-            self.incoming.read(into)
-        }
-    }
-}
-
-impl Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.outgoing.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What a receipt will confirm.
 enum Awaited {
@@ -67,11 +37,9 @@ pub enum Stage {
 
 pub struct Client {
     pub stage: Stage,
-    is_upgraded: bool,
     /// Whether the server may upgrade it; if not, it must say 403.
     may_open: bool,
-    http: Vec<u8>,
-    ws: WebSocket<Memory>,
+    channel: Channel,
     /// Subscriptions by their ids and topics; those that it has asked to end are here until their receipts come.
     topics: BTreeMap<(String, String), SubscriptionId>,
     leaving: BTreeSet<(String, String)>,
@@ -112,9 +80,6 @@ pub struct Client {
     pub refusals: Vec<String>,
 }
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v12.stomp\r\n";
-
 /// Some have one login with the client that came before them.
 fn login_of(name: &str) -> String {
     match name.strip_suffix('7') {
@@ -133,14 +98,10 @@ impl Client {
     pub fn asking(name: String, is_guarded: bool, lines: &str, may_open: bool) -> Client {
         let has_token = is_guarded && name.ends_with(['0', '2', '4', '6', '8']);
         let token = if has_token { format!("Authorization: Bearer {name}\r\n") } else { String::new() };
-        let outgoing = format!("{UPGRADE}{token}{lines}\r\n").into_bytes();
-        let memory = Memory { incoming: VecDeque::new(), outgoing };
         Client {
             stage: Stage::Http,
-            is_upgraded: false,
             may_open,
-            http: Vec::new(),
-            ws: WebSocket::from_raw_socket(memory, Role::Client, None),
+            channel: Channel::asking(&format!("{token}{lines}")),
             topics: BTreeMap::new(),
             leaving: BTreeSet::new(),
             had: HashSet::new(),
@@ -172,26 +133,13 @@ impl Client {
 
     /// Bytes for the server.
     pub fn take_outgoing(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.ws.get_mut().outgoing)
+        self.channel.take_outgoing()
     }
 
     /// Says these frames. The model does not hear of them.
     pub fn say(&mut self, text: String) {
         self.trace("says", &text);
-        let text = text.into_bytes();
-        // A STOMP frame over two WebSocket messages now and then.
-        let cut = if text.len().is_multiple_of(3) { text.len() / 2 } else { text.len() };
-        for part in [&text[..cut], &text[cut..]] {
-            if part.is_empty() {
-                continue;
-            }
-            let message = Message::text(String::from_utf8(part.to_vec()).expect("frames are ASCII"));
-            match self.ws.send(message) {
-                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
-                Err(Error::Protocol(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
+        self.channel.say(&text);
     }
 
     fn receipt(&mut self, awaited: Awaited) -> String {
@@ -425,7 +373,7 @@ impl Client {
 
     /// Begins the closing handshake.
     pub fn close(&mut self, model: &mut Model) {
-        self.ws.close(None).expect("it is open");
+        self.channel.close();
         self.leave_in_order(model);
     }
 
@@ -479,49 +427,36 @@ impl Client {
 
     /// Takes bytes from the server.
     pub fn receive(&mut self, bytes: &[u8], model: &mut Model) {
-        let mut bytes = bytes;
-        if !self.is_upgraded {
-            self.http.extend_from_slice(bytes);
-            let Some(end) = self.http.windows(4).position(|four| four == b"\r\n\r\n") else { return };
-            if !self.http.starts_with(b"HTTP/1.1 101 ") {
-                let is_forbidden = self.http.starts_with(b"HTTP/1.1 403 ");
-                let is_banned = crate::inquirer::is_ban(&self.http, end + 4);
-                assert!(
-                    [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "]
-                        .iter()
-                        .any(|start| self.http.starts_with(start))
-                        || (is_forbidden && (is_banned || !self.may_open)),
-                    "{}",
-                    String::from_utf8_lossy(&self.http)
-                );
-                return self.leave(model);
-            }
-            assert!(self.may_open);
-            self.is_upgraded = true;
-            if self.stage == Stage::Http {
-                self.stage = Stage::Connecting;
-            }
-            let rest = self.http.split_off(end + 4);
-            self.ws.get_mut().incoming.extend(rest);
-            bytes = &[];
-        }
-        self.ws.get_mut().incoming.extend(bytes);
-        loop {
-            match self.ws.read() {
-                Ok(Message::Text(text)) => self.stomp(text.as_str(), model),
-                Ok(Message::Close(_)) => self.leave(model),
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
-                Ok(other) => panic!("unexpected {other:?}"),
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(Error::ConnectionClosed | Error::AlreadyClosed) => break,
-                Err(error) => panic!("the server broke the protocol: {error}"),
+        for heard in self.channel.receive(bytes) {
+            match heard {
+                Heard::Opened => {
+                    assert!(self.may_open);
+                    if self.stage == Stage::Http {
+                        self.stage = Stage::Connecting;
+                    }
+                }
+                Heard::Refused(answer) => {
+                    self.check_refusal(&answer);
+                    self.leave(model);
+                }
+                Heard::Frame(text) => self.stomp(&text, model),
+                Heard::Closed => self.leave(model),
             }
         }
-        // Answers to close frames.
-        match self.ws.flush() {
-            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {}
-            Err(error) => panic!("{error}"),
-        }
+    }
+
+    /// An answer that is no upgrade.
+    fn check_refusal(&self, answer: &[u8]) {
+        let body = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
+        let is_forbidden = answer.starts_with(b"HTTP/1.1 403 ");
+        let is_banned = crate::inquirer::is_ban(answer, body);
+        let has_no_place = [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "];
+        assert!(
+            has_no_place.iter().any(|start| answer.starts_with(start))
+                || (is_forbidden && (is_banned || !self.may_open)),
+            "{}",
+            String::from_utf8_lossy(answer)
+        );
     }
 
     /// Prints a frame, if a person wants to see what happens.

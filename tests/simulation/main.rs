@@ -11,6 +11,7 @@
 //! `TCBCHAT_SIMULATION_TRACE=1` beside it shows all frames. `TCBCHAT_SIMULATION_SEEDS=2000` plays so many.
 
 mod bounds;
+mod channel;
 mod client;
 mod coverage;
 mod gate;
