@@ -155,7 +155,7 @@ fn requests_and_connections_have_their_number() {
     );
     // A request whose client has gone is under way as long as its publication is.
     let third = world.publish("c");
-    // Of one that goes before, nothing has begun.
+    // Had its client gone earlier, nothing need have begun.
     let reply = world.asked();
     drop(third);
     assert_eq!(answer(world.publish("d")).0, 503);
