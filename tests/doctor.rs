@@ -223,6 +223,22 @@ fn a_server_that_runs_is_asked_what_it_holds() {
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
 }
 
+/// At an address where frames are bare nobody tells numbers, whichever of the addresses is found first.
+#[test]
+fn numbers_are_asked_for_where_http_is_spoken() {
+    let stomp = ["--set", "listen.stomp=127.0.0.1:0", "--set", "listen.stomp=127.0.0.2:0"];
+    for arguments in [&stomp[..2], &stomp] {
+        let server = Server::start(arguments);
+        let report = json(&doctor(&["--pid", &server.pid().to_string(), "--json"]));
+        let running = &report["running"];
+        assert_eq!(
+            (&running["address"], &running["connections"]),
+            (&Value::from(server.address().to_string()), &Value::from(0)),
+            "{running}"
+        );
+    }
+}
+
 /// The paths of all keys, `[]` for the elements of an array.
 fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     match value {

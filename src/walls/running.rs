@@ -55,7 +55,7 @@ impl std::fmt::Display for Silence {
 pub struct Running {
     /// Its process.
     pub pid: u32,
-    /// Where it listens; the first if there are several.
+    /// Where it listens and tells its numbers; the first if it tells them nowhere.
     pub address: SocketAddr,
     /// Whether it listens where the configuration says.
     pub is_configured: bool,
@@ -143,18 +143,15 @@ pub fn find(
             continue;
         }
         let threads = reactors_of(process);
-        let Some((address, is_private)) = listens(process, &threads, &by_inode, addresses) else { continue };
+        let Some((places, is_private)) = listens(process, &threads, &by_inode, addresses) else { continue };
         let (fd_limit, tables) = descriptors(process, &threads, is_private);
-        let running = || Running {
-            pid: process,
-            address,
-            is_configured: is_one_of(address, addresses),
-            reactors: threads.len() as u32,
-            fd_limit,
-            tables,
-            numbers: ask(address),
+        let is_configured = is_one_of(places[0], addresses);
+        let running = || {
+            let (address, numbers) = ask_first(&places);
+            let reactors = threads.len() as u32;
+            Running { pid: process, address, is_configured, reactors, fd_limit, tables, numbers }
         };
-        if pid.is_some() || is_one_of(address, addresses) {
+        if pid.is_some() || is_configured {
             return Ok(Some(running()));
         }
         if is_same_file(process) {
@@ -199,13 +196,13 @@ fn reactors_of(process: u32) -> Vec<u32> {
     tasks.flatten().filter_map(|task| number(task.file_name())).filter(is_reactor).collect()
 }
 
-/// Where the first reactor listens, one of `addresses` if it does there, and whether its table is its own.
+/// Where the first reactor listens, those of `addresses` first, and whether its table is its own. There is one place at least.
 fn listens(
     process: u32,
     threads: &[u32],
     by_inode: &BTreeMap<u64, SocketAddr>,
     addresses: &[SocketAddr],
-) -> Option<(SocketAddr, bool)> {
+) -> Option<(Vec<SocketAddr>, bool)> {
     let sockets = |directory: String| -> Vec<u64> {
         let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
         let links = entries.flatten().take(DESCRIPTORS_LOOKED_AT);
@@ -215,14 +212,13 @@ fn listens(
         links.filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)).collect()
     };
     let thread = threads.first()?;
-    let found: Vec<(u64, SocketAddr)> = sockets(format!("/proc/{process}/task/{thread}/fd"))
+    let mut found: Vec<(u64, SocketAddr)> = sockets(format!("/proc/{process}/task/{thread}/fd"))
         .into_iter()
         .filter_map(|inode| Some((inode, *by_inode.get(&inode)?)))
         .collect();
-    let (inode, address) =
-        found.iter().find(|(_, address)| is_one_of(*address, addresses)).or_else(|| found.first())?;
-    let is_private = !sockets(format!("/proc/{process}/fd")).contains(inode);
-    Some((*address, is_private))
+    found.sort_by_key(|(_, address)| !is_one_of(*address, addresses));
+    let is_private = !sockets(format!("/proc/{process}/fd")).contains(&found.first()?.0);
+    Some((found.into_iter().map(|(_, address)| address).collect(), is_private))
 }
 
 /// The limit of each table, and what is open in those that accept.
@@ -243,6 +239,21 @@ fn open(directory: &str) -> u64 {
     }
 }
 
+/// The first place where a server of this machine tells its numbers, or that it is full; and if it does nowhere, the first of
+/// all. At an address of `listen.stomp` nobody answers HTTP.
+fn ask_first(places: &[SocketAddr]) -> (SocketAddr, Result<Numbers, Silence>) {
+    let mut first = None;
+    for place in places {
+        match ask(*place) {
+            Err(Silence::Other(why)) => {
+                first.get_or_insert((*place, Err(Silence::Other(why))));
+            }
+            told => return (*place, told),
+        }
+    }
+    first.expect("a server listens somewhere")
+}
+
 /// Asks a server of this machine for its numbers.
 fn ask(address: SocketAddr) -> Result<Numbers, Silence> {
     let page = page(address).map_err(|error| match error.kind() {
@@ -253,7 +264,8 @@ fn ask(address: SocketAddr) -> Result<Numbers, Silence> {
         _ => Silence::Other(format!("http://{address}/metrics: {error}")),
     })?;
     let (head, body) = page.split_once("\r\n\r\n").unwrap_or((&page, ""));
-    match head.split_ascii_whitespace().nth(1) {
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|line| line.split_ascii_whitespace().next());
+    match status {
         Some("200") => Ok(parse(body)),
         Some("503") => Err(Silence::Full),
         Some(code) => {
@@ -337,18 +349,24 @@ mod tests {
         assert!(!is_one_of(at("10.0.0.1:80"), &[at("10.0.0.2:80"), at("10.0.0.1:81")]));
     }
 
+    /// Somewhere where one request has this answer.
+    fn answering(text: &'static str) -> (SocketAddr, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            stream.write_all(text.as_bytes()).unwrap();
+        });
+        (address, thread)
+    }
+
     /// What answers, and how, is told apart; what does not answer is said so.
     #[test]
     fn a_server_that_tells_nothing_is_silent_for_a_reason() {
         let answer = |text: &'static str| {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let thread = std::thread::spawn(move || {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 1024];
-                assert!(stream.read(&mut request).unwrap() > 0);
-                stream.write_all(text.as_bytes()).unwrap();
-            });
+            let (address, thread) = answering(text);
             let numbers = ask(address);
             thread.join().unwrap();
             numbers
@@ -360,5 +378,23 @@ mod tests {
         assert!(refused.ends_with("answered 404 (metrics.access)"), "{refused}");
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(ask(nobody).unwrap_err().to_string().contains("refused"));
+    }
+
+    /// Numbers are taken from the first place that tells them, not from the first that is there.
+    #[test]
+    fn the_first_place_that_tells_is_asked() {
+        let (stomp, refuses) = answering("ERROR\nmessage:400; 503 is no frame\n\n\0");
+        let (http, tells) = answering("HTTP/1.1 200 OK\r\n\r\ntcbchat_reactors 3\n");
+        let (place, numbers) = ask_first(&[stomp, http]);
+        assert_eq!((place, numbers.unwrap().get("reactors")), (http, Some(&3)));
+        refuses.join().unwrap();
+        tells.join().unwrap();
+        let (stomp, refuses) = answering("ERROR\nmessage:400\n\n\0");
+        let (place, numbers) = ask_first(&[stomp]);
+        assert_eq!(
+            (place, numbers.unwrap_err().to_string()),
+            (stomp, format!("http://{stomp}/metrics gave no answer"))
+        );
+        refuses.join().unwrap();
     }
 }

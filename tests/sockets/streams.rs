@@ -155,7 +155,7 @@ fn who_says_nothing_is_not_waited_for(setup: Setup) {
 }
 
 fn heart_beats_go_both_ways(setup: Setup) {
-    let server = listening(setup, "");
+    let server = listening(setup, "[stomp]\nheart_beat_min_ms = 1000");
     let mut stream = Stream::open(&server);
     stream.start_session(Frame::new("CONNECT").header("heart-beat", "0,1000"));
     stream.expect_beat();
