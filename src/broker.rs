@@ -5,8 +5,9 @@
 //!
 //! It knows no connections and no mail: what must be told to whom is returned.
 //!
-//! Invariant: those of [`topic`] and [`queue`].
+//! Invariant: those of [`topic`], [`history`] and [`queue`].
 
+pub mod history;
 pub mod queue;
 pub mod topic;
 

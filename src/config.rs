@@ -4,7 +4,7 @@
 //! * [`settings`] lays the sources over each other and remembers where each value came from;
 //! * [`profile`] has named sets of values that stand above the defaults;
 //! * `file` reads TOML, `check` compares keys with each other;
-//! * [`rules`] has the `[[rules]]` tables of the file;
+//! * [`rules`] and [`destinations`] have the `[[rules]]` and `[[destination]]` tables of the file;
 //! * [`credentials`] reads the files of users and keys, [`token`] that of the API;
 //! * [`render`] prints the effective configuration;
 //! * [`procfs`] opens the kernel's files, [`machine`] reads what the machine has, [`plan`] derives threads,
@@ -16,6 +16,7 @@
 //! checks a bound again.
 
 pub mod credentials;
+pub mod destinations;
 pub mod keys;
 pub mod machine;
 pub mod plan;
@@ -44,6 +45,7 @@ use crate::message::destination::Pattern;
 use crate::message::fault::Refusals;
 use crate::net::address::{Address, Endpoint};
 use crate::policy::Rules;
+use crate::policy::destinations::Destinations;
 use crate::services;
 use crate::tcb::time_wait;
 use crate::wire::framing::Framing;
@@ -60,6 +62,10 @@ pub struct Config {
     pub auth: Auth,
     /// `[[rules]]`, compiled; in an [`Arc`], as all shards have the same.
     pub rules: Arc<Rules>,
+    /// `[[destination]]`, in the same way.
+    pub destinations: Arc<Destinations>,
+    /// `[history]`.
+    pub history: limits::History,
     /// `[reactors]`.
     pub reactors: limits::Reactors,
     /// `[tcb]`.
@@ -258,6 +264,11 @@ impl From<&Settings> for Config {
                 // Not one that would allow everything.
                 Err(problems) => unreachable!("`check` lets no such rules pass: {problems:?}"),
             },
+            destinations: match destinations::compile(settings.destinations()) {
+                Ok(destinations) => Arc::new(destinations),
+                Err(problems) => unreachable!("`check` lets nothing like that pass: {problems:?}"),
+            },
+            history: settings.numbers("history"),
             reactors: settings.numbers("reactors"),
             tcb: tcb(settings),
             handshake: settings.numbers("handshake"),

@@ -178,6 +178,15 @@ impl Life<'_> {
             }
             in_force.set_rules(settings.rules().to_vec());
         }
+        let terms = |settings: &Settings| -> Vec<_> {
+            settings.destinations().iter().map(|written| written.terms.clone()).collect()
+        };
+        if terms(&settings) != terms(&in_force) {
+            let count = |settings: &Settings| settings.destinations().len().to_string();
+            reloaded.push(("destination".to_owned(), count(&in_force), count(&settings)));
+            has_limits = true;
+            in_force.set_destinations(settings.destinations().to_vec());
+        }
         for (old, new) in self.settings.iter().zip(settings.iter()) {
             if old.value == new.value {
                 continue;

@@ -365,6 +365,17 @@ section! {
 }
 
 section! {
+    /// `[history]`: messages that rooms keep for who comes later. `[[destination]]` says which rooms do.
+    History, "history" {
+        /// Messages that rooms keep, in bytes, per reactor. Past three quarters of it, the room that keeps most drops its
+        /// oldest messages: of those of whoever made the rooms that keep most.
+        bytes_max: u64 = 64 * MIB, 4 * KIB..=1 << 40;
+        /// Messages that one SUBSCRIBE gets of the past at most; of more it gets the newest, and is told so.
+        recovered_messages_max: u32 = 10_000, 1..=16_777_216;
+    }
+}
+
+section! {
     /// `[mesh]`: mailboxes between reactors.
     Mesh, "mesh" {
         /// Messages that one reactor may have under way to one room owner before it stops reading from
@@ -508,6 +519,7 @@ pub fn specs() -> Vec<Spec> {
         Outbound::specs(),
         Buffers::specs(),
         Rooms::specs(),
+        History::specs(),
         Mesh::specs(),
         Turn::specs(),
         Tcb::specs(),

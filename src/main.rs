@@ -396,6 +396,8 @@ fn shard_limits(config: &Config) -> ShardLimits {
         reach: config.reach,
         websocket: config.websocket.clone(),
         rules: Arc::clone(&config.rules),
+        history: config.history.clone(),
+        destinations: Arc::clone(&config.destinations),
         sessions_per_login_max: config.auth.limits.sessions_per_login_max,
         echo: config.echo.clone().unwrap_or_default(),
         keepalive: config.keepalive.clone(),

@@ -47,7 +47,7 @@ use crate::footprint::Part;
 use crate::message::Sequenced;
 use crate::message::class::Class;
 use crate::message::destination::Pattern;
-use crate::message::interner::Interner;
+use crate::message::interner::{Interner, Symbol};
 use crate::time::Micros;
 
 use encode::Encoder;
@@ -398,6 +398,17 @@ impl Members {
             ready.retain(|key| **key != *room.key);
         }
         is_new
+    }
+
+    /// Queues messages as answers that look as a subscription of this class wants them. Returns the bytes.
+    pub fn answer_with(&mut self, class: Symbol, messages: &[Sequenced], output: &mut Output) -> usize {
+        if messages.is_empty() {
+            return 0;
+        }
+        self.encoder.make_room();
+        let run = self.encoder.run(class, messages.iter(), &self.classes);
+        self.encoder.each_frame(run, |frame| output.append(frame));
+        self.encoder.bytes(run)
     }
 
     /// Messages that were handed to members, or are owed to them and to those who have left, since this was last asked.

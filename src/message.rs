@@ -14,6 +14,7 @@ pub mod destination;
 pub mod fault;
 pub mod interner;
 pub mod origin;
+pub mod past;
 pub mod reply;
 
 use std::fmt;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use crate::message::destination::{Destination, Kind};
 
 /// A message as the sender gave it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     bytes: Bytes,
     key_len: u32,
@@ -32,6 +33,7 @@ pub struct Message {
     lines_len: u32,
     kind: Kind,
     is_utf8: bool,
+    is_kept: bool,
 }
 
 // It is moved through outboxes, mailboxes and logs.
@@ -57,6 +59,7 @@ impl Message {
             lines_len: lines.len() as u32,
             kind: destination.kind(),
             is_utf8: std::str::from_utf8(body).is_ok(),
+            is_kept: false,
         }
     }
 
@@ -114,6 +117,16 @@ impl Message {
         self.is_utf8
     }
 
+    /// Whether its room keeps it: then MESSAGE names its position.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Its room keeps it.
+    pub fn set_kept(&mut self) {
+        self.is_kept = true;
+    }
+
     /// Bytes that the message holds in memory, for the bounds of mailboxes and queues.
     pub fn weight(&self) -> u64 {
         (self.bytes.len() + size_of::<Message>()) as u64
@@ -161,7 +174,7 @@ impl fmt::Display for MessageId {
 }
 
 /// A message with its place in a room's order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequenced {
     /// Its `message-id`.
     pub id: MessageId,

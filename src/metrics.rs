@@ -286,6 +286,22 @@ metrics! {
         publications_refused_total: Counter refuses ["rooms.parked_bytes_max"];
         /// Bytes of publications that wait for full rooms.
         publications_parked_bytes: Gauge;
+        /// SUBSCRIBEs that asked for the past and were answered.
+        recoveries_total: Counter;
+        /// Of these, those that did not get all that they asked for: it was dropped, or is more than one may get.
+        recoveries_incomplete_total: Counter refuses ["history.recovered_messages_max"];
+        /// Messages of the past that were sent.
+        recovered_messages_total: Counter;
+        /// MESSAGEs that told subscriptions of the past where they are in it.
+        recovery_markers_total: Counter;
+        /// Subscriptions that get the past now.
+        recoveries: Gauge;
+        /// Messages that rooms keep.
+        history_messages: Gauge;
+        /// Bytes of these.
+        history_bytes: Gauge;
+        /// Messages that rooms have dropped from their past: for its number, bytes or age, or for `history.bytes_max`.
+        history_dropped_total: Counter refuses ["history.bytes_max"];
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.
         fanouts_delayed_total: Counter;
         /// Rooms with messages that some of their members here have not been handed yet.

@@ -13,6 +13,7 @@
 mod authorizer;
 pub mod bans;
 mod cache;
+pub mod destinations;
 mod pattern;
 
 use std::collections::BTreeSet;

@@ -16,6 +16,7 @@ mod connect;
 mod extra;
 mod head;
 pub mod principals;
+pub mod recoveries;
 mod subscriptions;
 pub mod table;
 pub mod ticket;
@@ -31,6 +32,7 @@ use crate::message::class::{AckMode, Class};
 use crate::message::destination::{Destination, Kind};
 use crate::message::fault::Fault;
 use crate::message::interner::{Interner, Symbol};
+use crate::message::past::{Past, Position};
 use crate::message::{Message, MessageId};
 use crate::time::Tick;
 use crate::wire::framing::Framing;
@@ -162,7 +164,7 @@ impl Session {
         let receipt = head.receipt.bounded(context.limits)?;
         match command {
             Frame::Send => self.send(stomp_frame, &head, context)?,
-            Frame::Subscribe => self.subscribe(&head, context)?,
+            Frame::Subscribe => self.subscribe(stomp_frame, &head, context)?,
             Frame::Unsubscribe => self.unsubscribe(&head, context)?,
             Frame::Ack => self.settle(&head, false, context)?,
             Frame::Nack => self.settle(&head, true, context)?,
@@ -226,12 +228,18 @@ impl Session {
         held
     }
 
-    fn subscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+    fn subscribe(
+        &mut self,
+        stomp_frame: &StompFrame<'_>,
+        head: &Head<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
         let text = head.destination(context.limits)?;
         let login = self.principal.map(|principal| context.principals.login(principal));
         let destination = Destination::parse_subscribe(text, login)?;
         let (id, is_named) = self.subscription_id(head, context.limits)?;
         let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
+        let past = past_of(stomp_frame, destination.kind())?;
         if self.subscriptions.find(&id, context.classes).is_some() {
             return Err(Fault::SubscriptionExists);
         }
@@ -242,7 +250,7 @@ impl Session {
         let version = self.version_or_newest();
         let class = context.classes.acquire(Class { id, is_named, version, ack, framing: context.framing });
         let (key, kind) = (destination.key().into(), destination.kind());
-        context.commands.push(Command::Subscribe { class, key, kind, ack });
+        context.commands.push(Command::Subscribe { class, key, kind, ack, past });
         Ok(())
     }
 
@@ -345,10 +353,10 @@ impl Session {
         }
     }
 
-    /// Subscriptions to one destination: `place` is its room, or its queue's name, if that is known here; `hash` is that of its
-    /// key, for those that are joining.
-    pub fn subscriptions_to(&self, kind: Kind, place: Option<u32>, hash: u64) -> usize {
-        let here = self.subscriptions.count_of(kind, place);
+    /// Subscriptions to one destination: `room` is its room, and `name` the symbol of its key, if they are known here; `hash` is
+    /// that of its key, for those that are joining.
+    pub fn subscriptions_to(&self, kind: Kind, room: Option<u32>, name: Option<Symbol>, hash: u64) -> usize {
+        let here = self.subscriptions.count_of(kind, room, name);
         let joining = match &self.extra {
             Some(extra) if kind != Kind::Queue => extra.awaiting.joining(hash),
             _ => 0,
@@ -514,4 +522,20 @@ impl Session {
         self.subscriptions.shrink();
         self.principal.take()
     }
+}
+
+/// What a SUBSCRIBE to this kind of place asks of the past.
+fn past_of(stomp_frame: &StompFrame<'_>, kind: Kind) -> Result<Option<Past>, Fault> {
+    let past = match stomp_frame.values(["history", "since"]) {
+        [None, None] => return Ok(None),
+        [Some(count), None] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
+            count.parse().map(Past::Last).map_err(|_| Fault::BadPast)?
+        }
+        [None, Some(since)] => {
+            let Position(since) = since.parse().map_err(|_| Fault::BadPast)?;
+            Past::Since(since)
+        }
+        _ => return Err(Fault::BadPast),
+    };
+    if kind == Kind::Queue { Err(Fault::BadPast) } else { Ok(Some(past)) }
 }

@@ -30,6 +30,7 @@ mod opening;
 mod permission;
 mod proxied;
 mod queues;
+mod recovery;
 mod refusals;
 pub mod reload;
 mod requests;
@@ -70,7 +71,9 @@ pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
 use crate::metrics::{ShardCounters, ShardMetrics};
 use crate::policy::bans::Bans;
+use crate::policy::destinations::Destinations;
 use crate::policy::{Authorizer, Rules};
+use crate::session::recoveries::Recoveries;
 use crate::session::table::Sessions;
 use crate::tcb::{FourTuple, TcbTable};
 use crate::time::{Micros, Tick};
@@ -132,6 +135,10 @@ pub struct ShardLimits {
     pub buffers: limits::Buffers,
     /// Rooms and queues.
     pub rooms: limits::Rooms,
+    /// What rooms keep of their past, in sum.
+    pub history: limits::History,
+    /// Which rooms keep what.
+    pub destinations: Arc<Destinations>,
     /// Rooms that `rooms.flush_delay_us` is for.
     pub flush_delay_destinations: Vec<Pattern>,
     /// Mail.
@@ -220,6 +227,7 @@ pub struct Shard {
     /// Who may not come.
     bans: Arc<Bans>,
     sessions: Sessions,
+    recoveries: Recoveries,
     topics: Topics,
     queues: Queues<Consumer, Holder>,
     dead_letters: queues::DeadLetters,
@@ -248,6 +256,9 @@ impl Shard {
         let epochs = |kind: u16| Epochs::new(setup.started_s, setup.id * 2 + kind, shards * 2);
         let is_delayed = limits.rooms.flush_delay_us > 0;
         let delayed = if is_delayed { limits.flush_delay_destinations.clone() } else { Vec::new() };
+        let rooms = &limits.rooms;
+        let mut topics = Topics::new(setup.seed, epochs(0), rooms.rooms_max, rooms.parked_bytes_max);
+        topics.set_destinations(Arc::clone(&limits.destinations), limits.history.bytes_max);
         Shard {
             connections: Connections::new(Setup {
                 shard: setup.id,
@@ -266,7 +277,8 @@ impl Shard {
             authorizer: Authorizer::new(Arc::clone(&limits.rules), setup.seed),
             bans: setup.bans,
             sessions: Sessions::new(setup.seed, &limits.stomp, limits.handshake.credentials_bytes_max),
-            topics: Topics::new(setup.seed, epochs(0), limits.rooms.rooms_max, limits.rooms.parked_bytes_max),
+            recoveries: Recoveries::default(),
+            topics,
             queues: Queues::new(limits.rooms.clone(), epochs(1)),
             dead_letters: queues::DeadLetters::default(),
             inquiries: inquiries::Inquiries::default(),
@@ -373,7 +385,8 @@ impl Shard {
         let sweep = is_swept.then(|| self.timers.next_sweep());
         let farewell = self.farewell.as_ref().and_then(|farewell| farewell.next_deadline(self.timers.now()));
         let (connections, sessions) = (self.connections.next_deadline(), self.sessions.next_expiry());
-        [connections, sessions, self.rates.next(), sweep, farewell].into_iter().flatten().min()
+        let kept = self.topics.next_expiry();
+        [connections, sessions, kept, self.rates.next(), sweep, farewell].into_iter().flatten().min()
     }
 
     /// When [`Shard::flush`] must next be called for the sake of messages that are delayed.
@@ -386,6 +399,7 @@ impl Shard {
         self.flush.has_work()
             || self.members.has_work()
             || self.topics.has_ready()
+            || self.recoveries.has_ready()
             || self.dead_letters.has_own()
             || self.inquiries.has_walks()
             || self.holds.has_free()

@@ -7,10 +7,15 @@
 //! *parked*: it has its place behind what was published before, and is sequenced when the room has room. Its publishers are
 //! held, so each of them parks no more than what was read of it at once.
 //!
-//! Invariant: a room is in the table exactly while a shard has members, or something is parked; a room with something parked is
-//! full, or on the list of those that have room again ([`Topics::check`]).
+//! A room may keep its last messages (`keeping`): then it outlives its members.
+//!
+//! Invariant: a room is in the table exactly while a shard has members, something is parked, or a message is kept; a room with
+//! something parked is full, or on the list of those that have room again ([`Topics::check`]).
 
+mod keeping;
 mod parking;
+#[cfg(test)]
+mod tests;
 
 use std::hash::BuildHasher;
 
@@ -20,12 +25,16 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::broker::history::History;
 use crate::footprint::Part;
 use crate::message::destination::Kind;
 use crate::message::origin::{Holder, Origin};
+use crate::message::past::Past;
 use crate::message::{Epochs, Message, MessageId};
 use crate::share::Holdings;
+use crate::time::Tick;
 
+use keeping::Keeping;
 pub use parking::Parked;
 use parking::Parking;
 
@@ -40,6 +49,16 @@ pub struct Residency {
     pub is_full: bool,
 }
 
+/// What few rooms have.
+#[derive(Debug, Default)]
+struct Beside {
+    parking: Parking,
+    /// There if the room keeps messages, whether there are any or not.
+    history: Option<History>,
+    /// It will be looked at for messages that are too old.
+    is_watched: bool,
+}
+
 /// A room.
 #[derive(Debug)]
 struct Topic {
@@ -47,7 +66,7 @@ struct Topic {
     epoch: u64,
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
-    parked: Option<Box<Parking>>,
+    beside: Option<Box<Beside>>,
     /// On whose account the room is: who made it.
     maker: Holder,
 }
@@ -57,6 +76,32 @@ const _: () = assert!(size_of::<Topic>() <= 96);
 impl Topic {
     fn is_full(&self) -> bool {
         self.shards.iter().any(|residency| residency.is_full)
+    }
+
+    fn id(&self) -> MessageId {
+        MessageId { epoch: self.epoch, sequence: self.sequence }
+    }
+
+    fn parking(&self) -> Option<&Parking> {
+        self.beside.as_ref().map(|beside| &beside.parking).filter(|parking| !parking.is_empty())
+    }
+
+    fn parking_mut(&mut self) -> Option<&mut Parking> {
+        self.beside.as_mut().map(|beside| &mut beside.parking).filter(|parking| !parking.is_empty())
+    }
+
+    fn history(&self) -> Option<&History> {
+        self.beside.as_ref()?.history.as_ref()
+    }
+
+    fn history_mut(&mut self) -> Option<&mut History> {
+        self.beside.as_mut()?.history.as_mut()
+    }
+
+    fn tidy(&mut self) {
+        if self.beside.as_ref().is_some_and(|beside| beside.parking.is_empty() && beside.history.is_none()) {
+            self.beside = None;
+        }
     }
 
     fn residency(&mut self, shard: u16) -> Option<&mut Residency> {
@@ -88,6 +133,8 @@ pub enum Published<'a> {
     Sequenced(MessageId, Message, &'a [Residency]),
     /// The room is full: it waits, and so must its publisher.
     Parked,
+    /// Nobody is in the room, which would keep the message, and no room can be made for its publisher.
+    NoRoom,
     /// The room is full, and all that waits for full rooms is too much, of which its publisher has its share.
     Refused {
         /// The bound, in bytes.
@@ -108,10 +155,12 @@ pub struct Topics {
     parked: Holdings<Holder>,
     /// Keys of rooms that have something parked and are not full any more.
     ready: Vec<Box<str>>,
+    keeping: Keeping,
 }
 
 impl Topics {
-    /// No rooms, and at most `max`, with at most `parked_max` bytes parked. `seed` must not be guessable by peers.
+    /// No rooms, and at most `max`, with at most `parked_max` bytes parked, of which none keeps messages. `seed` must not be
+    /// guessable by peers.
     pub fn new(seed: u64, epochs: Epochs, max: u32, parked_max: u64) -> Topics {
         Topics {
             topics: Slab::new(),
@@ -121,6 +170,7 @@ impl Topics {
             makers: Holdings::new(u64::from(max)),
             parked: Holdings::new(parked_max),
             ready: Vec::new(),
+            keeping: Keeping::default(),
         }
     }
 
@@ -160,7 +210,7 @@ impl Topics {
             epoch: self.epochs.begin(),
             sequence: 0,
             shards: SmallVec::new(),
-            parked: None,
+            beside: self.keeping.of_new(key),
             maker,
         };
         let at = self.topics.insert(topic) as u32;
@@ -173,13 +223,15 @@ impl Topics {
 
     fn tidy(&mut self, at: u32) {
         let topic = &self.topics[at as usize];
-        if !topic.shards.is_empty() || topic.parked.is_some() {
+        let keeps = topic.history().is_some_and(|history| !history.is_empty());
+        if !topic.shards.is_empty() || keeps || topic.parking().is_some() {
             return;
         }
         let hash = self.hasher.hash_one(topic.key.as_bytes());
         if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
             found.remove();
         }
+        self.keeping.forget(at);
         self.makers.release(self.topics.remove(at as usize).maker, 1);
         if self.topics.is_empty() {
             self.topics.shrink_to_fit();
@@ -203,7 +255,7 @@ impl Topics {
                 topic.shards.push(Residency { members: 1, shard, is_full: false });
             }
         }
-        Some(MessageId { epoch: topic.epoch, sequence: topic.sequence })
+        Some(topic.id())
     }
 
     /// A shard has a member less. What is parked may have room now: see [`Topics::take_ready`].
@@ -227,7 +279,7 @@ impl Topics {
 
     fn note_ready(&mut self, at: u32) {
         let topic = &self.topics[at as usize];
-        if topic.parked.is_some() && !topic.is_full() {
+        if topic.parking().is_some() && !topic.is_full() {
             self.ready.push(topic.key.as_str().into());
         }
     }
@@ -261,21 +313,38 @@ impl Topics {
     }
 
     /// Gives a message its place, or parks it. `hash` is that of its key by the shards' seed.
-    pub fn publish(&mut self, origin: Origin, message: Message, hash: u64) -> Published<'_> {
-        let Some(at) = self.find_hashed(message.key_bytes(), hash) else { return Published::Nobody(message) };
+    pub fn publish(&mut self, origin: Origin, message: Message, hash: u64, now: Tick) -> Published<'_> {
+        let at = match self.find_hashed(message.key_bytes(), hash) {
+            Some(at) => at,
+            None if !self.keeping.keeps(message.key()) => return Published::Nobody(message),
+            None => match self.find_or_insert(message.key(), origin.holder) {
+                Some(at) => at,
+                None => return Published::NoRoom,
+            },
+        };
         let topic = &mut self.topics[at as usize];
-        if topic.parked.is_some() || topic.is_full() {
+        if topic.is_full() || topic.parking().is_some() {
             let weight = message.weight();
             if !self.parked.admits(origin.holder, weight) {
                 return Published::Refused { max: self.parked.max() };
             }
             self.parked.charge(origin.holder, weight);
-            topic.parked.get_or_insert_default().push(origin, Parked::Publication(message));
+            topic.beside.get_or_insert_default().parking.push(origin, Parked::Publication(message));
             return Published::Parked;
         }
+        self.sequence(at, message, now)
+    }
+
+    /// The message is the next one in its room.
+    fn sequence(&mut self, at: u32, mut message: Message, now: Tick) -> Published<'_> {
+        let topic = &mut self.topics[at as usize];
         topic.sequence += 1;
-        let id = MessageId { epoch: topic.epoch, sequence: topic.sequence };
-        Published::Sequenced(id, message, &topic.shards)
+        let id = topic.id();
+        if topic.beside.is_some() {
+            self.keep(at, &mut message, now);
+        }
+        let shards = self.topics.get(at as usize).map_or(&[][..], |topic| &topic.shards);
+        Published::Sequenced(id, message, shards)
     }
 
     /// A shard has more waiting for its members of a room than it may have, or has room again. Nothing happens if it has left.
@@ -292,12 +361,12 @@ impl Topics {
 
     /// Parks the begin of a subscription behind the publications that its session has parked in the room. `false` if it has
     /// none there: it may begin.
-    pub fn park_begin(&mut self, key: &str, kind: Kind, origin: Origin) -> bool {
+    pub fn park_begin(&mut self, key: &str, kind: Kind, origin: Origin, past: Option<Past>) -> bool {
         let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
-        let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        let Some(parking) = topic.and_then(Topic::parking_mut) else { return false };
         let is_behind = parking.has_publication_of(&origin);
         if is_behind {
-            let begin = Parked::Begin(kind);
+            let begin = Parked::Begin(kind, past);
             self.parked.charge(origin.holder, begin.weight());
             parking.push(origin, begin);
         }
@@ -307,7 +376,7 @@ impl Topics {
     /// Parks the end of a subscription behind the publications that are parked in its room. `false` if none is: it may end.
     pub fn park_end(&mut self, key: &str, origin: Origin) -> bool {
         let topic = self.find(key).map(|at| &mut self.topics[at as usize]);
-        let Some(parking) = topic.and_then(|topic| topic.parked.as_mut()) else { return false };
+        let Some(parking) = topic.and_then(Topic::parking_mut) else { return false };
         self.parked.charge(origin.holder, Parked::End.weight());
         parking.push(origin, Parked::End);
         true
@@ -322,11 +391,8 @@ impl Topics {
         if topic.is_full() {
             return None;
         }
-        let parking = topic.parked.as_mut()?;
-        let first = parking.pop();
-        if parking.is_empty() {
-            topic.parked = None;
-        }
+        let first = topic.parking_mut()?.pop();
+        topic.tidy();
         if let Some((origin, parked)) = &first {
             self.parked.release(origin.holder, parked.weight());
         }
@@ -334,17 +400,15 @@ impl Topics {
     }
 
     /// Gives a message that was parked its place.
-    pub fn publish_parked(&mut self, message: Message) -> Published<'_> {
+    pub fn publish_parked(&mut self, message: Message, now: Tick) -> Published<'_> {
         let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
-        if self.topics[at as usize].shards.is_empty() {
+        let topic = &self.topics[at as usize];
+        if topic.shards.is_empty() && topic.history().is_none() {
             // Everybody has left meanwhile.
             self.tidy(at);
             return Published::Nobody(message);
         }
-        let topic = &mut self.topics[at as usize];
-        topic.sequence += 1;
-        let id = MessageId { epoch: topic.epoch, sequence: topic.sequence };
-        Published::Sequenced(id, message, &topic.shards)
+        self.sequence(at, message, now)
     }
 
     /// What the table takes, in bytes. O(rooms).
@@ -373,9 +437,11 @@ impl Topics {
         let mut parked = 0;
         for (at, topic) in &self.topics {
             assert_eq!(self.find(&topic.key), Some(at as u32));
-            assert!(!topic.shards.is_empty() || topic.parked.is_some(), "{} is kept for nothing", topic.key);
+            let keeps = topic.history().is_some_and(|history| !history.is_empty());
+            let is_needed = !topic.shards.is_empty() || keeps || topic.parking().is_some();
+            assert!(is_needed, "{} is kept for nothing", topic.key);
             assert!(topic.shards.iter().all(|residency| residency.members > 0));
-            if let Some(parking) = &topic.parked {
+            if let Some(parking) = topic.parking() {
                 parked += parking.check();
                 assert!(
                     topic.is_full() || self.ready.iter().any(|key| **key == *topic.key),
@@ -387,201 +453,6 @@ impl Topics {
         assert_eq!(parked, self.parked.total());
         self.makers.check();
         assert_eq!(self.makers.total(), self.topics.len() as u64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::message::destination::Destination;
-    use crate::message::origin::ConnKey;
-
-    const ORIGIN: Origin =
-        Origin { shard: 0, connection: ConnKey::DEAD_LETTERS, serial: None, holder: Holder::Address(1) };
-
-    fn topics() -> Topics {
-        Topics::new(3, Epochs::new(1, 0, 2), 100, 10_000)
-    }
-
-    fn subscribe(topics: &mut Topics, key: &str, shard: u16) -> MessageId {
-        topics.subscribe(key, &Origin { shard, ..ORIGIN }).unwrap()
-    }
-
-    fn publish_at(topics: &mut Topics, message: Message) -> Published<'_> {
-        let hash = FixedState::with_seed(3).hash_one(message.key_bytes());
-        topics.publish(ORIGIN, message, hash)
-    }
-
-    fn message(key: &str, body: &[u8]) -> Message {
-        Message::new(&Destination::parse_send(key).unwrap(), b"", body)
-    }
-
-    fn publish(topics: &mut Topics, key: &str, body: &[u8]) -> Option<MessageId> {
-        match publish_at(topics, message(key, body)) {
-            Published::Sequenced(id, ..) => Some(id),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn a_room_is_forgotten_with_its_last_member_and_begins_another_epoch() {
-        let mut topics = topics();
-        assert!(matches!(publish_at(&mut topics, message("/topic/a", b"")), Published::Nobody(_)));
-        let first = subscribe(&mut topics, "/topic/a", 1);
-        assert_eq!(first.sequence, 0);
-        assert_eq!(publish(&mut topics, "/topic/a", b""), Some(MessageId { sequence: 1, ..first }));
-        assert_eq!(subscribe(&mut topics, "/topic/a", 0), MessageId { sequence: 1, ..first });
-        topics.unsubscribe("/topic/a", 1);
-        topics.unsubscribe("/topic/a", 0);
-        assert!(topics.is_empty());
-        assert_ne!(subscribe(&mut topics, "/topic/a", 0).epoch, first.epoch);
-        topics.check();
-    }
-
-    #[test]
-    fn who_has_most_parked_is_refused_and_others_are_not() {
-        let mut topics = topics();
-        subscribe(&mut topics, "/topic/a", 0);
-        topics.set_full("/topic/a", 0, true);
-        let mut park = |publisher: u32| {
-            let origin = Origin { holder: Holder::Address(u64::from(publisher)), ..ORIGIN };
-            let hash = FixedState::with_seed(3).hash_one(b"/topic/a".as_slice());
-            let parked = |topics: &mut Topics| {
-                matches!(topics.publish(origin, message("/topic/a", &[0; 100]), hash), Published::Parked)
-            };
-            (0..1000).take_while(|_| parked(&mut topics)).count()
-        };
-        let first = park(1);
-        assert!(first > 30, "{first}");
-        assert!(park(2) > 0, "somebody else finds room");
-        topics.check();
-    }
-
-    #[test]
-    fn who_made_most_rooms_is_refused_and_others_are_not() {
-        let mut topics = topics();
-        let made = |topics: &mut Topics, maker: u32| {
-            let origin = Origin { holder: Holder::Address(u64::from(maker)), ..ORIGIN };
-            (0..1000)
-                .take_while(|room| topics.subscribe(&format!("/topic/{maker}-{room}"), &origin).is_some())
-                .count()
-        };
-        let first = made(&mut topics, 1);
-        assert!((75..100).contains(&first), "{first}");
-        assert!(made(&mut topics, 2) > 0, "somebody else finds room");
-        // A room that is there may be joined by whoever made most.
-        assert!(topics.subscribe("/topic/2-0", &ORIGIN).is_some());
-        topics.check();
-    }
-
-    #[test]
-    fn what_is_published_to_a_full_room_is_sequenced_in_its_order_when_there_is_room() {
-        let mut topics = topics();
-        subscribe(&mut topics, "/topic/a", 0);
-        topics.set_full("/topic/a", 0, true);
-        // Another shard has no members: that it is full says nothing.
-        topics.set_full("/topic/a", 7, true);
-        for body in [b"1", b"2"] {
-            assert!(matches!(publish_at(&mut topics, message("/topic/a", body)), Published::Parked));
-        }
-        assert!(topics.unpark("/topic/a").is_none());
-        topics.set_full("/topic/a", 0, false);
-        assert_eq!(topics.take_ready(), ["/topic/a".into()]);
-        // Behind what is parked, although there is room.
-        assert!(matches!(publish_at(&mut topics, message("/topic/a", b"3")), Published::Parked));
-        let mut bodies = Vec::new();
-        while let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") {
-            let Published::Sequenced(id, message, shards) = topics.publish_parked(message) else { panic!() };
-            assert_eq!(shards.len(), 1);
-            bodies.push((id.sequence, message.body().to_vec()));
-        }
-        assert_eq!(bodies, [(1, b"1".to_vec()), (2, b"2".to_vec()), (3, b"3".to_vec())]);
-        assert_eq!(topics.parked_bytes(), 0);
-        // What is parked in a room that everybody has left is for nobody, and the room goes.
-        topics.set_full("/topic/a", 0, true);
-        publish_at(&mut topics, message("/topic/a", b"4"));
-        topics.unsubscribe("/topic/a", 0);
-        topics.check();
-        assert_eq!(topics.take_ready().len(), 1);
-        let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") else { panic!() };
-        assert!(matches!(topics.publish_parked(message), Published::Nobody(_)));
-        assert!(topics.is_empty());
-    }
-
-    #[test]
-    fn an_unsubscribe_waits_behind_what_is_parked() {
-        let mut topics = topics();
-        let origin = Origin {
-            shard: 0,
-            connection: ConnKey::DEAD_LETTERS,
-            serial: Some(1),
-            holder: Holder::Address(1),
-        };
-        topics.subscribe("/topic/a", &origin).unwrap();
-        assert!(!topics.park_end("/topic/a", origin) && !topics.park_end("/topic/b", origin));
-        topics.set_full("/topic/a", 0, true);
-        publish_at(&mut topics, message("/topic/a", b"1"));
-        assert!(topics.park_end("/topic/a", origin));
-        topics.check();
-        topics.set_full("/topic/a", 0, false);
-        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Publication(_)))));
-        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::End))));
-        topics.unsubscribe("/topic/a", 0);
-        assert!(topics.is_empty() && topics.parked_bytes() == 0);
-    }
-
-    #[test]
-    fn a_subscribe_waits_behind_what_its_session_has_parked_and_nobody_else_has() {
-        let mut topics = topics();
-        let of = |index| Origin { connection: ConnKey { index, generation: 0 }, ..ORIGIN };
-        topics.subscribe("/topic/a", &of(1)).unwrap();
-        topics.set_full("/topic/a", 0, true);
-        let hash = topics.hasher.hash_one("/topic/a".as_bytes());
-        assert!(matches!(topics.publish(of(2), message("/topic/a", b"1"), hash), Published::Parked));
-        let park = |topics: &mut Topics, key, by| topics.park_begin(key, Kind::Topic, of(by));
-        assert!(park(&mut topics, "/topic/a", 2));
-        assert!(!park(&mut topics, "/topic/a", 1) && !park(&mut topics, "/topic/b", 2));
-        topics.check();
-        topics.set_full("/topic/a", 0, false);
-        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Publication(_)))));
-        assert!(!park(&mut topics, "/topic/a", 2), "its publication has its place");
-        assert!(matches!(topics.unpark("/topic/a"), Some((_, Parked::Begin(Kind::Topic)))));
-        assert!(topics.unpark("/topic/a").is_none());
-    }
-
-    proptest! {
-        /// The model counts members by room and shard.
-        #[test]
-        fn residencies_are_counts_of_members(steps in prop::collection::vec((0u8..4, 0u16..4, any::<bool>()), 0..300)) {
-            let mut topics = topics();
-            let mut model: std::collections::BTreeMap<(u8, u16), u32> = std::collections::BTreeMap::new();
-            for (room, shard, comes) in steps {
-                let key = format!("/topic/{room}");
-                let members = model.entry((room, shard)).or_default();
-                if comes {
-                    *members += 1;
-                    subscribe(&mut topics, &key, shard);
-                } else if *members > 0 {
-                    *members -= 1;
-                    topics.unsubscribe(&key, shard);
-                }
-                topics.check();
-                for room in 0..4 {
-                    let mut seen: Vec<(u16, u32)> = match publish_at(&mut topics, message(&format!("/topic/{room}"), b"")) {
-                        Published::Sequenced(_, _, shards) => shards.iter().map(|there| (there.shard, there.members)).collect(),
-                        _ => Vec::new(),
-                    };
-                    seen.sort_unstable();
-                    let there: Vec<(u16, u32)> = model
-                        .range((room, 0)..(room, 4))
-                        .filter(|(_, members)| **members > 0)
-                        .map(|((_, shard), members)| (*shard, *members))
-                        .collect();
-                    prop_assert_eq!(seen, there);
-                }
-            }
-        }
+        self.check_keeping();
     }
 }

@@ -8,7 +8,7 @@
 
 use super::keys::Value;
 use super::settings::{Origin, Settings};
-use super::{Problem, addresses, rules};
+use super::{Problem, addresses, destinations, rules};
 use crate::net::address::Address;
 use crate::services;
 
@@ -81,6 +81,9 @@ impl Checker<'_> {
 
     fn rules(&mut self) {
         if let Err(problems) = rules::compile(self.settings.rules()) {
+            self.problems.extend(problems);
+        }
+        if let Err(problems) = destinations::compile(self.settings.destinations()) {
             self.problems.extend(problems);
         }
     }

@@ -4,7 +4,7 @@
 //! its line, key, value and permitted values, and the rest of the file is still read. Text that is not
 //! TOML yields all the errors the parser finds.
 //!
-//! Invariant: a file can set nothing that the catalogue of keys does not have, rules aside.
+//! Invariant: a file can set nothing that the catalogue of keys does not have, rules and destinations aside.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::keys::{self, Key, Value};
-use super::rules;
 use super::settings::{Origin, Settings, unknown};
+use super::{destinations, rules};
 
 /// Reads the file into the settings. What is wrong with it is added to `problems`.
 pub(super) fn read(path: &Path, settings: &mut Settings, problems: &mut Vec<Problem>) {
@@ -51,6 +51,13 @@ impl Reader<'_> {
             if name == rules::TABLE {
                 let mut found = Vec::new();
                 self.settings.set_rules(rules::read(value, &|byte| self.origin(byte), &mut found));
+                self.problems.append(&mut found);
+                continue;
+            }
+            if name == destinations::TABLE {
+                let mut found = Vec::new();
+                let read = destinations::read(value, &|byte| self.origin(byte), &mut found);
+                self.settings.set_destinations(read);
                 self.problems.append(&mut found);
                 continue;
             }

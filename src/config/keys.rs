@@ -40,6 +40,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("outbound", "What waits to be sent to a connection that reads slowly."),
     ("buffers", "Leases for incomplete input."),
     ("rooms", "Topics and queues."),
+    ("history", "What rooms keep for who comes later."),
     ("mesh", "Mailboxes between reactors."),
     ("turn", "Work in one turn of a reactor's loop."),
     ("echo", "The /echo endpoint for conformance suites."),

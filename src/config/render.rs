@@ -9,7 +9,7 @@
 use std::fmt::Write as _;
 
 use super::settings::{Origin, Settings};
-use super::{keys, rules};
+use super::{destinations, keys, rules};
 use crate::policy::Field;
 
 /// Column at which comments wrap.
@@ -44,6 +44,7 @@ pub fn toml(settings: &Settings) -> String {
         }
     }
     put_rules(&mut text, settings);
+    put_destinations(&mut text, settings);
     text
 }
 
@@ -69,6 +70,20 @@ fn put_rules(text: &mut String, settings: &Settings) {
             }
         }
     }
+}
+
+/// What is said of destinations, behind the rules.
+fn put_destinations(text: &mut String, settings: &Settings) {
+    text.push('\n');
+    comment(
+        text,
+        if settings.destinations().is_empty() {
+            "Destinations: nothing is said of any, so no room keeps its past."
+        } else {
+            "Destinations: what rooms keep. The first pattern that fits decides."
+        },
+    );
+    destinations::put(settings.destinations(), text, comment);
 }
 
 fn comment(text: &mut String, words: &str) {

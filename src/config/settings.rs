@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::destinations::WrittenDestination;
 use super::keys::{self, ENVIRONMENT_PREFIX, Key, Value};
 use super::rules::WrittenRule;
 use super::{Problem, file, profile};
@@ -87,11 +88,12 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// The values of all keys, and the rules.
+/// The values of all keys, the rules, and what is said of destinations.
 #[derive(Debug, Clone)]
 pub struct Settings {
     all: Vec<Setting>,
     rules: Vec<WrittenRule>,
+    destinations: Vec<WrittenDestination>,
     passed_over: Vec<String>,
 }
 
@@ -100,7 +102,7 @@ impl Settings {
     pub fn new() -> Self {
         let setting = |key: &'static Key| Setting { key, value: key.default(), origin: Origin::Default };
         let all = keys::catalogue().iter().map(setting).collect();
-        Self { all, rules: Vec::new(), passed_over: Vec::new() }
+        Self { all, rules: Vec::new(), destinations: Vec::new(), passed_over: Vec::new() }
     }
 
     /// Reads all sources. What is wrong with them is added to `problems`, and left out of the settings.
@@ -188,6 +190,16 @@ impl Settings {
     /// The rules, in their order.
     pub fn rules(&self) -> &[WrittenRule] {
         &self.rules
+    }
+
+    /// What is said of destinations, in its order.
+    pub fn destinations(&self) -> &[WrittenDestination] {
+        &self.destinations
+    }
+
+    /// This instead.
+    pub fn set_destinations(&mut self, destinations: Vec<WrittenDestination>) {
+        self.destinations = destinations;
     }
 
     /// These rules instead.

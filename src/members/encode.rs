@@ -10,6 +10,7 @@
 //!
 //! Invariant: a run is whole STOMP frames, as the class's connections frame them, in the order in which they were given.
 
+use std::borrow::Cow;
 use std::io::IoSlice;
 use std::ops::Range;
 
@@ -160,6 +161,23 @@ impl Encoder {
         added
     }
 
+    /// Gives each frame of a run to `take`, whole.
+    pub fn each_frame(&self, run: RunIndex, mut take: impl FnMut(&[u8])) {
+        let all = match self.contiguous(run) {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => {
+                let mut slices = Slices::new();
+                self.slices(run, 0, usize::MAX, &mut slices);
+                Cow::Owned(slices.iter().flat_map(|slice| slice.iter().copied()).collect())
+            }
+        };
+        let mut begin = 0;
+        for end in &self.ends[self.runs[run.0].ends.clone()] {
+            take(&all[begin..*end]);
+            begin = *end;
+        }
+    }
+
     /// Of how many messages of a run the first `bytes` bytes are all, and how many bytes they have of the next one.
     pub fn locate(&self, run: RunIndex, bytes: usize) -> (u32, u32) {
         let ends = &self.ends[self.runs[run.0].ends.clone()];
@@ -267,6 +285,12 @@ mod tests {
             prop_assert_eq!(encoder.bytes(run), expected.len());
             let skip = (expected.len() as f64 * share) as usize;
             prop_assert_eq!(content(&encoder, run, skip), &expected[skip..]);
+            let mut frames = Vec::new();
+            encoder.each_frame(run, |frame| {
+                frames.extend_from_slice(frame);
+                assert!(ends.contains(&frames.len()));
+            });
+            prop_assert_eq!(&frames, &expected);
             let (whole, rest) = encoder.locate(run, skip);
             prop_assert_eq!(whole as usize, ends.iter().filter(|end| **end <= skip).count());
             let begin = if whole == 0 { 0 } else { ends[whole as usize - 1] };

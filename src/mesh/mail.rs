@@ -8,7 +8,8 @@ use super::request::Completion;
 use crate::broker::queue::{Offer, Settlement};
 use crate::message::destination::Kind;
 use crate::message::origin::{ConnKey, Consumer, Origin};
-use crate::message::{Message, Sequenced};
+use crate::message::past::Past;
+use crate::message::{Message, MessageId, Sequenced};
 
 /// One piece of mail.
 #[derive(Debug)]
@@ -23,6 +24,19 @@ pub enum Mail {
         origin: Origin,
         /// For a queue, the consumer.
         consumer: Consumer,
+        /// What is asked of the past, if that is not nothing.
+        past: Option<Box<Past>>,
+    },
+    /// To the owner: a request for the next page of a recovery, with the last of which the session is subscribed.
+    Recover {
+        /// The room's key.
+        key: Box<str>,
+        /// What it names.
+        kind: Kind,
+        /// Who asks: the completion is always waited for.
+        origin: Origin,
+        /// Where the page begins.
+        next: MessageId,
     },
     /// To the owner: a request that a subscription ends, in order with the room's messages.
     Unsubscribe {
@@ -101,13 +115,21 @@ impl Mail {
             Mail::Deliver(sequenced) => sequenced.message.weight(),
             Mail::Offer(offer) => offer.message.weight(),
             Mail::Subscribe { key, .. }
+            | Mail::Recover { key, .. }
             | Mail::Unsubscribe { key, .. }
             | Mail::RoomFull { key, .. }
             | Mail::Settle { key, .. }
             | Mail::Completed {
-                completion: Completion::Subscribed { key, .. } | Completion::Unsubscribed { key },
+                completion:
+                    Completion::Subscribed { key, .. }
+                    | Completion::Recovering { key, .. }
+                    | Completion::Unsubscribed { key },
                 ..
             } => key.len() as u64,
+            Mail::Completed { completion: Completion::Page { key, page: Ok(page), .. }, .. } => {
+                let messages = page.messages.iter().map(|sequenced| sequenced.message.weight());
+                key.len() as u64 + messages.sum::<u64>()
+            }
             Mail::Inquire(inquiry) => inquiry.weight(),
             Mail::Completed { .. } | Mail::Handled { .. } | Mail::Parked { .. } => 0,
         };

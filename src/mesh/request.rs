@@ -2,7 +2,8 @@
 //!
 //! | asked | of | completed |
 //! |---|---|---|
-//! | SUBSCRIBE | the destination's owner | [`Completion::Subscribed`], in order with the room's messages |
+//! | SUBSCRIBE | the destination's owner | [`Completion::Subscribed`], in order with the room's messages; [`Completion::Recovering`] if the past comes first |
+//! | a page of the past | the same | [`Completion::Page`], the same |
 //! | UNSUBSCRIBE | the same | [`Completion::Unsubscribed`], the same |
 //! | SEND with a receipt | the same | [`Completion::Published`], when the message has its place |
 //! | CONNECT, a new token | the [`Authenticator`] | [`Completion::Identified`] |
@@ -22,6 +23,7 @@ use crate::auth::{Credentials, Principal};
 use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::origin::Origin;
+use crate::message::past::{Page, Start};
 use crate::session::ticket::Sources;
 
 /// Who a client is.
@@ -113,6 +115,24 @@ pub enum Completion {
         key: Box<str>,
         /// What it names.
         kind: Kind,
+        /// The answer to what it asked of the past.
+        start: Option<Box<Start>>,
+    },
+    /// The session will be subscribed when it has recovered what was before: it asks for that a page at a time.
+    Recovering {
+        /// The destination's key.
+        key: Box<str>,
+        /// How it begins.
+        start: Box<Start>,
+    },
+    /// Some of the past. With the last page the session is subscribed: what comes behind this in the mailbox is for it.
+    Page {
+        /// The destination's key.
+        key: Box<str>,
+        /// What it names.
+        kind: Kind,
+        /// The messages, or why there are none: no room can be made.
+        page: Result<Box<Page>, Fault>,
     },
     /// The session is no more subscribed: what came before this is for it.
     Unsubscribed {

@@ -142,6 +142,12 @@ impl<'a> Destination<'a> {
         key.starts_with(APP_PREFIX) || key == EVENTS
     }
 
+    /// The text by which subscribers of a room know it that has this key: what [`Message::shown`](super::Message::shown) is.
+    pub fn shown_of(key: &str) -> Cow<'_, str> {
+        let own = key.strip_prefix("/user/").and_then(|rest| rest.split_once('/'));
+        own.map_or(Cow::Borrowed(key), |(_, name)| Cow::Owned(format!("/user/{name}")))
+    }
+
     /// How messages are handed out.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -283,6 +289,7 @@ mod tests {
             let sent = Destination::parse_send(own.key()).unwrap();
             prop_assert_eq!(sent.key(), own.key());
             prop_assert_eq!(sent.kind(), Kind::User);
+            prop_assert_eq!(Some(&*Destination::shown_of(sent.key())), sent.shown());
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum Fault {
     },
     /// `ack` is not auto, client or client-individual.
     BadAckMode,
+    /// `history` is no number, `since` no position, both are there, or the destination is no room.
+    BadPast,
+
     /// `heart-beat` is not two numbers.
     BadHeartBeat,
     /// The session has a subscription with this id.
@@ -226,6 +229,8 @@ impl Fault {
             Fault::DestinationTooLong { .. } => "destination-too-long",
             Fault::IdTooLong { .. } => "id-too-long",
             Fault::BadAckMode => "bad-ack-mode",
+            Fault::BadPast => "bad-history",
+
             Fault::BadHeartBeat => "bad-heart-beat",
             Fault::SubscriptionExists => "subscription-exists",
             Fault::NoSuchSubscription => "no-such-subscription",
@@ -303,6 +308,7 @@ impl Fault {
     pub fn blame_blanks<T: AsRef<str>>(self, header: impl FnOnce(&'static str) -> Option<T>) -> Fault {
         let name = match self {
             Fault::BadAckMode => "ack",
+            Fault::BadPast => "since",
             Fault::BadDestination(_) => "destination",
             Fault::BadHeartBeat => "heart-beat",
             Fault::NoCommonVersion => "accept-version",
@@ -358,6 +364,9 @@ impl fmt::Display for Fault {
             Fault::TooManySubscriptionsHere { max } => write!(
                 f,
                 "the session has stomp.subscriptions_per_destination_max = {max} subscriptions to this destination"
+            ),
+            Fault::BadPast => f.write_str(
+                "history must be a number of messages and since EPOCH:SEQUENCE, one of the two, and only for rooms",
             ),
             Fault::UnknownAck => f.write_str("no message with this id waits to be acknowledged"),
             Fault::TransactionExists => f.write_str("the transaction is open already"),
@@ -461,6 +470,7 @@ mod tests {
             Fault::DestinationTooLong { max: stomp.destination_bytes_max },
             Fault::IdTooLong { header: "HEADER", max: stomp.id_bytes_max },
             Fault::BadAckMode,
+            Fault::BadPast,
             Fault::BadHeartBeat,
             Fault::SubscriptionExists,
             Fault::NoSuchSubscription,

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use crate::message::class::{AckMode, Class};
 use crate::message::fault::Fault;
+use crate::message::past::{Epoch, Marker, Missing};
 use crate::message::{Message, MessageId};
 use crate::wire::stomp::{Command, Encoder, Version, transcode_lines};
 
@@ -109,6 +110,46 @@ pub fn refusal(
     encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
 }
 
+/// A MESSAGE without a body that tells a subscription to `destination` of its room's past. `number` differs among those of one
+/// session.
+pub fn marker(class: &Class, destination: &str, number: u64, marker: &Marker, out: &mut Vec<u8>) {
+    class.framing.wrap(true, 0, out, |out| {
+        let mut encoder = Encoder::new(out, Command::Message, class.version);
+        if class.is_named {
+            encoder = encoder.known("subscription", &class.id);
+        }
+        // No room has the last epoch.
+        let id = MessageId { epoch: u64::MAX, sequence: number }.to_string();
+        encoder = encoder.plain("message-id", &id).known("destination", destination);
+        if class.ack != AckMode::Auto {
+            encoder = encoder.plain("ack", &id);
+        }
+        encoder = encoder.plain("marker", marker.name());
+        let missing = match marker {
+            Marker::Gap(missing) => Some(missing),
+            Marker::Recovered(_, missing) => {
+                encoder = encoder.plain("recovered", if missing.is_none() { "true" } else { "false" });
+                missing.as_ref()
+            }
+            Marker::Position(_) => None,
+        };
+        if let Marker::Position(position) | Marker::Recovered(position, _) = marker {
+            encoder = encoder
+                .plain("epoch", Epoch(position.epoch).to_string())
+                .plain("sequence", itoa::Buffer::new().format(position.sequence));
+        }
+        if let Some(Missing { lack, from, to }) = missing {
+            encoder = encoder.plain("reason", lack.name());
+            if from <= to {
+                encoder = encoder
+                    .plain("missing-from", itoa::Buffer::new().format(*from))
+                    .plain("missing-to", itoa::Buffer::new().format(*to));
+            }
+        }
+        encoder.finish();
+    });
+}
+
 /// What stands for a character that some version writes as an escape.
 fn without_escape(letter: char) -> char {
     match letter {
@@ -148,6 +189,10 @@ fn message_headers<'a>(
         encoder = encoder.known("subscription", &class.id);
     }
     encoder = encoder.plain("message-id", id).known("destination", message.shown());
+    if message.is_kept() {
+        let dash = id.iter().position(|byte| *byte == b'-').unwrap_or(id.len());
+        encoder = encoder.plain("epoch", &id[..dash]).plain("sequence", &id[(dash + 1).min(id.len())..]);
+    }
     if class.ack != AckMode::Auto {
         encoder = encoder.plain("ack", id);
     }

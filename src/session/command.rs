@@ -10,6 +10,7 @@ use crate::message::class::AckMode;
 use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
+use crate::message::past::Past;
 use crate::session::Unsettled;
 use crate::wire::ws::WsError;
 
@@ -32,6 +33,8 @@ pub enum Command {
         kind: Kind,
         /// The mode.
         ack: AckMode,
+        /// What it asks of the past.
+        past: Option<Past>,
     },
     /// Take the subscription with this class out.
     Unsubscribe(Symbol),

@@ -19,6 +19,9 @@ use crate::message::interner::{Interner, Symbol};
 pub enum State {
     /// Its owner has not answered: `position` is the request.
     Joining,
+    /// Its owner has answered, and it gets what was before it: `place` is the symbol of the room's key, `position` the request for
+    /// a page, or 0.
+    Recovering,
     /// It gets messages.
     Joined,
     /// It gets what its owner sequences before it reads the UNSUBSCRIBE. Its id is free.
@@ -30,9 +33,9 @@ pub enum State {
 pub struct Subscription {
     /// Its encoding class, which holds its id: unique in the session among those that are not leaving.
     pub class: Symbol,
-    /// The room's index, or the symbol of the queue's key. Of a room, only once it has joined.
+    /// The room's index once it has joined; the symbol of the key of a queue, or of a room while it recovers.
     pub place: u32,
-    /// Where the room has it among its members; of a queue, and of one that is joining, the number of its request.
+    /// Where the room has it among its members; of a queue, and of one that has not joined, the number of its request.
     pub position: u32,
     /// How its messages are acknowledged.
     pub ack: AckMode,
@@ -46,11 +49,21 @@ const _: () = assert!(size_of::<Subscription>() == 16);
 
 impl Subscription {
     fn is_request(&self, serial: u32) -> bool {
-        self.state == State::Joining && self.position == serial
+        matches!(self.state, State::Joining | State::Recovering) && self.position == serial
+    }
+
+    /// Whether it is a member of a room of its shard, at `position`.
+    pub fn is_member(&self) -> bool {
+        self.kind != Kind::Queue && matches!(self.state, State::Joined | State::Leaving)
+    }
+
+    /// Whether `place` is the symbol of its destination's key.
+    pub fn is_named(&self) -> bool {
+        self.kind == Kind::Queue || self.state == State::Recovering
     }
 
     fn is_of_room(&self, room: u32) -> bool {
-        self.kind != Kind::Queue && self.place == room
+        self.is_member() && self.place == room
     }
 
     fn has_id(&self, id: &str, classes: &Interner<Class>) -> bool {
@@ -94,14 +107,16 @@ impl Subscriptions {
         self.iter().position(|other| other.class == class && other.state != State::Leaving)
     }
 
-    /// How many there are to one destination, those that are joining a room not counted: `place` is its room, or its queue's
-    /// name, if that is known here.
-    pub(super) fn count_of(&self, kind: Kind, place: Option<u32>) -> usize {
+    /// How many there are to one destination, those that are joining a room not counted: `room` is its room, and `name` the
+    /// symbol of its key, if they are known here.
+    pub(super) fn count_of(&self, kind: Kind, room: Option<u32>, name: Option<Symbol>) -> usize {
         let is_queue = kind == Kind::Queue;
         let is_here = |other: &&Subscription| {
-            Some(other.place) == place
-                && (other.kind == Kind::Queue) == is_queue
-                && (is_queue || other.state != State::Joining)
+            if other.is_named() {
+                (other.kind == Kind::Queue) == is_queue && Some(Symbol(other.place)) == name
+            } else {
+                room.is_some_and(|room| other.is_of_room(room))
+            }
         };
         self.iter().filter(is_here).count()
     }
@@ -121,7 +136,7 @@ impl Subscriptions {
         self.0.push(subscription);
     }
 
-    /// The one whose request has this number, if its owner has not answered.
+    /// The one whose request has this number, if its owner has not answered: a SUBSCRIBE, or for a page of the past.
     pub fn joining(&self, serial: u32) -> Option<&Subscription> {
         self.iter().find(|other| other.is_request(serial))
     }
@@ -137,6 +152,20 @@ impl Subscriptions {
         subscription.state = State::Joined;
         if let Some((place, position)) = room {
             (subscription.place, subscription.position) = (place, position);
+        }
+    }
+
+    /// The owner has answered: it gets what was before it first, from the room whose key has this symbol.
+    pub fn recovers(&mut self, serial: u32, name: Symbol) {
+        if let Some(subscription) = self.0.iter_mut().find(|other| other.is_request(serial)) {
+            (subscription.state, subscription.place, subscription.position) = (State::Recovering, name.0, 0);
+        }
+    }
+
+    /// It asks for a page of the past by this request; 0 is none.
+    pub fn asks(&mut self, class: Symbol, serial: u32) {
+        if let Some(at) = self.position_of(class) {
+            self.0[at].position = serial;
         }
     }
 
@@ -180,9 +209,7 @@ impl Subscriptions {
     /// # Panics
     /// When no subscription has that position.
     pub fn moved(&mut self, room: u32, from: u32, to: u32) {
-        let is_it = |other: &&mut Subscription| {
-            other.state != State::Joining && other.position == from && other.is_of_room(room)
-        };
+        let is_it = |other: &&mut Subscription| other.position == from && other.is_of_room(room);
         match self.0.iter_mut().find(is_it) {
             Some(subscription) => subscription.position = to,
             None => unreachable!("a room's member has a subscription"),

@@ -1,7 +1,6 @@
 //! What is true of a shard between any two calls, for its tests and the simulation.
 
 use crate::conn::Phase;
-use crate::message::destination::Kind;
 use crate::session::State;
 use crate::shard::Shard;
 
@@ -30,7 +29,7 @@ impl Shard {
             assert!(connection.phase != Phase::Concluding || session.is_due_receipts());
             assert!(connection.phase.is_open() || connection.holds.is_empty());
             for subscription in session.subscriptions().iter() {
-                if subscription.kind == Kind::Queue || subscription.state == State::Joining {
+                if !subscription.is_member() {
                     continue;
                 }
                 members += 1;
@@ -42,6 +41,10 @@ impl Shard {
         let is_there =
             |index| self.connections.get(index).is_some_and(|connection| connection.phase != Phase::Closed);
         self.flush.check(is_there);
+        self.recoveries.check(|index, class| {
+            let subscription = self.sessions[index].subscriptions().get(class);
+            subscription.is_some_and(|subscription| subscription.state == State::Recovering)
+        });
         self.behind.check(is_there);
         self.inputs.check(&self.connections);
         assert_eq!(members, self.members.members());
@@ -57,7 +60,8 @@ impl Shard {
         assert!(self.dead_letters.is_empty() && self.inquiries.is_empty(), "each has had its answer");
         assert_eq!(self.inputs.pool.stats().leased, 0);
         assert_eq!(self.unsent_bytes(), 0);
-        assert!(self.members.is_empty() && self.topics.is_empty(), "{:?} {:?}", self.members, self.topics);
+        assert!(self.members.is_empty() && self.topics.has_nobody(), "{:?} {:?}", self.members, self.topics);
+        self.recoveries.check_empty();
         assert!(self.members.classes().is_empty());
         self.queues.check_nobody();
         assert!(!self.holds.has_free() && !self.timers.has_suspects());

@@ -19,6 +19,7 @@ use crate::message::destination::{Destination, Kind};
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{Consumer, Holder, Origin};
+use crate::message::past::Past;
 use crate::message::reply;
 use crate::session::{Awaited, Command, End, Receipt, State, Subscription};
 use crate::shard::Shard;
@@ -104,8 +105,8 @@ impl Shard {
                     self.renew(index, serial, token.0);
                     Ok(())
                 }
-                Command::Subscribe { class, key, kind, ack } => {
-                    self.subscribe(index, class, key, kind, ack, &mut covered, now)
+                Command::Subscribe { class, key, kind, ack, past } => {
+                    self.subscribe(index, class, key, kind, ack, past, &mut covered, now)
                 }
                 Command::Unsubscribe(class) => {
                     self.unsubscribe(index, class, &mut covered, now);
@@ -178,6 +179,7 @@ impl Shard {
         key: Box<str>,
         kind: Kind,
         ack: AckMode,
+        past: Option<Past>,
         covered: &mut Covered,
         now: Tick,
     ) -> Result<(), Fault> {
@@ -209,15 +211,24 @@ impl Shard {
         let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
         let consumer = self.consumer(index, class, serial);
         if owner == self.env.id {
-            if let Err(fault) = self.accept_subscription(&key, kind, origin, consumer, now) {
-                if let Some(gone) = self.sessions[index].unsubscribed(class) {
-                    self.leave_place(index, gone, None);
+            match self.accept_subscription(&key, kind, origin, consumer, past, now) {
+                Err(fault) => {
+                    if let Some(gone) = self.sessions[index].unsubscribed(class) {
+                        self.leave_place(index, gone, None);
+                    }
+                    return Err(fault);
                 }
-                return Err(fault);
+                Ok(Some(start)) if !start.is_done() => self.begin_recovery(index, serial, &key, &start),
+                Ok(start) => {
+                    if let Some(start) = start {
+                        self.answer_past(index, class, &key, &start);
+                    }
+                    self.join(index, serial, &key);
+                }
             }
-            self.join(index, serial, &key);
         } else {
-            self.ask(index, owner, Mail::Subscribe { key, kind, origin, consumer });
+            let past = past.map(Box::new);
+            self.ask(index, owner, Mail::Subscribe { key, kind, origin, consumer, past });
             (covered.serial, covered.owner) = (Some(serial), Some(owner));
             covered.joins = (kind != Kind::Queue).then_some(hash);
             covered.left += 1;
@@ -227,18 +238,16 @@ impl Shard {
 
     /// Whether a session may have one subscription more to this place.
     fn may_subscribe(&self, index: u32, key: &str, kind: Kind, hash: u64) -> Result<(), Fault> {
-        let place = match kind {
-            Kind::Queue => self.sessions.names().find(key).map(|name| name.0),
-            _ => self.members.find(key),
-        };
+        let room = if kind == Kind::Queue { None } else { self.members.find(key) };
         let max = self.env.limits.rooms.rooms_max;
         // Owners keep the bound, each for who makes its rooms. All of them together may have members here.
         let here_max = max as usize * usize::from(self.env.shards);
-        if kind != Kind::Queue && place.is_none() && self.members.len() >= here_max {
+        if kind != Kind::Queue && room.is_none() && self.members.len() >= here_max {
             return Err(Fault::TooManyRooms { max });
         }
         let max = self.env.limits.stomp.subscriptions_per_destination_max;
-        if self.sessions[index].subscriptions_to(kind, place, hash) >= max as usize {
+        let name = self.sessions.names().find(key);
+        if self.sessions[index].subscriptions_to(kind, room, name, hash) >= max as usize {
             return Err(Fault::TooManySubscriptionsHere { max });
         }
         Ok(())
@@ -251,6 +260,11 @@ impl Shard {
 
     fn unsubscribe(&mut self, index: u32, class: Symbol, covered: &mut Covered, now: Tick) {
         let Some(&gone) = self.sessions[index].subscriptions().get(class) else { return };
+        if gone.state == State::Recovering {
+            self.sessions[index].unsubscribed(class);
+            self.leave_place(index, gone, None);
+            return;
+        }
         let key = self.key_of(&gone);
         let owner = self.env.owner_of(key.as_bytes());
         let serial = match covered.serial {
@@ -297,8 +311,8 @@ impl Shard {
         self.rest.published_bytes += message.weight();
         let owner = self.env.owner_of(message.key_bytes());
         let mut origin = self.origin(index, covered.serial);
-        if message.kind() == Kind::Queue {
-            // A room keeps nothing on anybody's account, and the address takes a look at the table of all connections.
+        if message.kind() == Kind::Queue || self.topics.keep_any() {
+            // Another room keeps nothing on anybody's account, and the address takes a look at the table of all connections.
             origin.holder = self.holder(index);
         }
         if owner != self.env.id {

@@ -143,7 +143,7 @@ impl Shard {
         self.say(index, |out| framing.wrap(true, 0, out, write));
     }
 
-    fn queued(&mut self, index: u32, length: usize) {
+    pub(super) fn queued(&mut self, index: u32, length: usize) {
         self.flush.answer_bytes += length as u64;
         let connection = &mut self.connections[index];
         // Already here, and not only when the turn is flushed: one read may hold thousands of frames, each of which
@@ -249,6 +249,9 @@ impl Shard {
                 self.flush.mark(index, connection);
             }
             self.hold(index);
+        }
+        if !self.recoveries.is_empty() {
+            self.wake_recoveries(index);
         }
         self.watch_marks(index, now);
     }
@@ -387,6 +390,11 @@ impl Shard {
         counters.rooms = self.members.len().max(self.topics.len()) as u64;
         counters.rooms_waiting = self.members.waiting() as u64;
         counters.publications_parked_bytes = self.topics.parked_bytes();
+        let kept = self.topics.kept();
+        counters.recoveries = self.recoveries.len() as u64;
+        counters.history_messages = kept.messages;
+        counters.history_bytes = kept.bytes;
+        counters.history_dropped_total = kept.dropped;
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
         counters.queue_bytes = self.queues.bytes();

@@ -470,7 +470,7 @@ impl Shard {
     }
 
     fn subscription_view(&self, subscription: &crate::session::Subscription) -> SubscriptionView {
-        let is_known = subscription.kind == Kind::Queue || subscription.state != State::Joining;
+        let is_known = subscription.is_named() || subscription.state != State::Joining;
         SubscriptionView {
             id: self.members.classes().value(subscription.class).id.clone(),
             destination: is_known.then(|| self.key_of(subscription)),
@@ -481,6 +481,7 @@ impl Shard {
             },
             state: match subscription.state {
                 State::Joining => "joining",
+                State::Recovering => "recovering",
                 State::Joined => "joined",
                 State::Leaving => "leaving",
             },

@@ -27,7 +27,10 @@ impl Shard {
         }
         commands.iter().find_map(|command| match command {
             Command::Publish(message) => self.may(index, Action::Send, message.key()).err(),
-            Command::Subscribe { key, .. } => self.may(index, Action::Subscribe, key).err(),
+            Command::Subscribe { key, past, .. } => {
+                let may = self.may(index, Action::Subscribe, key);
+                may.and_then(|()| past.map_or(Ok(()), |_| self.may(index, Action::History, key))).err()
+            }
             _ => None,
         })
     }

@@ -11,6 +11,7 @@ use crate::conn::hold::Reason;
 use crate::message::class::Class;
 use crate::message::destination::{Destination, Kind};
 use crate::message::fault::{Fault, Refusals};
+use crate::message::interner::Symbol;
 use crate::message::reply::{self, ERRORS};
 use crate::session::{End, State, Subscription};
 use crate::shard::Shard;
@@ -108,6 +109,7 @@ impl Shard {
         let session = &self.sessions[index];
         let is_it = |subscription: &&Subscription| match subscription.state {
             _ if subscription.kind != Kind::User => false,
+            State::Recovering => **self.sessions.names().value(Symbol(subscription.place)) == *own.key(),
             State::Joined => self.members.key(subscription.place) == own.key(),
             State::Joining => session.is_joining_by(subscription.position, hash),
             State::Leaving => false,

@@ -12,7 +12,7 @@ use crate::members::Terms;
 use crate::shard::{Shard, ShardLimits};
 
 /// Sections of the configuration whose numbers [`Shard::set_limits`] puts into force.
-pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "rate", "outbound", "echo"];
+pub const RELOADED: &[&str] = &["handshake", "websocket", "stomp", "rate", "outbound", "echo", "history"];
 
 impl Shard {
     /// Takes other bounds, and other rules, from here on. What a session has subscribed to by the old rules, it keeps.
@@ -27,6 +27,9 @@ impl Shard {
             for index in self.rates.set_limits(&limits.rate) {
                 self.release(self.connections.key_of(index), Reason::Rate);
             }
+        }
+        if limits.history != self.env.limits.history || limits.destinations != self.env.limits.destinations {
+            self.topics.set_destinations(Arc::clone(&limits.destinations), limits.history.bytes_max);
         }
         self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;

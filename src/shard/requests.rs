@@ -22,6 +22,7 @@ use crate::message::destination::Kind;
 use crate::message::fault::Fault;
 use crate::message::interner::Symbol;
 use crate::message::origin::{ConnKey, Consumer, Holder, Origin, Own};
+use crate::message::past::{Past, Start};
 use crate::message::{Message, Sequenced};
 use crate::session::{State, Subscription};
 use crate::shard::Shard;
@@ -46,6 +47,7 @@ impl Shard {
         self.port.reuse(mail);
         self.take_dead_letters(now);
         self.unpark(now);
+        self.continue_recoveries(now);
         for key in self.port.take_waiting() {
             self.release(key, Reason::Credit);
         }
@@ -69,9 +71,10 @@ impl Shard {
                 // consumer before its begin.
                 self.port.defer(mail);
             }
-            Mail::Subscribe { key, kind, origin, consumer } => {
-                self.subscribe_for(key, kind, origin, consumer, now);
+            Mail::Subscribe { key, kind, origin, consumer, past } => {
+                self.subscribe_for(key, kind, origin, consumer, past.map(|past| *past), now);
             }
+            Mail::Recover { key, kind, origin, next } => self.recover_for(key, kind, origin, next, now),
             Mail::Unsubscribe { key, kind, origin, consumer } => {
                 self.unsubscribe_for(key, kind, origin, consumer, now);
             }
@@ -104,29 +107,60 @@ impl Shard {
 
     // ---- an owner's side ----
 
-    /// As the owner: a session, of whatever shard, may have one subscription more.
+    /// As the owner: a session, of whatever shard, may have one subscription more. If it asks for the past, returns how that
+    /// begins: unless there is none, it has the subscription when it has had that.
     pub(super) fn accept_subscription(
         &mut self,
         key: &str,
         kind: Kind,
         origin: Origin,
         consumer: Consumer,
+        past: Option<Past>,
         now: Tick,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<Start>, Fault> {
         if kind == Kind::Queue {
-            return self.queue_join(key, consumer, origin.holder, now);
+            return self.queue_join(key, consumer, origin.holder, now).map(|()| None);
         }
         let max = self.env.limits.rooms.rooms_max;
-        self.topics.subscribe(key, &origin).map(|_| ()).ok_or(Fault::TooManyRooms { max })
+        let accepted = match past {
+            None => self.topics.subscribe(key, &origin).map(|_| None),
+            Some(past) => {
+                let max = self.env.limits.history.recovered_messages_max;
+                self.topics.recover(key, &origin, past, max).map(Some)
+            }
+        };
+        accepted.ok_or(Fault::TooManyRooms { max })
     }
 
     /// As the owner: a session of another shard subscribes, behind what it has parked in the room.
-    fn subscribe_for(&mut self, key: Box<str>, kind: Kind, origin: Origin, consumer: Consumer, now: Tick) {
-        if kind != Kind::Queue && self.topics.park_begin(&key, kind, origin) {
+    fn subscribe_for(
+        &mut self,
+        key: Box<str>,
+        kind: Kind,
+        origin: Origin,
+        consumer: Consumer,
+        past: Option<Past>,
+        now: Tick,
+    ) {
+        if kind != Kind::Queue && self.topics.park_begin(&key, kind, origin, past) {
             return;
         }
-        let completion = match self.accept_subscription(&key, kind, origin, consumer, now) {
-            Ok(()) => Completion::Subscribed { key, kind },
+        self.begin_for(key, kind, origin, consumer, past, now);
+    }
+
+    /// As the owner: begins a subscription that nothing holds back, and says so.
+    fn begin_for(
+        &mut self,
+        key: Box<str>,
+        kind: Kind,
+        origin: Origin,
+        consumer: Consumer,
+        past: Option<Past>,
+        now: Tick,
+    ) {
+        let completion = match self.accept_subscription(&key, kind, origin, consumer, past, now) {
+            Ok(Some(start)) if !start.is_done() => Completion::Recovering { key, start: Box::new(start) },
+            Ok(start) => Completion::Subscribed { key, kind, start: start.map(Box::new) },
             Err(fault) => Completion::Refused(fault),
         };
         self.complete(origin, completion, now);
@@ -181,7 +215,7 @@ impl Shard {
             return self.queue_publish(message, origin.holder, now).map(|()| false);
         }
         let hash = self.env.hash_of(message.key_bytes());
-        match self.topics.publish(origin, message, hash) {
+        match self.topics.publish(origin, message, hash, now) {
             Published::Nobody(_) => Ok(false),
             Published::Sequenced(id, message, shards) => {
                 if self.port.hand_on(id, &message, shards) {
@@ -189,6 +223,7 @@ impl Shard {
                 }
                 Ok(false)
             }
+            Published::NoRoom => Err(Fault::TooManyRooms { max: self.env.limits.rooms.rooms_max }),
             Published::Refused { max } => {
                 self.counters.publications_refused_total += 1;
                 Err(Fault::RoomFull { max })
@@ -212,14 +247,10 @@ impl Shard {
             while let Some((origin, parked)) = self.topics.unpark(&key) {
                 let message = match parked {
                     Parked::Publication(message) => message,
-                    Parked::Begin(kind) => {
+                    Parked::Begin(kind, past) => {
                         // A session of this shard is held while it has something parked.
-                        let max = self.env.limits.rooms.rooms_max;
-                        let completion = match self.topics.subscribe(&key, &origin) {
-                            Some(_) => Completion::Subscribed { key: key.clone(), kind },
-                            None => Completion::Refused(Fault::TooManyRooms { max }),
-                        };
-                        self.complete(origin, completion, now);
+                        let nobody = self.no_consumer(origin.connection);
+                        self.begin_for(key.clone(), kind, origin, nobody, past, now);
                         continue;
                     }
                     Parked::End => {
@@ -228,7 +259,7 @@ impl Shard {
                         continue;
                     }
                 };
-                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message)
+                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message, now)
                     && self.port.hand_on(id, &message, shards)
                 {
                     let hash = self.env.hash_of(message.key_bytes());
@@ -256,7 +287,7 @@ impl Shard {
     }
 
     /// As the owner: answers another shard's session, in order with the messages of its rooms; or a service.
-    fn complete(&mut self, origin: Origin, completion: Completion, now: Tick) {
+    pub(super) fn complete(&mut self, origin: Origin, completion: Completion, now: Tick) {
         let Origin { shard, connection, serial, .. } = origin;
         if shard == self.env.id {
             return self.take_completion(connection, serial, completion, now);
@@ -274,8 +305,8 @@ impl Shard {
             }
             match self.port.take_deferred() {
                 Some(Mail::Publish { origin, message }) => self.publish_for(origin, message, now),
-                Some(Mail::Subscribe { key, kind, origin, consumer }) => {
-                    self.subscribe_for(key, kind, origin, consumer, now);
+                Some(Mail::Subscribe { key, kind, origin, consumer, past }) => {
+                    self.subscribe_for(key, kind, origin, consumer, past.map(|past| *past), now);
                 }
                 Some(Mail::Unsubscribe { key, kind, origin, consumer }) => {
                     self.unsubscribe_for(key, kind, origin, consumer, now);
@@ -361,12 +392,13 @@ impl Shard {
         }
         let is_there = self.is_current(connection) && self.connections.phase(index).has_session();
         match completion {
-            Completion::Subscribed { key, kind } => {
-                let serial = serial.filter(|serial| {
-                    is_there && self.sessions[index].subscriptions().joining(*serial).is_some()
-                });
-                match serial {
-                    Some(serial) => {
+            Completion::Subscribed { key, kind, start } => {
+                let found = serial.and_then(|serial| self.joining(index, is_there, serial));
+                match found {
+                    Some((serial, class)) => {
+                        if let Some(start) = start {
+                            self.answer_past(index, class, &key, &start);
+                        }
                         self.join(index, serial, &key);
                         self.completed(index, serial, now);
                     }
@@ -374,6 +406,15 @@ impl Shard {
                     None if kind != Kind::Queue => self.write_end_of(&key, kind, connection),
                     None => {}
                 }
+            }
+            Completion::Recovering { key, start } => {
+                if let Some((serial, _)) = serial.and_then(|serial| self.joining(index, is_there, serial)) {
+                    self.begin_recovery(index, serial, &key, &start);
+                    self.completed(index, serial, now);
+                }
+            }
+            Completion::Page { key, kind, page } => {
+                self.take_page(connection, serial.unwrap_or_default(), &key, kind, page, now);
             }
             Completion::Unsubscribed { key } if is_there => {
                 let room = self.members.find(&key);
@@ -411,11 +452,22 @@ impl Shard {
         }
     }
 
+    /// What stands in requests about rooms for the consumer of a queue.
+    fn no_consumer(&self, connection: ConnKey) -> Consumer {
+        Consumer { shard: self.env.id, connection, class: Symbol(u32::MAX), serial: 0 }
+    }
+
+    /// The request of this number and the class of the subscription that waits for it, if one does.
+    fn joining(&self, index: u32, is_there: bool, serial: u32) -> Option<(u32, Symbol)> {
+        let subscriptions = is_there.then(|| self.sessions[index].subscriptions())?;
+        Some((serial, subscriptions.joining(serial)?.class))
+    }
+
     /// Ends a subscription at its owner that the session does not have any more.
-    fn write_end_of(&mut self, key: &str, kind: Kind, connection: ConnKey) {
+    pub(super) fn write_end_of(&mut self, key: &str, kind: Kind, connection: ConnKey) {
         let shard = self.env.id;
         let origin = Origin { shard, connection, serial: None, holder: Holder::Session(shard, connection) };
-        let consumer = Consumer { shard, connection, class: Symbol(u32::MAX), serial: 0 };
+        let consumer = self.no_consumer(connection);
         let mail = Mail::Unsubscribe { key: key.into(), kind, origin, consumer };
         self.port.write(self.env.owner_of(key.as_bytes()), mail);
     }
@@ -443,14 +495,17 @@ impl Shard {
 
     /// A subscription begins here: what its owner sequences from here on is for it.
     pub(super) fn join(&mut self, index: u32, serial: u32, key: &str) {
-        let Some(&Subscription { class, kind, .. }) = self.sessions[index].subscriptions().joining(serial)
+        let Some(&Subscription { class, kind, state, .. }) =
+            self.sessions[index].subscriptions().joining(serial)
         else {
             return;
         };
         let room = (kind != Kind::Queue).then(|| self.members.join(key, Member { connection: index, class }));
         self.sessions[index].subscriptions_mut().joined(serial, room);
         self.note_audience(key);
-        self.tell(index, Event::Subscribed { destination: key });
+        if state == State::Joining {
+            self.tell(index, Event::Subscribed { destination: key });
+        }
     }
 
     /// A subscription ends here, and its session goes on: what it is owed stays a debt, with the request that waits for it.
@@ -466,10 +521,12 @@ impl Shard {
         }
         self.sessions.uncount_subscription();
         self.count_sources(index);
-        if gone.kind == Kind::Queue {
+        if gone.state == State::Recovering {
+            self.end_recovery(index, &gone);
+        } else if gone.kind == Kind::Queue {
             self.sessions.names_mut().release(Symbol(gone.place));
         }
-        if gone.kind == Kind::Queue || gone.state == State::Joining {
+        if !gone.is_member() {
             self.members.classes_mut().release(gone.class);
             return false;
         }
@@ -536,10 +593,12 @@ impl Shard {
                     self.topics.unsubscribe(key, origin.shard);
                 }
             }
-            if is_queue {
+            if gone.state == State::Recovering {
+                self.end_recovery(index, &gone);
+            } else if is_queue {
                 self.sessions.names_mut().release(Symbol(gone.place));
             }
-            if is_queue || gone.state == State::Joining {
+            if !gone.is_member() {
                 self.members.classes_mut().release(gone.class);
             } else {
                 self.members.forget(gone.place, gone.position);
@@ -562,11 +621,12 @@ impl Shard {
         if subscription.kind == Kind::Queue { subscription.position } else { 0 }
     }
 
-    /// The key of the destination of a subscription that has joined, or of a queue.
+    /// The key of the destination of a subscription that has joined or recovers, or of a queue.
     pub(super) fn key_of(&self, subscription: &Subscription) -> Box<str> {
-        match subscription.kind {
-            Kind::Queue => self.sessions.names().value(Symbol(subscription.place)).clone(),
-            _ => self.members.key(subscription.place).into(),
+        if subscription.is_named() {
+            self.sessions.names().value(Symbol(subscription.place)).clone()
+        } else {
+            self.members.key(subscription.place).into()
         }
     }
 

@@ -118,6 +118,7 @@ impl Shard {
         }
         self.timers.fired = fired;
         has_more |= self.expire_sessions(now);
+        has_more |= self.topics.expire(now);
         let mut paid = Vec::new();
         has_more |= self.rates.take_paid(now, self.env.limits.turn.timers_max as usize, &mut paid);
         for index in paid {

@@ -23,6 +23,7 @@ mod app;
 mod auth;
 mod capacity;
 mod heart_beats;
+mod history;
 mod http;
 mod liveness;
 mod operators;

@@ -8,14 +8,15 @@ use std::collections::{HashMap, VecDeque};
 use crate::message::Message;
 use crate::message::destination::Kind;
 use crate::message::origin::{ConnKey, Origin};
+use crate::message::past::Past;
 
 /// What waits for room.
 #[derive(Debug)]
 pub enum Parked {
     /// A publication.
     Publication(Message),
-    /// The begin of a subscription, which gets nothing that its session has published before.
-    Begin(Kind),
+    /// The begin of a subscription, which gets nothing that its session has published before, but as the past that it asks for.
+    Begin(Kind, Option<Past>),
     /// The end of a subscription, which gets all that its session has published before.
     End,
 }
@@ -24,7 +25,7 @@ impl Parked {
     pub(super) fn weight(&self) -> u64 {
         match self {
             Parked::Publication(message) => message.weight(),
-            Parked::Begin(_) | Parked::End => size_of::<(Origin, Parked)>() as u64,
+            Parked::Begin(..) | Parked::End => size_of::<(Origin, Parked)>() as u64,
         }
     }
 }

@@ -67,6 +67,12 @@ impl Memory {
             line(false, "outbound queues", reactors * config.outbound.reactor_bytes_max),
             // Messages that wait for a subscriber.
             line(false, "queues", reactors * config.rooms.queues_bytes_max),
+            // The past of rooms, where any keeps it.
+            line(
+                false,
+                "history",
+                if config.destinations.keep_any() { reactors * config.history.bytes_max } else { 0 },
+            ),
             // What sessions hold until they commit.
             line(false, "transactions", reactors * config.stomp.reactor_transaction_bytes_max),
             // Mail from each reactor to each other one.
