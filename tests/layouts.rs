@@ -35,7 +35,7 @@ fn fields() -> Vec<(usize, usize, &'static str)> {
         };
     }
     let mut fields = fields!(
-        tcb output inbound generation pinged heard sent phase is_writable is_dirty has_one_source holds
+        tcb output inbound generation pinged heard sent phase framing is_writable is_dirty has_one_source holds
         has_ended ended_first
     );
     fields.sort_unstable();
