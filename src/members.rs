@@ -400,7 +400,14 @@ impl Members {
         is_new
     }
 
-    /// Queues messages as answers that look as a subscription of this class wants them. Returns the bytes.
+    /// Forgets what was encoded. A class that ends gives its symbol to another: who is owed messages has come before them, so to a
+    /// debt that makes no difference, but to those who get messages from before they came it does.
+    pub fn forget_runs(&mut self) {
+        self.encoder.begin();
+    }
+
+    /// Queues messages as answers that look as a subscription of this class wants them. Returns the bytes. Since
+    /// [`Members::forget_runs`] no class may have begun.
     pub fn answer_with(&mut self, class: Symbol, messages: &[Sequenced], output: &mut Output) -> usize {
         if messages.is_empty() {
             return 0;

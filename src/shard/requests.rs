@@ -39,6 +39,9 @@ impl Shard {
     /// Takes in what other shards have posted, and lets connections go on that nothing holds any more.
     pub fn take_mail(&mut self, now: Tick) {
         self.hand_on_deferred(now);
+        if !self.recoveries.is_empty() {
+            self.members.forget_runs();
+        }
         let mut mail = self.port.take();
         self.counters.mailbox_messages_total += mail.len() as u64;
         for piece in mail.drain(..) {
