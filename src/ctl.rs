@@ -243,7 +243,7 @@ fn for_people(answer: &Value) -> String {
         Some((name, Some(entries))) => {
             let columns: Vec<&str> = match name {
                 "sessions" => vec!["id", "login", "address", "state", "subscriptions", "unsent_bytes"],
-                "rooms" => vec!["destination", "members", "sequence"],
+                "rooms" => vec!["destination", "members", "sequence", "kept"],
                 "queues" => vec!["destination", "messages", "waiting", "consumers"],
                 _ => vec!["login", "address", "until_s", "reason"],
             };
@@ -295,10 +295,10 @@ mod tests {
     #[test]
     fn lists_are_lines_and_the_rest_names_and_values() {
         let answer = json!({
-            "rooms": [{ "destination": "/topic/a\u{1b}[2J", "members": 2, "sequence": 7, "reactors": 1 }],
+            "rooms": [{ "destination": "/topic/a\u{1b}[2J", "members": 2, "sequence": 7, "kept": 3, "reactors": 1 }],
             "count": 9, "next": "AAA",
         });
-        let expected = "destination\tmembers\tsequence\n/topic/a\u{fffd}[2J\t2\t7\n1 of 9\nmore: --after AAA, or --all\n";
+        let expected = "destination\tmembers\tsequence\tkept\n/topic/a\u{fffd}[2J\t2\t7\t3\n1 of 9\nmore: --after AAA, or --all\n";
         assert_eq!(for_people(&answer), expected);
         let answer = json!({ "ban": { "login": "ann", "until_s": null }, "disconnected": 1 });
         assert_eq!(for_people(&answer), "ban.login\tann\nban.until_s\t-\ndisconnected\t1\n");

@@ -372,6 +372,9 @@ section! {
         bytes_max: u64 = 64 * MIB, 4 * KIB..=1 << 40;
         /// Messages that one SUBSCRIBE gets of the past at most; of more it gets the newest, and is told so.
         recovered_messages_max: u32 = 10_000, 1..=16_777_216;
+        /// Bytes of the past that a subscription is sent at a time, but for a single larger message. The next ones come when the
+        /// client has read these.
+        page_bytes_max: u32 = 64 * 1024, 256..=16_777_216;
     }
 }
 

@@ -15,9 +15,6 @@ use crate::time::Tick;
 /// Messages of one page, so that what is under way to a shard is small.
 pub const PAGE_MESSAGES_MAX: usize = 64;
 
-/// Bytes of the messages of one page, but for a single larger one.
-pub const PAGE_BYTES_MAX: u64 = 64 * 1024;
-
 #[derive(Debug)]
 struct Kept {
     message: Message,
@@ -124,8 +121,9 @@ fn first_of(history: Option<&History>, head: MessageId) -> u64 {
     history.map_or(head.sequence + 1, |history| history.first(head.sequence))
 }
 
-/// The page that begins at `next` in a room whose last message is `head`; `history` is what it keeps, if it does.
-pub fn page(history: Option<&History>, head: MessageId, next: MessageId) -> Page {
+/// The page that begins at `next` in a room whose last message is `head`; `history` is what it keeps, if it does. Its messages
+/// take no more than `bytes_max`, but for a single larger one.
+pub fn page(history: Option<&History>, head: MessageId, next: MessageId, bytes_max: u32) -> Page {
     let first = first_of(history, head);
     let (from, missing) = if next.epoch != head.epoch {
         (first, Some(Missing { lack: Lack::Epoch, from: 1, to: first - 1 }))
@@ -138,7 +136,7 @@ pub fn page(history: Option<&History>, head: MessageId, next: MessageId) -> Page
     let fits = |kept: &&Kept| {
         let is_first = bytes == 0;
         bytes += weight(&kept.message);
-        is_first || bytes <= PAGE_BYTES_MAX
+        is_first || bytes <= u64::from(bytes_max)
     };
     let id = |sequence| MessageId { epoch: head.epoch, sequence };
     let kept = history.into_iter().flat_map(|history| history.kept.range((from - first) as usize..));
@@ -198,7 +196,7 @@ mod tests {
     }
 
     fn page_of(history: &History, head: MessageId, next: MessageId) -> Page {
-        page(Some(history), head, next)
+        page(Some(history), head, next, 64 * 1024)
     }
 
     const MANY: Retention = Retention { messages_max: 1000, bytes_max: 1 << 20, age_max_s: 0 };

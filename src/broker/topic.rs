@@ -120,6 +120,8 @@ pub struct RoomLook<'a> {
     pub shards: u32,
     /// Messages since it was made.
     pub sequence: u64,
+    /// Messages that it keeps.
+    pub kept: u64,
     /// More waits for its members than may.
     pub is_full: bool,
 }
@@ -304,7 +306,8 @@ impl Topics {
         let topic = self.topics.get(place as usize)?;
         let members = topic.shards.iter().map(|residency| u64::from(residency.members)).sum();
         let (key, sequence, shards) = (&*topic.key, topic.sequence, topic.shards.len() as u32);
-        Some(RoomLook { key, members, shards, sequence, is_full: topic.is_full() })
+        let kept = topic.history().map_or(0, |history| history.len() as u64);
+        Some(RoomLook { key, members, shards, sequence, kept, is_full: topic.is_full() })
     }
 
     /// The shards that have members of a room.

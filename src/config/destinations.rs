@@ -5,7 +5,7 @@
 //!
 //! Invariant: a table that is kept has a pattern, and values in their ranges.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -187,8 +187,7 @@ pub(super) fn put(
     for one in written {
         text.push('\n');
         comment(text, &format!("Set by {}.", one.origin));
-        // A `String` takes all that is written.
-        let _ = write!(text, "[[{TABLE}]]\n{}", one.terms);
+        *text += &format!("[[{TABLE}]]\n{}", one.terms);
     }
 }
 

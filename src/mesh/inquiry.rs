@@ -348,6 +348,8 @@ pub struct RoomView {
     pub reactors: u32,
     /// Messages since it was made.
     pub sequence: u64,
+    /// Messages that it keeps.
+    pub kept: u64,
     /// More waits for its members than may, so its publishers wait.
     pub is_full: bool,
 }

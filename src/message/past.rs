@@ -59,9 +59,12 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// All that this and another one name, and what lies between.
+    /// All that this and a later one name, and what lies between. Numbers of an epoch that has ended mean nothing any more.
     #[must_use]
     pub fn and(self, other: Missing) -> Missing {
+        if other.lack == Lack::Epoch {
+            return other;
+        }
         if other.from > other.to {
             return self;
         }
@@ -191,5 +194,6 @@ mod tests {
         assert_eq!(first.and(missing(Lack::Bound, 9, 10)), missing(Lack::Trimmed, 3, 10));
         assert_eq!(first.and(missing(Lack::Bound, 1, 0)), first);
         assert_eq!(missing(Lack::Epoch, 1, 0).and(first), missing(Lack::Epoch, 3, 5));
+        assert_eq!(first.and(missing(Lack::Epoch, 1, 2)), missing(Lack::Epoch, 1, 2));
     }
 }

@@ -99,6 +99,7 @@ impl From<RoomLook<'_>> for RoomView {
             members: room.members,
             reactors: room.shards,
             sequence: room.sequence,
+            kept: room.kept,
             is_full: room.is_full,
         }
     }

@@ -85,7 +85,8 @@ impl Shard {
 
     fn page_of(&mut self, key: &str, origin: &Origin, next: MessageId) -> Result<Box<Page>, Fault> {
         let max = self.env.limits.rooms.rooms_max;
-        self.topics.page(key, origin, next).map(Box::new).ok_or(Fault::TooManyRooms { max })
+        let page = self.topics.page(key, origin, next, self.env.limits.history.page_bytes_max);
+        page.map(Box::new).ok_or(Fault::TooManyRooms { max })
     }
 
     /// As the owner: a session of another shard asks for the next page of its recovery.

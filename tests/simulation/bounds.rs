@@ -12,6 +12,7 @@ use tcbchat::conn::handshake::Reach;
 use tcbchat::limits;
 use tcbchat::message::destination::Pattern;
 use tcbchat::message::fault::Refusals;
+use tcbchat::policy::destinations::{Destinations, Retention};
 use tcbchat::policy::{Rule, Rules};
 use tcbchat::shard::ShardLimits;
 
@@ -20,7 +21,7 @@ pub const FORBIDDEN: &str = "/topic/forbidden";
 
 fn forbidding() -> Rules {
     let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let all = [("subscribe", "send")].map(|(one, other)| list(&[one, other])).concat();
+    let all = list(&["subscribe", "send", "history"]);
     let forbidden = Rule {
         who: list(&["anyone"]),
         deny: all.clone(),
@@ -29,6 +30,20 @@ fn forbidding() -> Rules {
     };
     let others = Rule { who: list(&["anyone"]), may: all, destinations: list(&["**"]), ..Rule::default() };
     Rules::compile(vec![forbidden, others]).expect("they are right")
+}
+
+/// In most worlds some rooms keep their past.
+fn keeping(rng: &mut StdRng) -> Destinations {
+    let mut destinations = Destinations::default();
+    for room in ["/topic/a", "/topic/b"] {
+        let retention = rng.random_bool(0.5).then(|| Retention {
+            messages_max: rng.random_range(1..200),
+            bytes_max: if rng.random_bool(0.3) { 10_000 } else { 1 << 20 },
+            age_max_s: if rng.random_bool(0.3) { rng.random_range(1..10) } else { 0 },
+        });
+        destinations.add(room, retention).expect("it is a room");
+    }
+    destinations
 }
 
 /// Those of all shards of a world.
@@ -90,6 +105,13 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
             flush_delay_us: if rng.random_bool(0.5) { 500 } else { 0 },
             ..limits::Rooms::default()
         },
+        // So small that what rooms keep is dropped while somebody recovers it.
+        history: limits::History {
+            bytes_max: if rng.random_bool(0.3) { 4 * 1024 } else { 1 << 20 },
+            page_bytes_max: 600,
+            recovered_messages_max: if rng.random_bool(0.2) { 5 } else { 10_000 },
+        },
+        destinations: Arc::new(keeping(rng)),
         flush_delay_destinations: ["/topic/a", "/user/*"]
             .iter()
             .filter_map(|text| Pattern::parse(text))

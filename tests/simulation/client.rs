@@ -196,12 +196,26 @@ impl Client {
             let receipt = self.receipt(Awaited::Nothing);
             self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nack:{ack}\nreceipt:{receipt}\n\n\0"));
         } else {
-            let subscription = model.subscribe(&self.name, place);
+            let (subscription, asks) = self.ask_for_the_past(place, model);
             self.had.insert((id.clone(), place.into()));
             self.topics.insert((id.clone(), place.into()), subscription);
             let receipt = self.receipt(Awaited::Subscribed(subscription));
-            self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nreceipt:{receipt}\n\n\0"));
+            self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\n{asks}receipt:{receipt}\n\n\0"));
         }
+    }
+
+    /// A third of them ask for the past: for what is behind a position that another one has, or for the last messages.
+    fn ask_for_the_past(&self, place: &str, model: &mut Model) -> (SubscriptionId, String) {
+        if !self.next.is_multiple_of(3) {
+            return (model.subscribe(&self.name, place), String::new());
+        }
+        let other = self.topics.iter().find(|((_, topic), _)| topic == place);
+        let since = other.and_then(|(_, id)| model.position(*id)).filter(|_| self.next.is_multiple_of(2));
+        let asks = match &since {
+            Some((epoch, sequence)) => format!("since:{epoch}\\c{sequence}\n"),
+            None => format!("history:{}\n", self.next % 50),
+        };
+        (model.recover(&self.name, place, since), asks)
     }
 
     /// A subscription to a topic that it has not asked to end; to this one, if there is any.
@@ -531,6 +545,13 @@ impl Client {
             "MESSAGE" if headers["destination"] == EVENTS => self.hear(body),
             "MESSAGE" if headers["destination"] == ERRORS => {
                 self.refused(&headers, body.trim_end(), model);
+            }
+            "MESSAGE" if headers.contains_key("marker") => {
+                assert!(body.is_empty());
+                let key = (headers["subscription"].to_owned(), headers["destination"].to_owned());
+                if let Some(subscription) = self.topics.get(&key) {
+                    model.marked(*subscription, &headers);
+                }
             }
             "MESSAGE" => {
                 let (author, _) = body.split_once('-').expect("a body begins with its author");

@@ -15,6 +15,7 @@ const WANTED: [(&str, &[&str]); 7] = [
         &[
             "Subscribe to a queue",
             "Subscribe to a room",
+            "Recover",
             "Unsubscribe from a queue",
             "Unsubscribe from a room, awaited",
             "Unsubscribe from a room",
@@ -24,6 +25,10 @@ const WANTED: [(&str, &[&str]); 7] = [
             "Completed: a dead letter",
             "Completed: Subscribed to a queue",
             "Completed: Subscribed to a room",
+            "Completed: Subscribed to a room, with nothing to recover",
+            "Completed: Recovering",
+            "Completed: a page",
+            "Completed: the last page",
             "Completed: Unsubscribed",
             "Completed: Published",
             "Completed: Identified",

@@ -221,7 +221,7 @@ fn heard(mut pending: Pending, model: &mut Model, coverage: &mut Coverage) -> Op
         },
         Pending::Rooms(answer) => match come(answer) {
             Some(page) => {
-                assert!(page.entries.iter().all(|room| room.members > 0 || room.is_full));
+                assert!(page.entries.iter().all(|room| room.members > 0 || room.is_full || room.kept > 0));
                 coverage.note("inquiry", "rooms");
             }
             None => return Some(pending),

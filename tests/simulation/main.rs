@@ -17,6 +17,7 @@ mod coverage;
 mod gate;
 mod inquirer;
 mod model;
+mod past;
 mod post;
 mod scenes;
 mod server;

@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::past::Past;
+
 /// Number of a subscription in the model.
 pub type SubscriptionId = usize;
 
@@ -28,6 +30,8 @@ struct Subscription {
     known: BTreeMap<String, u64>,
     last: Option<(String, u64)>,
     bodies: HashSet<String>,
+    /// It has asked for the past.
+    past: Option<Past>,
 }
 
 struct Sent {
@@ -70,8 +74,30 @@ impl Model {
             known: BTreeMap::new(),
             last: None,
             bodies: HashSet::new(),
+            past: None,
         });
         self.subscriptions.len() - 1
+    }
+
+    /// The same, and asks for the past: for all behind a position, or for the last messages.
+    pub fn recover(&mut self, by: &str, topic: &str, since: Option<(String, u64)>) -> SubscriptionId {
+        let id = self.subscribe(by, topic);
+        self.subscriptions[id].past = Some(Past::asked(since));
+        id
+    }
+
+    /// Where a subscription is in its room, if it has had a message.
+    pub fn position(&self, id: SubscriptionId) -> Option<(String, u64)> {
+        self.subscriptions[id].last.clone()
+    }
+
+    /// A marker of the past has come.
+    pub fn marked(&mut self, id: SubscriptionId, headers: &HashMap<&str, &str>) {
+        let subscription = &mut self.subscriptions[id];
+        match &mut subscription.past {
+            Some(past) => past.marked(headers),
+            None => assert!(subscription.gaps > 0, "it has not asked for the past"),
+        }
     }
 
     /// A client asks for a subscription with the id and the topic of one that it has just ended.
@@ -137,7 +163,9 @@ impl Model {
         assert_eq!(sent.place, subscription.topic);
         let (life, sequence) = message_id.split_once('-').expect("life-sequence");
         let sequence: u64 = sequence.parse().expect("a number");
-        if let Some((last_life, last)) = &subscription.last
+        if let Some(past) = &mut subscription.past {
+            past.received(life, sequence);
+        } else if let Some((last_life, last)) = &subscription.last
             && (life, sequence) != (last_life.as_str(), last + 1)
         {
             assert!(
@@ -148,7 +176,10 @@ impl Model {
         }
         subscription.last = Some((life.into(), sequence));
         assert!(
-            subscription.gaps > 0 || sent.by != subscription.by || sent.at > subscription.asked_at,
+            subscription.gaps > 0
+                || subscription.past.is_some()
+                || sent.by != subscription.by
+                || sent.at > subscription.asked_at,
             "{body} came to the subscription that its own session asked for later"
         );
         assert!(subscription.bodies.insert(body.into()), "{body} came twice");
@@ -186,6 +217,10 @@ impl Model {
     /// Panics unless a subscription has seen all that it must have seen.
     fn check_seen(&self, id: SubscriptionId) {
         let subscription = &self.subscriptions[id];
+        if subscription.past.as_ref().is_some_and(|past| past.is_incomplete || !past.is_recovered()) {
+            // It was told what it does not get, or has ended before it had all.
+            return;
+        }
         let end = subscription.leaving_at.unwrap_or(u64::MAX);
         for (body, sent) in &self.sent {
             if sent.place != subscription.topic || sent.at > end || subscription.bodies.contains(body) {
@@ -219,6 +254,9 @@ impl Model {
         }
         for id in 0..self.subscriptions.len() {
             if !self.subscriptions[id].is_over {
+                let Subscription { past, leaving_at, .. } = &self.subscriptions[id];
+                let is_recovered = past.as_ref().is_none_or(Past::is_recovered);
+                assert!(is_recovered || leaving_at.is_some(), "it waits for the past");
                 self.check_seen(id);
             }
         }

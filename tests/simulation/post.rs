@@ -166,6 +166,7 @@ fn kind_of(mail: &Mail) -> &'static str {
     match mail {
         Mail::Subscribe { kind: Kind::Queue, .. } => "Subscribe to a queue",
         Mail::Subscribe { .. } => "Subscribe to a room",
+        Mail::Recover { .. } => "Recover",
         Mail::Unsubscribe { kind: Kind::Queue, .. } => "Unsubscribe from a queue",
         Mail::Unsubscribe { origin: Origin { serial: Some(_), .. }, .. } => {
             "Unsubscribe from a room, awaited"
@@ -183,9 +184,17 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Completed { completion: Completion::Subscribed { kind: Kind::Queue, .. }, .. } => {
             "Completed: Subscribed to a queue"
         }
+        Mail::Completed { completion: Completion::Subscribed { start: Some(_), .. }, .. } => {
+            "Completed: Subscribed to a room, with nothing to recover"
+        }
         Mail::Completed { completion: Completion::Subscribed { .. }, .. } => {
             "Completed: Subscribed to a room"
         }
+        Mail::Completed { completion: Completion::Recovering { .. }, .. } => "Completed: Recovering",
+        Mail::Completed { completion: Completion::Page { page: Ok(page), .. }, .. } if page.is_last => {
+            "Completed: the last page"
+        }
+        Mail::Completed { completion: Completion::Page { .. }, .. } => "Completed: a page",
         Mail::Completed { completion: Completion::Unsubscribed { .. }, .. } => "Completed: Unsubscribed",
         Mail::Completed { completion: Completion::Published, .. } => "Completed: Published",
         Mail::Completed { completion: Completion::Identified(_), .. } => "Completed: Identified",

@@ -226,11 +226,12 @@ impl Topics {
         Some(start)
     }
 
-    /// The next page of a recovery. If it is the last one, the shard of `origin` has a member more from here on.
-    pub fn page(&mut self, key: &str, origin: &Origin, next: MessageId) -> Option<Page> {
+    /// The next page of a recovery, whose messages take `bytes_max` at most, but for a single larger one. If it is the last one,
+    /// the shard of `origin` has a member more from here on. `None` as for [`Topics::subscribe`].
+    pub fn page(&mut self, key: &str, origin: &Origin, next: MessageId, bytes_max: u32) -> Option<Page> {
         let at = self.find_or_insert(key, origin.holder)?;
         let topic = &self.topics[at as usize];
-        let page = history::page(topic.history(), topic.id(), next);
+        let page = history::page(topic.history(), topic.id(), next, bytes_max);
         if page.is_last {
             self.subscribe(key, origin)?;
         }

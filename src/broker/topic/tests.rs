@@ -292,7 +292,7 @@ mod kept {
         let mut next = MessageId { sequence: start.next, ..start.position };
         let mut got = 0;
         loop {
-            let page = topics.page("/topic/h/a", &ORIGIN, next).unwrap();
+            let page = topics.page("/topic/h/a", &ORIGIN, next, 65_536).unwrap();
             got += page.messages.len();
             next = page.next;
             assert_eq!(topics.shards("/topic/h/a").len(), usize::from(page.is_last));
@@ -305,7 +305,7 @@ mod kept {
         // The room went meanwhile, and one with its name began.
         topics.expire(Tick(1000));
         assert!(topics.is_empty());
-        let page = topics.page("/topic/h/a", &ORIGIN, next).unwrap();
+        let page = topics.page("/topic/h/a", &ORIGIN, next, 65_536).unwrap();
         assert_eq!((page.missing, page.is_last), (Some(Missing { lack: Lack::Epoch, from: 1, to: 0 }), true));
         topics.check();
     }
