@@ -301,7 +301,9 @@ metrics! {
         /// Bytes of these.
         history_bytes: Gauge;
         /// Messages that rooms have dropped from their past: for its number, bytes or age, or for `history.bytes_max`.
-        history_dropped_total: Counter refuses ["history.bytes_max"];
+        history_dropped_total: Counter;
+        /// Those of them that had to go for `history.bytes_max`.
+        history_relieved_total: Counter refuses ["history.bytes_max"];
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.
         fanouts_delayed_total: Counter;
         /// Rooms with messages that some of their members here have not been handed yet.

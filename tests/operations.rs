@@ -25,6 +25,7 @@ const NO_REFUSAL: &[(&str, &str)] = &[
     ("buffers.reactor_bytes_kept_max", "gives memory back"),
     ("rooms.flush_delay_us", "delays, and refuses nothing"),
     ("rooms.prefetch_max", "makes a message wait for an ACK"),
+    ("history.page_bytes_max", "sends the rest later"),
     ("turn.accepts_max", "puts work off to the next turn"),
     ("turn.read_bytes_max", "puts work off to the next turn"),
     ("turn.timers_max", "puts work off to the next turn"),

@@ -395,6 +395,7 @@ impl Shard {
         counters.history_messages = kept.messages;
         counters.history_bytes = kept.bytes;
         counters.history_dropped_total = kept.dropped;
+        counters.history_relieved_total = kept.relieved;
         counters.queues = self.queues.len() as u64;
         counters.queue_messages = self.queues.messages() as u64;
         counters.queue_bytes = self.queues.bytes();

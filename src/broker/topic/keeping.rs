@@ -30,8 +30,9 @@ pub(super) struct Keeping {
     /// Bytes kept, by room, on the account of who made it.
     held: Shares<u32, Holder>,
     messages: u64,
-    /// Messages that were dropped.
+    /// Messages that were dropped, and those of them that had to because all rooms kept too much.
     dropped: u64,
+    relieved: u64,
     /// Rooms by the moment at which they are to be looked at: place and epoch. An entry may be of a room that is no more.
     expiries: BinaryHeap<Reverse<(Tick, u32, u64)>>,
 }
@@ -44,6 +45,7 @@ impl Default for Keeping {
             held: Shares::new(0),
             messages: 0,
             dropped: 0,
+            relieved: 0,
             expiries: BinaryHeap::new(),
         }
     }
@@ -82,6 +84,8 @@ pub struct Kept {
     pub bytes: u64,
     /// Messages dropped so far, for a bound or their age.
     pub dropped: u64,
+    /// Those of them that had to go because all rooms together kept too much.
+    pub relieved: u64,
 }
 
 impl Topics {
@@ -129,8 +133,8 @@ impl Topics {
 
     /// What all rooms keep.
     pub fn kept(&self) -> Kept {
-        let Keeping { held, messages, dropped, .. } = &self.keeping;
-        Kept { messages: *messages, bytes: held.total(), dropped: *dropped }
+        let Keeping { held, messages, dropped, relieved, .. } = &self.keeping;
+        Kept { messages: *messages, bytes: held.total(), dropped: *dropped, relieved: *relieved }
     }
 
     /// Keeps a message that has its place, if its room does so. The room may be no more after it.
@@ -183,6 +187,7 @@ impl Topics {
             && let Some(worst) = self.keeping.held.worst()
         {
             self.drop_oldest(worst, 1);
+            self.keeping.relieved += 1;
             self.tidy(worst);
         }
     }
