@@ -74,21 +74,13 @@ impl Example {
                 Command::new("node")
             }
             "py" => peer::python_program("python")?,
-            "java" => java()?,
+            "java" => peer::java()?,
             "sh" => Command::new("sh"),
             other => panic!("what runs {other}?"),
         };
         command.arg(script).current_dir(self.0.path());
         Some(command)
     }
-}
-
-/// Java, if it and its compiler are there. It says only errors of its own, and takes little.
-fn java() -> Option<Command> {
-    peer::program("javac")?;
-    let mut command = Command::new(peer::program("java")?);
-    command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
-    Some(command)
 }
 
 #[test]
