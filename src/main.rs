@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 /// The arrays of connections grow by doubling. Mapped alone, one grows by moving its pages, and the half that is
 /// not used yet is no memory; inside an arena it is copied, and leaves its old places behind as holes. glibc raises
 /// the size from which it maps whenever a mapped block is freed, so a single large buffer at the start (the
-/// kernel's tables, say) would cost every connection some 100 bytes later. See `docs/BENCHMARKS.md`.
+/// kernel's tables, say) would cost every connection some 100 bytes later. See `docs/lab/memory.md`.
 fn keep_large_blocks_mapped() {
     #[cfg(target_env = "gnu")]
     {
@@ -115,7 +115,7 @@ fn keep_large_blocks_mapped() {
 /// Has glibc return to the kernel what is free between blocks in use.
 ///
 /// After a burst that is most of what the burst has left, because boxes and shared segments were allocated among blocks
-/// that live on, and glibc by itself returns only what is free at the end of an arena. See `docs/BENCHMARKS.md`.
+/// that live on, and glibc by itself returns only what is free at the end of an arena. See `docs/lab/memory.md`.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
     {

@@ -63,6 +63,7 @@ fn has_heading(text: &str, wanted: &str) -> bool {
 fn links_lead_somewhere() {
     let mut files = vec![root().join("README.md"), root().join("client-sim/README.md")];
     find(&root().join("docs"), "md", &mut files);
+    find(&root().join("examples"), "md", &mut files);
     let (mut count, mut broken) = (0, Vec::new());
     for file in files {
         let text = read(&file);

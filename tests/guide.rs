@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use support::peer;
 
-/// What the guide starts, by the variable that has its process, with the port that the guide says it listens on.
-const PROGRAMS: &[(&str, u16)] = &[("server", 8080), ("application", 8090), ("nginx", 8443)];
+/// What the guide starts, by the variable that has its process, with the port that the guide says it listens on. The API
+/// is the server's.
+const PROGRAMS: &[(&str, u16)] = &[("server", 8080), ("application", 8090), ("nginx", 8443), ("api", 8070)];
 /// Programs of others that the guide uses.
 const TOOLS: &[&str] = &["openssl", "curl", "nginx"];
 const PACKAGES: &[&str] = &["@stomp/stompjs", "ws"];

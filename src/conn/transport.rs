@@ -19,7 +19,7 @@ pub trait Transport {
 
     /// [`send`](Transport::send) of one slice, for what is called once for each member of a room. There should be no call
     /// and few branches between two such system calls: they cost far more there than elsewhere
-    /// (`docs/BENCHMARKS.md`, "What it was").
+    /// (`docs/lab/fan-out.md`, "What it was").
     ///
     /// # Errors
     /// As the socket's; `Interrupted`, too.

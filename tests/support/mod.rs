@@ -11,10 +11,12 @@
 pub mod api;
 pub mod client;
 pub mod peer;
+pub mod running;
 pub mod server;
 pub mod skipped;
 pub mod stream;
 
 pub use client::{Client, Frame};
+pub use running::Running;
 pub use server::Server;
 pub use stream::Stream;

@@ -1,4 +1,4 @@
-//! Programs of others that the server is tested with: Node, Python, Chromium and their packages.
+//! Programs of others that the server is tested with: Node, Python, Java, Chromium and their packages.
 //!
 //! `.ci/setup` installs them. Where one is missing its test is noted as skipped and passes, unless `CI`
 //! is `true`: there, nothing may be left out.
@@ -51,6 +51,29 @@ pub fn python_program(name: &str) -> Option<Command> {
     } else {
         missing(format_args!("{name} is not installed in tests/clients/.venv"))
     }
+}
+
+/// Java, which compiles one file and runs it, if its compiler is there.
+pub fn java() -> Option<Command> {
+    program("javac")?;
+    let mut command = Command::new(program("java")?);
+    // Programs of seconds: start fast, and leave the other core to other tests. Before Java 18 a locale says how bytes of a
+    // String look.
+    command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8"]);
+    Some(command)
+}
+
+/// A class path of jars that `.ci/setup` takes out of Debian's packages, if they are there.
+pub fn jars(names: &[&str]) -> Option<String> {
+    let mut paths = Vec::new();
+    for name in names {
+        let path = clients_dir().join(".java").join(name).with_extension("jar");
+        if !path.is_file() {
+            return missing(format_args!("{name}.jar is not in tests/clients/.java"));
+        }
+        paths.push(path.to_str().expect("a path of characters").to_owned());
+    }
+    Some(paths.join(":"))
 }
 
 /// The browser, if it is there.

@@ -1,7 +1,7 @@
 //! The servers that are compared: how each is chosen and started, and what it is asked.
 //!
 //! Invariant: every server does a workload's same work; where one cannot, what it does instead is said here and in
-//! `docs/BENCHMARKS.md`.
+//! `docs/lab/comparisons.md`.
 
 use std::process::{Command, ExitStatus};
 
