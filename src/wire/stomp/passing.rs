@@ -36,12 +36,26 @@ pub const SERVER_HEADERS: &[&str] = &[
 pub fn is_server_header(name: &str) -> bool {
     let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     // Nearly all names begin and end with a letter, and every SEND has some.
-    let name = match (is_plain(name.as_bytes().first()), is_plain(name.as_bytes().last())) {
-        (true, true) => name,
-        _ => name.trim_matches(is_blank_of_name),
-    };
-    SERVER_HEADERS.contains(&name)
+    let has_plain_ends = is_plain(name.as_bytes().first()) && is_plain(name.as_bytes().last());
+    let name = if has_plain_ends { name } else { name.trim_matches(is_blank_of_name) };
+    KINDS & kind_of(name.as_bytes()) != 0 && SERVER_HEADERS.contains(&name)
 }
+
+/// One of 64 kinds, by length and first letter: most names of senders are of none that a name in [`SERVER_HEADERS`] is of.
+const fn kind_of(name: &[u8]) -> u64 {
+    let first = if name.is_empty() { 0 } else { name[0] as usize };
+    1 << ((name.len() * 5 + first) % 64)
+}
+
+/// The kinds of [`SERVER_HEADERS`].
+const KINDS: u64 = {
+    let (mut kinds, mut at) = (0, 0);
+    while at < SERVER_HEADERS.len() {
+        kinds |= kind_of(SERVER_HEADERS[at].as_bytes());
+        at += 1;
+    }
+    kinds
+};
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
 pub fn is_blank_of_name(c: char) -> bool {
@@ -53,7 +67,9 @@ pub fn is_blank_of_name(c: char) -> bool {
 /// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
 pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
     let start = out.len();
-    for (name, value) in stomp_frame.headers() {
+    let mut headers = stomp_frame.headers();
+    while let Some((name, value)) = headers.next_raw() {
+        let name = headers.read(name);
         if is_server_header(&name) {
             continue;
         }
@@ -66,7 +82,7 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
             out.truncate(line);
             continue;
         }
-        Escapes::V12.write(&value, false, out);
+        Escapes::V12.write(&headers.read(value), false, out);
         out.push(b'\n');
     }
 }
