@@ -162,7 +162,7 @@ impl Session {
         let receipt = head.receipt.bounded(context.limits)?;
         match command {
             Frame::Send => self.send(stomp_frame, &head, context)?,
-            Frame::Subscribe => self.subscribe(&head, context)?,
+            Frame::Subscribe => self.subscribe(stomp_frame, &head, context)?,
             Frame::Unsubscribe => self.unsubscribe(&head, context)?,
             Frame::Ack => self.settle(&head, false, context)?,
             Frame::Nack => self.settle(&head, true, context)?,
@@ -226,7 +226,16 @@ impl Session {
         held
     }
 
-    fn subscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
+    fn subscribe(
+        &mut self,
+        stomp_frame: &StompFrame<'_>,
+        head: &Head<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        // Taken for granted it would show a client what it has asked not to see.
+        if stomp_frame.header("selector").is_some() {
+            return Err(Fault::SelectorNotSupported);
+        }
         let text = head.destination(context.limits)?;
         let login = self.principal.map(|principal| context.principals.login(principal));
         let destination = Destination::parse_subscribe(text, login)?;
