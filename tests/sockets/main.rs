@@ -38,6 +38,7 @@ mod streams;
 mod users;
 mod versions;
 mod websocket;
+mod workers;
 
 use support::{Client, Frame, Server};
 
