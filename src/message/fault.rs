@@ -454,7 +454,7 @@ mod tests {
 
     /// One of each, with the default bounds, in the order of the declaration; stand-ins for what varies.
     fn all() -> Vec<Fault> {
-        use BadDestination::{BadUserForm, EmptyName, NoLogin, UnknownPrefix};
+        use BadDestination::{BadReplyForm, BadUserForm, EmptyName, NoLogin, UnknownPrefix};
         let (stomp, outbound, rooms) = (Stomp::default(), Outbound::default(), Rooms::default());
         let mut all = vec![
             Fault::NotConnected(Command::Send),
@@ -463,7 +463,7 @@ mod tests {
             Fault::ServerCommand(Command::Send),
             Fault::MissingHeader { command: Command::Send, header: "HEADER" },
         ];
-        all.extend([UnknownPrefix, EmptyName, BadUserForm, NoLogin].map(Fault::BadDestination));
+        all.extend([UnknownPrefix, EmptyName, BadUserForm, NoLogin, BadReplyForm].map(Fault::BadDestination));
         all.extend([
             Fault::DestinationTooLong { max: stomp.destination_bytes_max },
             Fault::IdTooLong { header: "HEADER", max: stomp.id_bytes_max },

@@ -27,6 +27,7 @@ mod http;
 mod liveness;
 mod operators;
 mod proxy;
+mod questions;
 mod queues;
 mod refusals;
 mod reload;

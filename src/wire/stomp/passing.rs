@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::header::Escapes;
-use super::{StompFrame, Version};
+use super::{Command, StompFrame, Version};
 
 /// Headers of a SEND that are not passed on: those about the SEND itself, those that the server sets in the
 /// MESSAGE, and those that could be mistaken for the server's word.
@@ -31,16 +31,29 @@ pub const SERVER_HEADERS: &[&str] = &[
     "transaction",
 ];
 
+/// The header of a question that says where its answer goes. In messages for the application only the server says it, so that
+/// no client can have a program answer somewhere else; elsewhere it is a header as others.
+pub const REPLY_TO: &str = "reply-to";
+
 /// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
 /// and [`transcode_lines`] writes a blank for what an older version cannot write.
 pub fn is_server_header(name: &str) -> bool {
+    SERVER_HEADERS.contains(&without_blanks(name))
+}
+
+/// Whether a name is the server's in a message for the application alone, or may become so.
+fn is_app_header(name: &str) -> bool {
+    without_blanks(name) == REPLY_TO
+}
+
+/// A name as receivers may read it.
+fn without_blanks(name: &str) -> &str {
     let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     // Nearly all names begin and end with a letter, and every SEND has some.
-    let name = match (is_plain(name.as_bytes().first()), is_plain(name.as_bytes().last())) {
+    match (is_plain(name.as_bytes().first()), is_plain(name.as_bytes().last())) {
         (true, true) => name,
         _ => name.trim_matches(is_blank_of_name),
-    };
-    SERVER_HEADERS.contains(&name)
+    }
 }
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
@@ -49,12 +62,17 @@ pub fn is_blank_of_name(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{feff}' | ':' | '\0')
 }
 
-/// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],
-/// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
-pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
+/// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`], and for the
+/// application [`REPLY_TO`], in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are
+/// passed). Those of a SUBSCRIBE, which asks the application, are the same without its `id`.
+pub fn user_header_lines(stomp_frame: &StompFrame<'_>, is_for_app: bool, out: &mut Vec<u8>) {
     let start = out.len();
+    let has_own_id = stomp_frame.command == Command::Subscribe;
     for (name, value) in stomp_frame.headers() {
-        if is_server_header(&name) {
+        if is_server_header(&name)
+            || (is_for_app && is_app_header(&name))
+            || (has_own_id && without_blanks(&name) == "id")
+        {
             continue;
         }
         let line = out.len();
@@ -72,9 +90,10 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends a header that a program of the operator's chose for a message, as such a line. `false`, and nothing is appended, if
-/// it could be one of [`SERVER_HEADERS`] ([`is_server_header`]) or has no name. Names differ for whoever calls it several times.
-pub fn own_header_line(name: &str, value: &str, out: &mut Vec<u8>) -> bool {
-    if name.is_empty() || is_server_header(name) {
+/// it could be one of [`SERVER_HEADERS`] ([`is_server_header`]), for the application [`REPLY_TO`], or has no name. Names differ
+/// for whoever calls it several times.
+pub fn own_header_line(name: &str, value: &str, is_for_app: bool, out: &mut Vec<u8>) -> bool {
+    if name.is_empty() || is_server_header(name) || (is_for_app && is_app_header(name)) {
         return false;
     }
     Escapes::V12.write(name, true, out);
