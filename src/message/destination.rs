@@ -142,6 +142,11 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// Whether a text is longer than destinations may be. Where answers go the server has said: that is never too long.
+    pub fn is_too_long(text: &str, bytes_max: u32) -> bool {
+        text.len() > bytes_max as usize && !text.starts_with(REPLY_PREFIX)
+    }
+
     /// A queue by its full text, for messages that the server itself moves.
     pub fn queue(text: String) -> Self {
         Destination { kind: Kind::Queue, key: Cow::Owned(text), shown: None }

@@ -15,6 +15,9 @@ on_one_and_three_reactors! {
     a_question_counts_as_a_subscription,
     a_question_that_a_full_queue_refuses_leaves_nothing,
     rules_say_who_may_ask,
+    a_question_comes_behind_what_was_said_before_it,
+    a_question_counts_for_the_rate,
+    where_answers_go_is_never_too_long,
     a_question_that_is_redelivered_may_be_answered_twice,
     an_answer_need_not_be_acknowledged,
     the_api_may_answer,
@@ -336,6 +339,61 @@ fn rules_say_who_may_ask(setup: Setup) {
     bob.send_confirmed(send("/app/a", "a message"));
     bob.send(&subscribe("s", "/app/a"));
     assert_eq!(ended(&mut bob), ("forbidden".into(), 1008));
+}
+
+fn a_question_comes_behind_what_was_said_before_it(setup: Setup) {
+    let application = Application::new(setup, &[]);
+    let mut program = application.program();
+    for n in 0..16 {
+        let place = format!("/app/order.{n}");
+        program.send(&subscribe(&place, &place).header("ack", "client-individual"));
+        let mut alice = application.alice();
+        let inbox = format!("/topic/inbox.{n}");
+        // In one breath: the first one has begun when the program has the question.
+        let frames = [subscribe("inbox", &inbox), subscribe("s", &place)];
+        let text: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+        alice.send_text(std::str::from_utf8(&text).unwrap());
+        let reply_to = take_question(&mut program);
+        program.send(&send(&inbox, "beside"));
+        assert_eq!(alice.expect_body(), "beside");
+        program.send(&send(&reply_to, "answer"));
+        expect_answer(&mut alice, "s", &place, "answer");
+        alice.disconnect();
+    }
+}
+
+fn a_question_counts_for_the_rate(setup: Setup) {
+    let application = Application::new(setup, &["rate.session_messages_per_s=20", "rate.burst_s=1"]);
+    let mut worker = application.worker("/app/a");
+    let mut alice = application.alice();
+    for n in 0..30 {
+        alice.send(&subscribe(&format!("s{n}"), "/app/a"));
+    }
+    (0..30).for_each(|_| drop(take_question(&mut worker)));
+    application.server.await_metric("publishers_slowed_total", |slowed| slowed > 0);
+    // A program that takes part publishes nothing by that.
+    let slowed = application.server.metric("publishers_slowed_total");
+    let mut other = application.program();
+    for n in 0..30 {
+        other.send_confirmed(subscribe(&format!("w{n}"), "/app/b"));
+    }
+    assert_eq!(application.server.metric("publishers_slowed_total"), slowed);
+}
+
+fn where_answers_go_is_never_too_long(setup: Setup) {
+    let application = Application::new(setup, &["stomp.destination_bytes_max=16", "stomp.id_bytes_max=2000"]);
+    let mut worker = application.worker("/app/a");
+    let mut alice = application.alice();
+    let id = "%/".repeat(1_000);
+    alice.send_confirmed(subscribe(&id, "/app/a"));
+    let reply_to = take_question(&mut worker);
+    worker.send_confirmed(send(&reply_to, "x"));
+    expect_answer(&mut alice, &id, "/app/a", "x");
+    // What a server says that runs for long: nobody waits for it, and it is read all the same.
+    worker.send_confirmed(send("/reply/65535-4294967295-4294967295/4294967295", "x"));
+    application.metric_is("replies_dropped_total", 1);
+    worker.send(&send(&format!("/reply/{}", "0".repeat(100)), "x"));
+    expect_refusal(&mut worker, "bad-destination");
 }
 
 fn a_question_that_is_redelivered_may_be_answered_twice(setup: Setup) {

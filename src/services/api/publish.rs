@@ -48,7 +48,7 @@ impl Judge {
     /// It could not be sent by a session, either; or it says what only the server says.
     pub(super) fn message(&self, said: &Said) -> Result<Message, Problem> {
         let stomp = &self.stomp;
-        if said.destination.len() > stomp.destination_bytes_max as usize {
+        if Destination::is_too_long(&said.destination, stomp.destination_bytes_max) {
             return Err(Fault::DestinationTooLong { max: stomp.destination_bytes_max }.into());
         }
         let destination = Destination::parse_send(&said.destination).map_err(Fault::from)?;

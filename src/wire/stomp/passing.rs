@@ -67,12 +67,10 @@ pub fn is_blank_of_name(c: char) -> bool {
 /// passed). Those of a SUBSCRIBE, which asks the application, are the same without its `id`.
 pub fn user_header_lines(stomp_frame: &StompFrame<'_>, is_for_app: bool, out: &mut Vec<u8>) {
     let start = out.len();
-    let has_own_id = stomp_frame.command == Command::Subscribe;
+    let is_question = stomp_frame.command == Command::Subscribe;
+    let is_app_only = |name: &str| is_app_header(name) || (is_question && without_blanks(name) == "id");
     for (name, value) in stomp_frame.headers() {
-        if is_server_header(&name)
-            || (is_for_app && is_app_header(&name))
-            || (has_own_id && without_blanks(&name) == "id")
-        {
+        if is_server_header(&name) || (is_for_app && is_app_only(&name)) {
             continue;
         }
         let line = out.len();
