@@ -23,6 +23,17 @@ pub enum State {
     Joined,
     /// It gets what its owner sequences before it reads the UNSUBSCRIBE. Its id is free.
     Leaving,
+    /// It waits for the application's answer, and is in no queue: `position` is the request.
+    Asked,
+    /// It has had that answer.
+    Answered,
+}
+
+impl State {
+    /// Whether it is no subscription at an owner, but a question to the application.
+    pub fn is_question(self) -> bool {
+        matches!(self, State::Asked | State::Answered)
+    }
 }
 
 /// One subscription of a session.
@@ -30,9 +41,9 @@ pub enum State {
 pub struct Subscription {
     /// Its encoding class, which holds its id: unique in the session among those that are not leaving.
     pub class: Symbol,
-    /// The room's index, or the symbol of the queue's key. Of a room, only once it has joined.
+    /// The room's index, or the symbol of the key of the queue, or of that which was asked. Of a room, only once it has joined.
     pub place: u32,
-    /// Where the room has it among its members; of a queue, and of one that is joining, the number of its request.
+    /// Where the room has it among its members; of a queue, a question, and one that is joining, the number of its request.
     pub position: u32,
     /// How its messages are acknowledged.
     pub ack: AckMode,
@@ -47,6 +58,10 @@ const _: () = assert!(size_of::<Subscription>() == 16);
 impl Subscription {
     fn is_request(&self, serial: u32) -> bool {
         self.state == State::Joining && self.position == serial
+    }
+
+    fn is_asked(&self, serial: u32) -> bool {
+        self.state == State::Asked && self.position == serial
     }
 
     fn is_of_room(&self, room: u32) -> bool {
@@ -124,6 +139,19 @@ impl Subscriptions {
     /// The one whose request has this number, if its owner has not answered.
     pub fn joining(&self, serial: u32) -> Option<&Subscription> {
         self.iter().find(|other| other.is_request(serial))
+    }
+
+    /// The one that has asked by the request with this number, if it has no answer.
+    pub fn asked(&self, serial: u32) -> Option<&Subscription> {
+        self.iter().find(|other| other.is_asked(serial))
+    }
+
+    /// The application answers it, unless it is gone or has had its answer: what it was.
+    pub fn answer(&mut self, serial: u32) -> Option<Subscription> {
+        let asked = self.0.iter_mut().find(|other| other.is_asked(serial))?;
+        let before = *asked;
+        asked.state = State::Answered;
+        Some(before)
     }
 
     /// Whether the owner of any has not answered.
@@ -204,6 +232,20 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_answered_once() {
+        let mut subscriptions = Subscriptions::default();
+        let (ack, kind, state) = (AckMode::Auto, Kind::Queue, State::Asked);
+        subscriptions.add(Subscription { class: Symbol(1), place: 7, position: 5, ack, kind, state });
+        assert_eq!(subscriptions.answer(4), None, "another was asked");
+        assert_eq!(subscriptions.answer(5).map(|asked| asked.place), Some(7));
+        assert_eq!((subscriptions.answer(5), subscriptions.asked(5)), (None, None));
+        // It is there until it is ended, and in no queue.
+        assert_eq!(subscriptions.count_of(Kind::Queue, Some(7)), 1);
+        assert!(!subscriptions.has_joined(Kind::Queue, Some(7)) && !subscriptions.is_joining());
+        assert!(subscriptions.remove(Symbol(1)).is_some());
+    }
 
     #[test]
     fn unsubscribes_of_one_room_are_answered_in_their_order() {

@@ -483,6 +483,8 @@ impl Shard {
                 State::Joining => "joining",
                 State::Joined => "joined",
                 State::Leaving => "leaving",
+                State::Asked => "asked",
+                State::Answered => "answered",
             },
         }
     }

@@ -177,8 +177,13 @@ impl Shard {
         message: Message,
         now: Tick,
     ) -> Result<bool, Fault> {
-        if message.kind() == Kind::Queue {
-            return self.queue_publish(message, origin.holder, now).map(|()| false);
+        match message.kind() {
+            Kind::Queue => return self.queue_publish(message, origin.holder, now).map(|()| false),
+            Kind::Reply => {
+                self.take_reply(&message);
+                return Ok(false);
+            }
+            Kind::Topic | Kind::User => {}
         }
         let hash = self.env.hash_of(message.key_bytes());
         match self.topics.publish(origin, message, hash) {
@@ -461,7 +466,7 @@ impl Shard {
         gone: Subscription,
         request: Option<NonZeroU32>,
     ) -> bool {
-        if gone.state != State::Joining {
+        if gone.state != State::Joining && !gone.state.is_question() {
             self.tell_unsubscribed(index, &gone);
         }
         self.sessions.uncount_subscription();
@@ -519,8 +524,8 @@ impl Shard {
             let is_queue = gone.kind == Kind::Queue;
             let key =
                 if is_queue { Some(self.sessions.names().value(Symbol(gone.place)).clone()) } else { None };
-            // One that is joining is ended when its owner has answered; one that is leaving has asked.
-            if is_queue || gone.state == State::Joined {
+            // One that is joining is ended when its owner has answered; one that is leaving has asked. Of a question no owner knows.
+            if (is_queue || gone.state == State::Joined) && !gone.state.is_question() {
                 let key = key.as_deref().unwrap_or_else(|| self.members.key(gone.place));
                 let owner = self.env.owner_of(key.as_bytes());
                 let (origin, consumer) =

@@ -1,5 +1,7 @@
 //! One simulated client: a STOMP of its own, over WebSocket or alone.
 
+mod questions;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tcbchat::message::destination::EVENTS;
@@ -10,6 +12,9 @@ use crate::channel::{Bare, Channel, Heard};
 use crate::gate;
 use crate::model::{Model, SubscriptionId};
 
+use questions::Questions;
+pub use questions::is_program;
+
 /// What a receipt will confirm.
 enum Awaited {
     Subscribed(SubscriptionId),
@@ -17,6 +22,10 @@ enum Awaited {
     Left(String, String, SubscriptionId),
     Sent(Vec<String>),
     Acked(String),
+    /// The label of a question.
+    Asked(String),
+    Unasked(String),
+    Answered(String),
     Nothing,
     /// It will be refused: the receipt does not come.
     Refused,
@@ -78,6 +87,7 @@ pub struct Client {
     survives: bool,
     /// Names of the refusals that it was told.
     pub refusals: Vec<String>,
+    questions: Questions,
 }
 
 /// Some have one login with the client that came before them.
@@ -133,6 +143,7 @@ impl Client {
             over: HashSet::new(),
             survives: false,
             refusals: Vec::new(),
+            questions: Questions::default(),
         }
     }
 
@@ -377,6 +388,10 @@ impl Client {
                 self.topics.retain(|_, other| *other != subscription);
             }
             Some(Awaited::Sent(bodies)) => bodies.iter().for_each(|body| model.refused(body)),
+            Some(Awaited::Asked(label)) => {
+                model.refused(&label);
+                self.is_gone(&label);
+            }
             _ => {}
         }
     }
@@ -421,10 +436,12 @@ impl Client {
         self.queues.clear();
         self.unsettled.clear();
         self.late.clear();
+        self.questions.clear();
     }
 
     /// Everything under way has arrived: this session lives, so nothing may have come to it late.
-    pub fn check_complete(&self) {
+    pub fn check_complete(&self, model: &Model) {
+        self.check_answers(model);
         let is_untold = |awaited: &Awaited| matches!(awaited, Awaited::Refused);
         let untold = self.awaited.values().filter(|awaited| is_untold(awaited)).count();
         assert!(
@@ -477,6 +494,18 @@ impl Client {
         }
     }
 
+    /// Takes a message of a queue, which comes by this subscription; bodies, or labels of questions, tell them apart.
+    fn take_of_queue(&mut self, id: &str, headers: &HashMap<&str, &str>, body: &str, model: &mut Model) {
+        let Some(acks) = self.queues.get(id) else { return model.handed_over(body) };
+        if model.is_settled(body) {
+            self.late.push(body.into());
+        }
+        model.offered(body);
+        if *acks {
+            self.unsettled.push((headers["ack"].into(), body.into(), id.into()));
+        }
+    }
+
     fn stomp(&mut self, text: &str, model: &mut Model) {
         self.trace("hears", text);
         if text == "\n" {
@@ -502,6 +531,9 @@ impl Client {
             if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {
                 model.handed_over(body);
             }
+            if let Some(label) = headers.get("label") {
+                model.handed_over(label);
+            }
             return;
         }
         match command {
@@ -525,12 +557,18 @@ impl Client {
                 }
                 Awaited::Sent(bodies) => bodies.iter().for_each(|body| model.confirmed(body)),
                 Awaited::Acked(body) => model.settled(&body),
+                Awaited::Asked(label) => model.confirmed(&label),
+                Awaited::Unasked(label) => self.is_gone(&label),
+                Awaited::Answered(label) => model.answered(&label),
                 Awaited::Nothing => {}
                 Awaited::Refused => panic!("it is not to be confirmed"),
             },
             "MESSAGE" if headers["destination"] == EVENTS => self.hear(body),
             "MESSAGE" if headers["destination"] == ERRORS => {
                 self.refused(&headers, body.trim_end(), model);
+            }
+            "MESSAGE" if headers["destination"].starts_with("/app/") => {
+                self.hear_application(&headers, body, model);
             }
             "MESSAGE" => {
                 let (author, _) = body.split_once('-').expect("a body begins with its author");
@@ -546,16 +584,8 @@ impl Client {
                 if let Some(subscription) = self.topics.get(&key) {
                     model.received(*subscription, headers["message-id"], body);
                     self.unanswered += 1;
-                } else if headers["destination"].starts_with("/queue/") && !self.queues.contains_key(id) {
-                    model.handed_over(body);
-                } else if let Some(acks) = self.queues.get(id) {
-                    if model.is_settled(body) {
-                        self.late.push(body.into());
-                    }
-                    model.offered(body);
-                    if *acks {
-                        self.unsettled.push((headers["ack"].into(), body.into(), id.into()));
-                    }
+                } else if headers["destination"].starts_with("/queue/") {
+                    self.take_of_queue(id, &headers, body, model);
                 }
             }
             "ERROR" => {

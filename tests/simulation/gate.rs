@@ -10,9 +10,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tcbchat::auth::{Credentials, Principal};
 use tcbchat::mesh::request::{Authenticator, Expiry, Identity, Question};
+use tcbchat::message::destination::SERVICE;
 use tcbchat::message::fault::Fault;
 use tcbchat::session::ticket::Sources;
 
+use crate::client::is_program;
 use crate::coverage::Coverage;
 
 /// The passcode that is wrong.
@@ -90,7 +92,10 @@ fn answer_one(
         coverage.note("gate", "lets somebody in who is nobody");
         return Some(Ok(Identity { principal: None, expiry: None }));
     };
-    let roles = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
+    let mut roles: Vec<Box<str>> = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
+    if is_program(login) {
+        roles.push(SERVICE.into());
+    }
     let principal = Some(Principal::new(&**login, roles, []));
     let expiry = (!is_calm && rng.random_bool(0.2)).then(|| {
         coverage.note("gate", "says when it ends");

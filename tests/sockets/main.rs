@@ -27,6 +27,7 @@ mod http;
 mod liveness;
 mod operators;
 mod proxy;
+mod questions;
 mod queues;
 mod refusals;
 mod reload;
@@ -38,6 +39,7 @@ mod streams;
 mod users;
 mod versions;
 mod websocket;
+mod workers;
 
 use support::{Client, Frame, Server};
 
