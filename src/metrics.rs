@@ -260,6 +260,10 @@ metrics! {
         /// Upgrades that were answered 503, and CONNECTs that were refused, because clients that are not known yet say too much
         /// of themselves.
         credentials_refused_total: Counter refuses ["handshake.credentials_bytes_max"];
+        /// Answers of the application that reached who had asked by SUBSCRIBE to `/app/...`.
+        replies_delivered_total: Counter;
+        /// Answers of the application whose question had an answer, or was ended by UNSUBSCRIBE or with its session.
+        replies_dropped_total: Counter;
         /// Messages to `/system/events`.
         events_told_total: Counter;
         /// Frames that were refused by a MESSAGE, so that their sessions went on (`stomp.refusals`).

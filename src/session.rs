@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use crate::limits;
 use crate::message::class::{AckMode, Class};
-use crate::message::destination::{Destination, Kind};
+use crate::message::destination::{self, Destination, Kind};
 use crate::message::fault::Fault;
 use crate::message::interner::{Interner, Symbol};
 use crate::message::past::{Past, Position};
@@ -39,7 +39,7 @@ use crate::wire::framing::Framing;
 use crate::wire::stomp::{self, StompFrame, Version};
 
 pub use awaiting::{Awaited, Receipt};
-pub use command::{Command, End};
+pub use command::{Command, End, Question};
 pub use connect::RENEWAL;
 use extra::Extra;
 pub use extra::Unsettled;
@@ -201,17 +201,7 @@ impl Session {
             return self.renew(stomp_frame, head, context);
         }
         let destination = Destination::parse_send(destination)?;
-        let mut lines = Vec::new();
-        // The server's word comes first: of two headers with one name the first holds (STOMP 1.2, Repeated Header Entries).
-        if context.sources.is_some() {
-            let sender = self.principal.map(|principal| context.principals.login(principal));
-            stomp::server_header_lines(sender, context.wall_ms, &mut lines);
-        }
-        if destination.is_of_app() {
-            let Whence { session, address } = (context.whence)();
-            stomp::whence_lines(session, address, &mut lines);
-        }
-        stomp::user_header_lines(stomp_frame, &mut lines);
+        let lines = self.message_lines(stomp_frame, destination.is_of_app(), context);
         let message = Message::new(&destination, &lines, stomp_frame.body);
         match head.transaction.bounded(context.limits)? {
             Some(transaction) => self.in_transaction(transaction, Command::Publish(message), context.limits),
@@ -220,6 +210,27 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// The headers of the message that a frame becomes.
+    fn message_lines(
+        &self,
+        stomp_frame: &StompFrame<'_>,
+        is_for_app: bool,
+        context: &Context<'_>,
+    ) -> Vec<u8> {
+        let mut lines = Vec::new();
+        // The server's word comes first: of two headers with one name the first holds (STOMP 1.2, Repeated Header Entries).
+        if context.sources.is_some() {
+            let sender = self.principal.map(|principal| context.principals.login(principal));
+            stomp::server_header_lines(sender, context.wall_ms, &mut lines);
+        }
+        if is_for_app {
+            let Whence { session, address } = (context.whence)();
+            stomp::whence_lines(session, address, &mut lines);
+        }
+        stomp::user_header_lines(stomp_frame, is_for_app, &mut lines);
+        lines
     }
 
     fn in_transaction(&mut self, id: &str, command: Command, limits: &limits::Stomp) -> Result<(), Fault> {
@@ -234,6 +245,10 @@ impl Session {
         head: &Head<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
+        // Taken for granted it would show a client what it has asked not to see.
+        if stomp_frame.header("selector").is_some() {
+            return Err(Fault::SelectorNotSupported);
+        }
         let text = head.destination(context.limits)?;
         let login = self.principal.map(|principal| context.principals.login(principal));
         let destination = Destination::parse_subscribe(text, login)?;
@@ -250,8 +265,23 @@ impl Session {
         let version = self.version_or_newest();
         let class = context.classes.acquire(Class { id, is_named, version, ack, framing: context.framing });
         let (key, kind) = (destination.key().into(), destination.kind());
-        context.commands.push(Command::Subscribe { class, key, kind, ack, past });
+        let is_guarded = context.sources.is_some();
+        context.commands.push(
+            if destination.is_of_app() && !self.is_service(is_guarded, context.principals) {
+                let lines = self.message_lines(stomp_frame, true, context);
+                Command::Ask(Question { class, key, ack, lines })
+            } else {
+                Command::Subscribe { class, key, kind, ack, past }
+            },
+        );
         Ok(())
+    }
+
+    /// Whether the client is one of the application's own programs. Where nobody proves who they are, all may be.
+    pub fn is_service(&self, is_guarded: bool, principals: &Principals) -> bool {
+        let has_role =
+            |principal| principals.roles(principal).iter().any(|role| **role == *destination::SERVICE);
+        !is_guarded || self.principal.is_some_and(has_role)
     }
 
     fn unsubscribe(&mut self, head: &Head<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
@@ -294,10 +324,11 @@ impl Session {
         };
         self.tidy();
         if settled.is_empty() {
-            // A topic keeps nothing to be acknowledged; clients that acknowledge its messages all the same
-            // do no harm.
+            // A topic keeps nothing to be acknowledged, and neither is an answer kept; clients that acknowledge such messages
+            // all the same do no harm.
             let may_ack = |subscription: &Subscription| {
-                subscription.kind != Kind::Queue && subscription.ack != AckMode::Auto
+                (subscription.kind != Kind::Queue || subscription.state.is_question())
+                    && subscription.ack != AckMode::Auto
             };
             return if self.subscriptions.iter().any(may_ack) { Ok(()) } else { Err(Fault::UnknownAck) };
         }

@@ -8,7 +8,7 @@
 //!
 //! What is where: `proxied` (what balancers say), `opening` (who may open a WebSocket), `input` (bytes to frames), `permission`
 //! (what rules allow), `commands` (what frames ask for), `identity` (who clients are), `requests` (what owners do, and
-//! completions), `inquiries` (what services ask), `queues` (queues' messages), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends),
+//! completions), `inquiries` (what services ask), `queues` (queues' messages), `questions` (what the application answers once), `flush` (bytes that leave), `timers`, `ending` (every way a connection ends),
 //! `farewell` (the end of the process), `reload` (other bounds), `memory` (what the bytes are for), `rest` (what is given back
 //! when traffic is over), `notes` (who was ended, for the log), `check` (what is true between two calls).
 //!
@@ -24,11 +24,13 @@ mod flush;
 mod identity;
 mod input;
 mod inquiries;
+mod memberships;
 pub mod memory;
 mod notes;
 mod opening;
 mod permission;
 mod proxied;
+mod questions;
 mod queues;
 mod recovery;
 mod refusals;
@@ -45,9 +47,9 @@ use std::sync::atomic::AtomicU32;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
-use crate::broker::owner_of;
 use crate::broker::queue::Queues;
 use crate::broker::topic::Topics;
+use crate::broker::{owner_of, owner_of_message};
 use crate::conn::behind::Behind;
 use crate::conn::handshake::Reach;
 use crate::conn::hold::{Holds, Reason};
@@ -65,7 +67,7 @@ use crate::mesh::Mesh;
 use crate::mesh::port::Port;
 use crate::mesh::request::Authenticator;
 use crate::message::Epochs;
-use crate::message::destination::Pattern;
+use crate::message::destination::{Kind, Pattern};
 use crate::message::fault::Refusals;
 pub use crate::message::origin::ConnKey;
 use crate::message::origin::{Consumer, Holder};
@@ -199,12 +201,19 @@ struct Env {
     site: Arc<dyn Site>,
     authenticator: Option<Arc<dyn Authenticator>>,
     metrics: Arc<ShardMetrics>,
+    /// The epoch of the ids of answers.
+    answers: u64,
 }
 
 impl Env {
     /// The shard that owns a place.
     fn owner_of(&self, key: &[u8]) -> u16 {
         if self.shards == 1 { 0 } else { owner_of(self.seed, key, self.shards) }
+    }
+
+    /// The shard that gives a message to a destination of this kind its place.
+    fn owner_of_message(&self, kind: Kind, key: &[u8]) -> u16 {
+        if self.shards == 1 { 0 } else { owner_of_message(self.seed, kind, key, self.shards) }
     }
 
     /// The hash of a place's key.
@@ -253,7 +262,7 @@ impl Shard {
         let shards = setup.mesh.shards();
         assert!(setup.id < shards);
         let limits = setup.limits;
-        let epochs = |kind: u16| Epochs::new(setup.started_s, setup.id * 2 + kind, shards * 2);
+        let epochs = |kind: u16| Epochs::new(setup.started_s, setup.id * 3 + kind, shards * 3);
         let is_delayed = limits.rooms.flush_delay_us > 0;
         let delayed = if is_delayed { limits.flush_delay_destinations.clone() } else { Vec::new() };
         let rooms = &limits.rooms;
@@ -301,6 +310,7 @@ impl Shard {
                 site: setup.site,
                 authenticator: setup.authenticator,
                 metrics: setup.metrics,
+                answers: epochs(2).begin(),
                 limits,
             },
         }

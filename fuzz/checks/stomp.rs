@@ -133,7 +133,7 @@ fn check_frame(stomp_frame: &StompFrame<'_>, version: Version, consumed: usize, 
 /// User headers survive the way from the SEND to a MESSAGE of any version.
 fn check_passing(stomp_frame: &StompFrame<'_>, item: &Item, limits: &limits::Stomp) {
     let mut lines = Vec::new();
-    user_header_lines(stomp_frame, &mut lines);
+    user_header_lines(stomp_frame, false, &mut lines);
     let mut expected = Item { command: Command::Message, headers: Vec::new(), body: Vec::new() };
     for (name, value) in &item.headers {
         let is_known = expected.headers.iter().any(|(earlier, _)| earlier == name);

@@ -333,7 +333,7 @@ pub struct SubscriptionView {
     pub destination: Option<Box<str>>,
     /// How its messages are acknowledged.
     pub ack: &'static str,
-    /// `joining`, `joined` or `leaving`.
+    /// `joining`, `joined` or `leaving`; of a question to the application `asked` or `answered`.
     pub state: &'static str,
 }
 

@@ -6,6 +6,7 @@
 //! | `/queue/<name>` | each message goes to one subscriber |
 //! | `/system/events` (SUBSCRIBE) | what happens to sessions, for the application's own programs |
 //! | `/app/<name>` | the same, to one session of the application's own programs |
+//! | `/reply/<session>/<number>` (SEND) | the one who has asked by SUBSCRIBE to `/app/<name>`, once |
 //! | `/user/queue/<name>` (SUBSCRIBE) | the subscriber's own, by login |
 //! | `/user/<login>/queue/<name>` (SEND) | every session of that login; a `/` or `%` in the login is written `%2F`, `%25` |
 //!
@@ -16,9 +17,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::message::origin::ReplyTo;
+
 /// What the names of queues begin with whose messages are for the application: only sessions with the role [`SERVICE`]
 /// subscribe to them.
 pub const APP_PREFIX: &str = "/app/";
+
+/// What the destinations of answers begin with ([`ReplyTo`]): only sessions with the role [`SERVICE`] send to them.
+pub const REPLY_PREFIX: &str = "/reply/";
 
 /// The room of what happens to sessions: only the server sends to it.
 pub const EVENTS: &str = "/system/events";
@@ -35,6 +41,8 @@ pub enum Kind {
     Queue,
     /// To every session of one login, in one total order.
     User,
+    /// To one session, which has asked for it, once.
+    Reply,
 }
 
 /// A destination that this server knows.
@@ -56,6 +64,8 @@ pub enum BadDestination {
     BadUserForm,
     /// `/user/queue/...` from a session that gave no login.
     NoLogin,
+    /// `/reply/...` that no `reply-to` has said.
+    BadReplyForm,
 }
 
 impl BadDestination {
@@ -68,6 +78,7 @@ impl BadDestination {
                 "user destination must be /user/queue/<name> to subscribe and /user/<login>/queue/<name> to send"
             }
             BadDestination::NoLogin => "/user/queue/ needs a session that gave a login",
+            BadDestination::BadReplyForm => "reply destination must be what reply-to says",
         }
     }
 }
@@ -78,6 +89,10 @@ impl<'a> Destination<'a> {
     /// # Errors
     /// [`BadDestination`], never `NoLogin`.
     pub fn parse_send(text: &'a str) -> Result<Self, BadDestination> {
+        if text.starts_with(REPLY_PREFIX) {
+            text.parse::<ReplyTo>().map_err(|_| BadDestination::BadReplyForm)?;
+            return Ok(Destination { kind: Kind::Reply, key: Cow::Borrowed(text), shown: None });
+        }
         let Some(rest) = text.strip_prefix("/user/") else { return Self::parse_plain(text) };
         let (login, rest) = rest.split_once('/').ok_or(BadDestination::BadUserForm)?;
         let name = rest.strip_prefix("queue/").ok_or(BadDestination::BadUserForm)?;
@@ -125,6 +140,11 @@ impl<'a> Destination<'a> {
             key: Cow::Owned(format!("/user/{}/queue/{name}", encode_login(login))),
             shown: Some(Cow::Owned(format!("/user/queue/{name}"))),
         }
+    }
+
+    /// Whether a text is longer than destinations may be. Where answers go the server has said: that is never too long.
+    pub fn is_too_long(text: &str, bytes_max: u32) -> bool {
+        text.len() > bytes_max as usize && !text.starts_with(REPLY_PREFIX)
     }
 
     /// A queue by its full text, for messages that the server itself moves.
@@ -251,6 +271,9 @@ mod tests {
         let app = Destination::parse_send("/app/chat.send").unwrap();
         assert_eq!((app.kind(), app.key(), app.is_of_app()), (Kind::Queue, "/app/chat.send", true));
         assert!(!queue.is_of_app());
+        let reply = Destination::parse_send("/reply/0-1-2/3").unwrap();
+        assert_eq!((reply.kind(), reply.key()), (Kind::Reply, "/reply/0-1-2/3"));
+        assert_eq!(Destination::parse_subscribe("/reply/0-1-2/3", None), Err(BadDestination::UnknownPrefix));
         let own = Destination::parse_subscribe("/user/queue/mail", Some("ann")).unwrap();
         assert_eq!((own.kind(), own.key()), (Kind::User, "/user/ann/queue/mail"));
         assert_eq!(own.shown(), Some("/user/queue/mail"));
@@ -267,6 +290,8 @@ mod tests {
             ("/app/", EmptyName),
             ("/app", UnknownPrefix),
             (EVENTS, UnknownPrefix),
+            ("/reply/", BadReplyForm),
+            ("/reply/0-1-2/x", BadReplyForm),
             ("/user/ann", BadUserForm),
             ("/user/ann/topic/x", BadUserForm),
             ("/user/ann/queue/", EmptyName),

@@ -48,7 +48,8 @@ pub enum Fault {
     BadAckMode,
     /// `history` is no number, `since` no position, both are there, or the destination is no room.
     BadPast,
-
+    /// SUBSCRIBE with a condition on the messages that it wants.
+    SelectorNotSupported,
     /// `heart-beat` is not two numbers.
     BadHeartBeat,
     /// The session has a subscription with this id.
@@ -202,6 +203,7 @@ impl Fault {
             self,
             Fault::BadDestination(_)
                 | Fault::DestinationTooLong { .. }
+                | Fault::SelectorNotSupported
                 | Fault::SubscriptionExists
                 | Fault::NoSuchSubscription
                 | Fault::TooManySubscriptions { .. }
@@ -230,7 +232,7 @@ impl Fault {
             Fault::IdTooLong { .. } => "id-too-long",
             Fault::BadAckMode => "bad-ack-mode",
             Fault::BadPast => "bad-history",
-
+            Fault::SelectorNotSupported => "selector-not-supported",
             Fault::BadHeartBeat => "bad-heart-beat",
             Fault::SubscriptionExists => "subscription-exists",
             Fault::NoSuchSubscription => "no-such-subscription",
@@ -353,6 +355,9 @@ impl fmt::Display for Fault {
                 write!(f, "{header} is longer than stomp.id_bytes_max = {max}")
             }
             Fault::BadAckMode => f.write_str("ack must be auto, client or client-individual"),
+            Fault::SelectorNotSupported => {
+                f.write_str("selector is not supported: a subscription gets every message of its destination")
+            }
             Fault::BadHeartBeat => {
                 f.write_str("heart-beat must be two numbers of milliseconds with a comma between")
             }
@@ -456,7 +461,7 @@ mod tests {
 
     /// One of each, with the default bounds, in the order of the declaration; stand-ins for what varies.
     fn all() -> Vec<Fault> {
-        use BadDestination::{BadUserForm, EmptyName, NoLogin, UnknownPrefix};
+        use BadDestination::{BadReplyForm, BadUserForm, EmptyName, NoLogin, UnknownPrefix};
         let (stomp, outbound, rooms) = (Stomp::default(), Outbound::default(), Rooms::default());
         let mut all = vec![
             Fault::NotConnected(Command::Send),
@@ -465,12 +470,13 @@ mod tests {
             Fault::ServerCommand(Command::Send),
             Fault::MissingHeader { command: Command::Send, header: "HEADER" },
         ];
-        all.extend([UnknownPrefix, EmptyName, BadUserForm, NoLogin].map(Fault::BadDestination));
+        all.extend([UnknownPrefix, EmptyName, BadUserForm, NoLogin, BadReplyForm].map(Fault::BadDestination));
         all.extend([
             Fault::DestinationTooLong { max: stomp.destination_bytes_max },
             Fault::IdTooLong { header: "HEADER", max: stomp.id_bytes_max },
             Fault::BadAckMode,
             Fault::BadPast,
+            Fault::SelectorNotSupported,
             Fault::BadHeartBeat,
             Fault::SubscriptionExists,
             Fault::NoSuchSubscription,

@@ -1,4 +1,5 @@
-//! Who sent a message, who consumes a queue, on whose account something is held: names that travel between shards.
+//! Who sent a message, who consumes a queue, where an answer goes, on whose account something is held: names that travel
+//! between shards.
 //!
 //! A name is plain data. It may outlive what it names: whoever looks it up finds nothing then.
 //!
@@ -11,6 +12,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
+use crate::message::destination::REPLY_PREFIX;
 use crate::message::interner::Symbol;
 use crate::tcb::FourTuple;
 
@@ -94,16 +96,47 @@ impl FromStr for SessionName {
     type Err = NotASession;
 
     fn from_str(text: &str) -> Result<SessionName, NotASession> {
-        let mut numbers = text.splitn(3, '-').map(|number| {
-            // A sign is no digit, though a parser of numbers takes it.
-            let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| number.parse::<u32>().ok()).flatten().ok_or(NotASession)
-        });
+        let mut numbers = text.splitn(3, '-').map(number);
         let mut next = || numbers.next().unwrap_or(Err(NotASession));
         let (shard, index, generation) = (next()?, next()?, next()?);
         let shard = shard.try_into().map_err(|_| NotASession)?;
         Ok(SessionName { shard, connection: ConnKey { index, generation } })
     }
+}
+
+/// Where an answer of the application goes: a destination that names who has asked, and which of its SUBSCRIBEs.
+///
+/// The number is that SUBSCRIBE's alone. So an answer finds no later subscription with the same id, and the broker need not know
+/// of the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// Who has asked.
+    pub session: SessionName,
+    /// The number of the request.
+    pub serial: u32,
+}
+
+impl fmt::Display for ReplyTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ReplyTo { session, serial } = self;
+        write!(f, "{REPLY_PREFIX}{session}/{serial}")
+    }
+}
+
+impl FromStr for ReplyTo {
+    type Err = NotASession;
+
+    fn from_str(text: &str) -> Result<ReplyTo, NotASession> {
+        let named = text.strip_prefix(REPLY_PREFIX).and_then(|rest| rest.split_once('/'));
+        let (session, serial) = named.ok_or(NotASession)?;
+        Ok(ReplyTo { session: session.parse()?, serial: number(serial)? })
+    }
+}
+
+/// A number as names have it: a sign is no digit, though a parser of numbers takes it.
+fn number(text: &str) -> Result<u32, NotASession> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten().ok_or(NotASession)
 }
 
 /// On whose account something is held that clients share. Who comes with many sessions has one account.
@@ -168,6 +201,25 @@ mod tests {
             ["", "3", "3-7", "3-7-", "3-7-1-2", "65536-7-1", "3-+7-1", "3-7-4294967296", "a-b-c", " 3-7-1"]
         {
             assert_eq!(bad.parse::<SessionName>(), Err(NotASession), "{bad}");
+        }
+    }
+
+    #[test]
+    fn where_answers_go_survives_text() {
+        let session = SessionName { shard: 3, connection: ConnKey { index: 7, generation: 2 } };
+        let to = ReplyTo { session, serial: u32::MAX };
+        assert_eq!(to.to_string(), "/reply/3-7-2/4294967295");
+        assert_eq!(to.to_string().parse(), Ok(to));
+        for bad in [
+            "",
+            "/reply/",
+            "/reply/3-7-2",
+            "/reply/3-7-2/",
+            "/reply/3-7-2/+1",
+            "/reply/3-7/1",
+            "/reply/3-7-2/1/",
+        ] {
+            assert_eq!(bad.parse::<ReplyTo>(), Err(NotASession), "{bad}");
         }
     }
 

@@ -167,6 +167,13 @@ pub fn message(class: &Class, id: MessageId, message: &Message, is_redelivered: 
     });
 }
 
+/// MESSAGE with what the application has answered, as from the destination that was asked.
+pub fn answer(class: &Class, id: MessageId, destination: &str, message: &Message, out: &mut Vec<u8>) {
+    class.framing.wrap(message.is_utf8(), 0, out, |out| {
+        message_headers_of(class, id, destination, message, false, out).body(message.body());
+    });
+}
+
 /// MESSAGE without its end, [`Message::frame_end`], which must be sent next.
 pub fn message_head(class: &Class, id: MessageId, message: &Message, out: &mut Vec<u8>) {
     let body_bytes = message.body().len();
@@ -182,13 +189,24 @@ fn message_headers<'a>(
     is_redelivered: bool,
     out: &'a mut Vec<u8>,
 ) -> Encoder<'a> {
+    message_headers_of(class, id, message.shown(), message, is_redelivered, out)
+}
+
+fn message_headers_of<'a>(
+    class: &Class,
+    id: MessageId,
+    destination: &str,
+    message: &Message,
+    is_redelivered: bool,
+    out: &'a mut Vec<u8>,
+) -> Encoder<'a> {
     let mut text = [0; MessageId::TEXT_BYTES_MAX];
     let id = id.format(&mut text);
     let mut encoder = Encoder::new(out, Command::Message, class.version);
     if class.is_named {
         encoder = encoder.known("subscription", &class.id);
     }
-    encoder = encoder.plain("message-id", id).known("destination", message.shown());
+    encoder = encoder.plain("message-id", id).known("destination", destination);
     if message.is_kept() {
         let dash = id.iter().position(|byte| *byte == b'-').unwrap_or(id.len());
         encoder = encoder.plain("epoch", &id[..dash]).plain("sequence", &id[(dash + 1).min(id.len())..]);

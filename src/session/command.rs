@@ -36,6 +36,8 @@ pub enum Command {
         /// What it asks of the past.
         past: Option<Past>,
     },
+    /// Put a question to the application; the class has been acquired for it.
+    Ask(Question),
     /// Take the subscription with this class out.
     Unsubscribe(Symbol),
     /// Hand a message to its place.
@@ -51,6 +53,19 @@ pub enum Command {
     Receipt(CompactString),
     /// End the session when everything before has been done.
     Disconnect,
+}
+
+/// A SUBSCRIBE that the application answers once.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The class of what becomes of it in the session.
+    pub class: Symbol,
+    /// The key of the queue that it goes to.
+    pub key: Box<str>,
+    /// The mode of the subscription.
+    pub ack: AckMode,
+    /// Headers of the message that it is, but for where the answer goes.
+    pub lines: Vec<u8>,
 }
 
 /// A way in which a session ends.

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use crate::limits;
+use crate::message::destination::Destination;
 use crate::message::fault::Fault;
 use crate::wire::stomp::{Command, StompFrame};
 
@@ -48,7 +49,7 @@ impl<'a> Head<'a> {
         let missing = Fault::MissingHeader { command: self.command, header: "destination" };
         let text = self.destination.as_deref().ok_or(missing)?;
         let max = limits.destination_bytes_max;
-        if text.len() > max as usize { Err(Fault::DestinationTooLong { max }) } else { Ok(text) }
+        if Destination::is_too_long(text, max) { Err(Fault::DestinationTooLong { max }) } else { Ok(text) }
     }
 
     /// One of the values, which the frame must have.

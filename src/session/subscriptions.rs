@@ -26,6 +26,17 @@ pub enum State {
     Joined,
     /// It gets what its owner sequences before it reads the UNSUBSCRIBE. Its id is free.
     Leaving,
+    /// It waits for the application's answer, and is in no queue: `position` is the request.
+    Asked,
+    /// It has had that answer.
+    Answered,
+}
+
+impl State {
+    /// Whether it is no subscription at an owner, but a question to the application.
+    pub fn is_question(self) -> bool {
+        matches!(self, State::Asked | State::Answered)
+    }
 }
 
 /// One subscription of a session.
@@ -33,9 +44,10 @@ pub enum State {
 pub struct Subscription {
     /// Its encoding class, which holds its id: unique in the session among those that are not leaving.
     pub class: Symbol,
-    /// The room's index once it has joined; the symbol of the key of a queue, or of a room while it recovers.
+    /// The room's index once it has joined. The symbol of the key of a queue, of that which was asked, or of a room while it
+    /// recovers.
     pub place: u32,
-    /// Where the room has it among its members; of a queue, and of one that has not joined, the number of its request.
+    /// Where the room has it among its members. Of a queue, a question, and one that has not joined, the number of its request.
     pub position: u32,
     /// How its messages are acknowledged.
     pub ack: AckMode,
@@ -60,6 +72,10 @@ impl Subscription {
     /// Whether `place` is the symbol of its destination's key.
     pub fn is_named(&self) -> bool {
         self.kind == Kind::Queue || self.state == State::Recovering
+    }
+
+    fn is_asked(&self, serial: u32) -> bool {
+        self.state == State::Asked && self.position == serial
     }
 
     fn is_of_room(&self, room: u32) -> bool {
@@ -139,6 +155,19 @@ impl Subscriptions {
     /// The one whose request has this number, if its owner has not answered: a SUBSCRIBE, or for a page of the past.
     pub fn joining(&self, serial: u32) -> Option<&Subscription> {
         self.iter().find(|other| other.is_request(serial))
+    }
+
+    /// The one that has asked by the request with this number, if it has no answer.
+    pub fn asked(&self, serial: u32) -> Option<&Subscription> {
+        self.iter().find(|other| other.is_asked(serial))
+    }
+
+    /// The application answers it, unless it is gone or has had its answer: what it was.
+    pub fn answer(&mut self, serial: u32) -> Option<Subscription> {
+        let asked = self.0.iter_mut().find(|other| other.is_asked(serial))?;
+        let before = *asked;
+        asked.state = State::Answered;
+        Some(before)
     }
 
     /// Whether the owner of any has not answered.
@@ -231,6 +260,20 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_answered_once() {
+        let mut subscriptions = Subscriptions::default();
+        let (ack, kind, state) = (AckMode::Auto, Kind::Queue, State::Asked);
+        subscriptions.add(Subscription { class: Symbol(1), place: 7, position: 5, ack, kind, state });
+        assert_eq!(subscriptions.answer(4), None, "another was asked");
+        assert_eq!(subscriptions.answer(5).map(|asked| asked.place), Some(7));
+        assert_eq!((subscriptions.answer(5), subscriptions.asked(5)), (None, None));
+        // It is there until it is ended, and in no queue.
+        assert_eq!(subscriptions.count_of(Kind::Queue, None, Some(Symbol(7))), 1);
+        assert!(!subscriptions.has_joined(Kind::Queue, Some(7)) && !subscriptions.is_joining());
+        assert!(subscriptions.remove(Symbol(1)).is_some());
+    }
 
     #[test]
     fn unsubscribes_of_one_room_are_answered_in_their_order() {

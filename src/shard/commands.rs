@@ -21,7 +21,7 @@ use crate::message::interner::Symbol;
 use crate::message::origin::{Consumer, Holder, Origin};
 use crate::message::past::Past;
 use crate::message::reply;
-use crate::session::{Awaited, Command, End, Receipt, State, Subscription};
+use crate::session::{Awaited, Command, End, Question, Receipt, State, Subscription};
 use crate::shard::Shard;
 use crate::shard::events::Event;
 use crate::shard::requests::AWAITED_MAX;
@@ -30,9 +30,9 @@ use crate::wire::stomp::{self, StompFrame};
 
 /// What a frame's receipt waits for.
 #[derive(Default)]
-struct Covered {
+pub(super) struct Covered {
     /// The number of its requests, if it asks for a receipt.
-    serial: Option<u32>,
+    pub(super) serial: Option<u32>,
     /// Requests that are not done in place.
     left: u32,
     /// The owner of the destination that it subscribes to, or unsubscribes from, if that is another shard.
@@ -51,13 +51,17 @@ impl Shard {
             stomp::Command::Send if stomp_frame.header("transaction").is_none() => {
                 let destination = stomp_frame.header("destination");
                 let owner = destination.as_deref().and_then(|text| {
-                    Destination::parse_send(text)
-                        .ok()
-                        .map(|destination| self.env.owner_of(destination.key().as_bytes()))
+                    Destination::parse_send(text).ok().map(|destination| {
+                        self.env.owner_of_message(destination.kind(), destination.key().as_bytes())
+                    })
                 });
                 session.awaits_other_than(owner)
             }
             stomp::Command::Commit => true,
+            stomp::Command::Subscribe if self.is_question(index, stomp_frame) => {
+                let destination = stomp_frame.header("destination").unwrap_or_default();
+                session.awaits_other_than(Some(self.env.owner_of(destination.as_bytes())))
+            }
             // Its owner may refuse it yet.
             stomp::Command::Unsubscribe => session.subscriptions().is_joining(),
             // Two with one id are not in one room at once.
@@ -82,7 +86,9 @@ impl Shard {
             if let Some((_, receipt)) = &mut failed {
                 match command {
                     Command::Receipt(id) => *receipt = Some(id),
-                    Command::Subscribe { class, .. } => self.members.classes_mut().release(class),
+                    Command::Subscribe { class, .. } | Command::Ask(Question { class, .. }) => {
+                        self.members.classes_mut().release(class)
+                    }
                     _ => {}
                 }
                 continue;
@@ -108,6 +114,7 @@ impl Shard {
                 Command::Subscribe { class, key, kind, ack, past } => {
                     self.subscribe(index, class, key, kind, ack, past, &mut covered, now)
                 }
+                Command::Ask(question) => self.ask_application(index, question, &mut covered, now),
                 Command::Unsubscribe(class) => {
                     self.unsubscribe(index, class, &mut covered, now);
                     Ok(())
@@ -237,7 +244,7 @@ impl Shard {
     }
 
     /// Whether a session may have one subscription more to this place.
-    fn may_subscribe(&self, index: u32, key: &str, kind: Kind, hash: u64) -> Result<(), Fault> {
+    pub(super) fn may_subscribe(&self, index: u32, key: &str, kind: Kind, hash: u64) -> Result<(), Fault> {
         let room = if kind == Kind::Queue { None } else { self.members.find(key) };
         let max = self.env.limits.rooms.rooms_max;
         // Owners keep the bound, each for who makes its rooms. All of them together may have members here.
@@ -264,6 +271,9 @@ impl Shard {
             self.sessions[index].unsubscribed(class);
             self.leave_place(index, gone, None);
             return;
+        }
+        if gone.state.is_question() {
+            return self.forget_question(index, class);
         }
         let key = self.key_of(&gone);
         let owner = self.env.owner_of(key.as_bytes());
@@ -299,8 +309,8 @@ impl Shard {
         covered.left += 1;
     }
 
-    /// Sends a message to the owner of its place.
-    fn publish(
+    /// Sends a message to the shard that gives it its place.
+    pub(super) fn publish(
         &mut self,
         index: u32,
         message: Message,
@@ -309,7 +319,7 @@ impl Shard {
     ) -> Result<(), Fault> {
         self.counters.messages_published_total += 1;
         self.rest.published_bytes += message.weight();
-        let owner = self.env.owner_of(message.key_bytes());
+        let owner = self.env.owner_of_message(message.kind(), message.key_bytes());
         let mut origin = self.origin(index, covered.serial);
         if message.kind() == Kind::Queue || self.topics.keep_any() {
             // Another room keeps nothing on anybody's account, and the address takes a look at the table of all connections.

@@ -487,7 +487,7 @@ impl Shard {
                     }
                     self.stomp_frame(index, &stomp_frame, now);
                     at += consumed;
-                    if stomp_frame.command == stomp::Command::Send && !self.rates.is_off() {
+                    if !self.rates.is_off() && self.is_publication(index, &stomp_frame) {
                         self.pay(index, consumed, now);
                     }
                 }

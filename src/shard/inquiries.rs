@@ -485,6 +485,8 @@ impl Shard {
                 State::Recovering => "recovering",
                 State::Joined => "joined",
                 State::Leaving => "leaving",
+                State::Asked => "asked",
+                State::Answered => "answered",
             },
         }
     }

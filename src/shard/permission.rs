@@ -5,44 +5,47 @@
 //!
 //! Invariant: who has not proved a login has none for the rules.
 
-use crate::message::destination::{Destination, SERVICE};
+use crate::message::destination::{Destination, Kind};
 use crate::message::fault::Fault;
 use crate::policy::{Action, NOBODY, Who};
-use crate::session::Command;
 use crate::session::principals::PrincipalId;
+use crate::session::{Command, Question};
 use crate::shard::Shard;
 
 impl Shard {
     /// What the rules do not let a session do of what a frame asks for.
-    pub(super) fn forbidden(&mut self, index: u32, commands: &[Command]) -> Option<Fault> {
-        let is_for_services = |command: &&Command| matches!(command, Command::Subscribe { key, .. } if Destination::is_for_services(key));
-        if let Some(Command::Subscribe { key, .. }) = commands.iter().find(is_for_services)
+    pub(super) fn forbidden<'c>(&mut self, index: u32, commands: &'c [Command]) -> Option<Fault> {
+        let for_services = |command: &'c Command| match command {
+            Command::Subscribe { key, .. } if Destination::is_for_services(key) => {
+                Some((Action::Subscribe, &**key))
+            }
+            Command::Publish(message) if message.kind() == Kind::Reply => Some((Action::Send, message.key())),
+            _ => None,
+        };
+        if let Some((action, key)) = commands.iter().find_map(for_services)
             && !self.is_service(index)
         {
-            let destination = key.clone();
-            return Some(Fault::Forbidden { action: Action::Subscribe.word(), destination });
+            return Some(Fault::Forbidden { action: action.word(), destination: key.into() });
         }
         if self.authorizer.rules().is_empty() {
             return None;
         }
         commands.iter().find_map(|command| match command {
+            // Whoever has the question may answer it.
+            Command::Publish(message) if message.kind() == Kind::Reply => None,
             Command::Publish(message) => self.may(index, Action::Send, message.key()).err(),
             Command::Subscribe { key, past, .. } => {
                 let may = self.may(index, Action::Subscribe, key);
                 may.and_then(|()| past.map_or(Ok(()), |_| self.may(index, Action::History, key))).err()
             }
+            Command::Ask(Question { key, .. }) => self.may(index, Action::Subscribe, key).err(),
             _ => None,
         })
     }
 
-    /// Whether a session is one of the application's own programs. Where nobody proves who they are, all may be.
-    fn is_service(&self, index: u32) -> bool {
-        let principal = self.sessions[index].principal();
-        self.env.authenticator.is_none()
-            || principal.is_some_and(|principal| {
-                let roles = self.sessions.principals().roles(principal);
-                roles.iter().any(|role| **role == *SERVICE)
-            })
+    /// Whether a session is one of the application's own programs.
+    pub(super) fn is_service(&self, index: u32) -> bool {
+        self.sessions[index].is_service(self.is_guarded(), self.sessions.principals())
     }
 
     /// Whether the rules let a session do this with a destination.

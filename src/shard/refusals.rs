@@ -70,7 +70,9 @@ impl Shard {
 
     /// Takes out what a refused request was for.
     fn give_up(&mut self, index: u32, serial: u32, fault: &Fault) {
-        let joining = self.sessions[index].subscriptions().joining(serial).map(|joining| joining.class);
+        let subscriptions = self.sessions[index].subscriptions();
+        let asking = subscriptions.joining(serial).or_else(|| subscriptions.asked(serial));
+        let joining = asking.map(|asking| asking.class);
         if let Some(gone) = joining.and_then(|class| self.sessions[index].unsubscribed(class)) {
             self.leave_place(index, gone, None);
             self.count_sources(index);
@@ -112,7 +114,7 @@ impl Shard {
             State::Recovering => **self.sessions.names().value(Symbol(subscription.place)) == *own.key(),
             State::Joined => self.members.key(subscription.place) == own.key(),
             State::Joining => session.is_joining_by(subscription.position, hash),
-            State::Leaving => false,
+            State::Leaving | State::Asked | State::Answered => false,
         };
         let found = session.subscriptions().iter().filter(is_it);
         found.map(|subscription| self.members.classes().value(subscription.class).clone()).collect()

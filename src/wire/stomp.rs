@@ -22,7 +22,7 @@ pub use encode::Encoder;
 pub use error::StompError;
 pub use header::{Headers, StompFrame};
 pub use passing::{
-    SERVER_HEADERS, is_blank_of_name, is_server_header, own_header_line, server_header_lines,
+    REPLY_TO, SERVER_HEADERS, is_blank_of_name, is_server_header, own_header_line, server_header_lines,
     transcode_lines, user_header_lines, whence_lines,
 };
 

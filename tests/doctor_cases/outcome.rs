@@ -86,8 +86,9 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
     let count = (forecast as usize + forecast as usize / 5 + 2 * BATCH).min(CLIENTS_MAX);
     crowd.come(count);
     let served = crowd.served.len() as u64;
-    let has_ended = server.has_ended();
-    let is_lost = !has_ended && (crowd.alive() as u64) < served;
+    let misses_somebody = (crowd.alive() as u64) < served;
+    let has_ended = if misses_somebody { server.ends_soon() } else { server.has_ended() };
+    let is_lost = misses_somebody && !has_ended;
     let is_full = server.is_out_of_descriptors();
     drop((crowd, before));
     let met = if has_ended {

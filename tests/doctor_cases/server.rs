@@ -44,6 +44,15 @@ impl Server {
         self.child.try_wait().expect("a child can be waited for").is_some()
     }
 
+    /// The same of one that may be ending: its clients know first.
+    pub fn ends_soon(&mut self) -> bool {
+        let end = Instant::now() + ANSWER_MAX;
+        while !self.has_ended() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.has_ended()
+    }
+
     /// One of its numbers, when nobody is connected any more.
     pub fn number(&self, name: &str) -> u64 {
         let end = Instant::now() + 2 * ANSWER_MAX;

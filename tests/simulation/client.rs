@@ -1,5 +1,7 @@
 //! One simulated client: a STOMP of its own, over WebSocket or alone.
 
+mod questions;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tcbchat::message::destination::EVENTS;
@@ -9,6 +11,10 @@ use crate::bounds;
 use crate::channel::{Bare, Channel, Heard};
 use crate::gate;
 use crate::model::{Model, SubscriptionId};
+use crate::past;
+
+use questions::Questions;
+pub use questions::is_program;
 
 /// What a receipt will confirm.
 enum Awaited {
@@ -17,6 +23,10 @@ enum Awaited {
     Left(String, String, SubscriptionId),
     Sent(Vec<String>),
     Acked(String),
+    /// The label of a question.
+    Asked(String),
+    Unasked(String),
+    Answered(String),
     Nothing,
     /// It will be refused: the receipt does not come.
     Refused,
@@ -78,6 +88,7 @@ pub struct Client {
     survives: bool,
     /// Names of the refusals that it was told.
     pub refusals: Vec<String>,
+    questions: Questions,
 }
 
 /// Some have one login with the client that came before them.
@@ -133,6 +144,7 @@ impl Client {
             over: HashSet::new(),
             survives: false,
             refusals: Vec::new(),
+            questions: Questions::default(),
         }
     }
 
@@ -196,26 +208,12 @@ impl Client {
             let receipt = self.receipt(Awaited::Nothing);
             self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\nack:{ack}\nreceipt:{receipt}\n\n\0"));
         } else {
-            let (subscription, asks) = self.ask_for_the_past(place, model);
+            let (subscription, asks) = past::ask(&self.name, place, self.next, &self.topics, model);
             self.had.insert((id.clone(), place.into()));
             self.topics.insert((id.clone(), place.into()), subscription);
             let receipt = self.receipt(Awaited::Subscribed(subscription));
             self.say(format!("SUBSCRIBE\nid:{id}\ndestination:{place}\n{asks}receipt:{receipt}\n\n\0"));
         }
-    }
-
-    /// A third of them ask for the past: for what is behind a position that another one has, or for the last messages.
-    fn ask_for_the_past(&self, place: &str, model: &mut Model) -> (SubscriptionId, String) {
-        if !self.next.is_multiple_of(3) {
-            return (model.subscribe(&self.name, place), String::new());
-        }
-        let other = self.topics.iter().find(|((_, topic), _)| topic == place);
-        let since = other.and_then(|(_, id)| model.position(*id)).filter(|_| self.next.is_multiple_of(2));
-        let asks = match &since {
-            Some((epoch, sequence)) => format!("since:{epoch}\\c{sequence}\n"),
-            None => format!("history:{}\n", self.next % 50),
-        };
-        (model.recover(&self.name, place, since), asks)
     }
 
     /// A subscription to a topic that it has not asked to end; to this one, if there is any.
@@ -391,6 +389,10 @@ impl Client {
                 self.topics.retain(|_, other| *other != subscription);
             }
             Some(Awaited::Sent(bodies)) => bodies.iter().for_each(|body| model.refused(body)),
+            Some(Awaited::Asked(label)) => {
+                model.refused(&label);
+                self.is_gone(&label);
+            }
             _ => {}
         }
     }
@@ -435,10 +437,12 @@ impl Client {
         self.queues.clear();
         self.unsettled.clear();
         self.late.clear();
+        self.questions.clear();
     }
 
     /// Everything under way has arrived: this session lives, so nothing may have come to it late.
-    pub fn check_complete(&self) {
+    pub fn check_complete(&self, model: &Model) {
+        self.check_answers(model);
         let is_untold = |awaited: &Awaited| matches!(awaited, Awaited::Refused);
         let untold = self.awaited.values().filter(|awaited| is_untold(awaited)).count();
         assert!(
@@ -460,7 +464,7 @@ impl Client {
                     }
                 }
                 Heard::Refused(answer) => {
-                    self.check_refusal(&answer);
+                    gate::check_refusal(&answer, self.may_open);
                     self.leave(model);
                 }
                 Heard::Frame(text) => self.stomp(&text, model),
@@ -469,25 +473,23 @@ impl Client {
         }
     }
 
-    /// An answer that is no upgrade.
-    fn check_refusal(&self, answer: &[u8]) {
-        let body = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
-        let is_forbidden = answer.starts_with(b"HTTP/1.1 403 ");
-        let is_banned = crate::inquirer::is_ban(answer, body);
-        let has_no_place = [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "];
-        assert!(
-            has_no_place.iter().any(|start| answer.starts_with(start))
-                || (is_forbidden && (is_banned || !self.may_open)),
-            "{}",
-            String::from_utf8_lossy(answer)
-        );
-    }
-
     /// Prints a frame, if a person wants to see what happens.
     fn trace(&self, how: &str, text: &str) {
         if std::env::var_os("TCBCHAT_SIMULATION_TRACE").is_some() {
             let start: String = text.chars().take(160).collect();
             eprintln!("{} {how} {start:?}", self.name);
+        }
+    }
+
+    /// Takes a message of a queue, which comes by this subscription; bodies, or labels of questions, tell them apart.
+    fn take_of_queue(&mut self, id: &str, headers: &HashMap<&str, &str>, body: &str, model: &mut Model) {
+        let Some(acks) = self.queues.get(id) else { return model.handed_over(body) };
+        if model.is_settled(body) {
+            self.late.push(body.into());
+        }
+        model.offered(body);
+        if *acks {
+            self.unsettled.push((headers["ack"].into(), body.into(), id.into()));
         }
     }
 
@@ -516,6 +518,9 @@ impl Client {
             if command == "MESSAGE" && headers["destination"].starts_with("/queue/") {
                 model.handed_over(body);
             }
+            if let Some(label) = headers.get("label") {
+                model.handed_over(label);
+            }
             return;
         }
         match command {
@@ -539,6 +544,9 @@ impl Client {
                 }
                 Awaited::Sent(bodies) => bodies.iter().for_each(|body| model.confirmed(body)),
                 Awaited::Acked(body) => model.settled(&body),
+                Awaited::Asked(label) => model.confirmed(&label),
+                Awaited::Unasked(label) => self.is_gone(&label),
+                Awaited::Answered(label) => model.answered(&label),
                 Awaited::Nothing => {}
                 Awaited::Refused => panic!("it is not to be confirmed"),
             },
@@ -552,6 +560,9 @@ impl Client {
                 if let Some(subscription) = self.topics.get(&key) {
                     model.marked(*subscription, &headers);
                 }
+            }
+            "MESSAGE" if headers["destination"].starts_with("/app/") => {
+                self.hear_application(&headers, body, model);
             }
             "MESSAGE" => {
                 let (author, _) = body.split_once('-').expect("a body begins with its author");
@@ -567,16 +578,8 @@ impl Client {
                 if let Some(subscription) = self.topics.get(&key) {
                     model.received(*subscription, headers["message-id"], body);
                     self.unanswered += 1;
-                } else if headers["destination"].starts_with("/queue/") && !self.queues.contains_key(id) {
-                    model.handed_over(body);
-                } else if let Some(acks) = self.queues.get(id) {
-                    if model.is_settled(body) {
-                        self.late.push(body.into());
-                    }
-                    model.offered(body);
-                    if *acks {
-                        self.unsettled.push((headers["ack"].into(), body.into(), id.into()));
-                    }
+                } else if headers["destination"].starts_with("/queue/") {
+                    self.take_of_queue(id, &headers, body, model);
                 }
             }
             "ERROR" => {

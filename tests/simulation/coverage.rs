@@ -9,7 +9,7 @@ use tcbchat::metrics::{Kind, ShardCounters};
 use tcbchat::shard::Shard;
 
 /// What must be reached beside the counters and the reasons to hold.
-const WANTED: [(&str, &[&str]); 7] = [
+const WANTED: [(&str, &[&str]); 8] = [
     (
         "mail",
         &[
@@ -20,6 +20,7 @@ const WANTED: [(&str, &[&str]); 7] = [
             "Unsubscribe from a room, awaited",
             "Unsubscribe from a room",
             "Publish a dead letter",
+            "Publish an answer",
             "Publish",
             "Deliver",
             "Completed: a dead letter",
@@ -97,6 +98,18 @@ const WANTED: [(&str, &[&str]); 7] = [
             "UNSUBSCRIBE, SUBSCRIBE with its id",
             "SUBSCRIBE to a queue, a reset",
             "an answer to a message",
+        ],
+    ),
+    (
+        "question",
+        &[
+            "a program comes",
+            "asked",
+            "asked with an id that was in use",
+            "ended before its answer",
+            "ended behind its answer",
+            "answered",
+            "answered again",
         ],
     ),
     ("refusal", &["forbidden", "no-such-subscription", "queue-full", "auth-busy", "auth-unavailable"]),

@@ -10,9 +10,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tcbchat::auth::{Credentials, Principal};
 use tcbchat::mesh::request::{Authenticator, Expiry, Identity, Question};
+use tcbchat::message::destination::SERVICE;
 use tcbchat::message::fault::Fault;
 use tcbchat::session::ticket::Sources;
 
+use crate::client::is_program;
 use crate::coverage::Coverage;
 
 /// The passcode that is wrong.
@@ -90,7 +92,10 @@ fn answer_one(
         coverage.note("gate", "lets somebody in who is nobody");
         return Some(Ok(Identity { principal: None, expiry: None }));
     };
-    let roles = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
+    let mut roles: Vec<Box<str>> = if rng.random_bool(0.5) { vec!["staff".into()] } else { Vec::new() };
+    if is_program(login) {
+        roles.push(SERVICE.into());
+    }
     let principal = Some(Principal::new(&**login, roles, []));
     let expiry = (!is_calm && rng.random_bool(0.2)).then(|| {
         coverage.note("gate", "says when it ends");
@@ -121,4 +126,18 @@ impl Authenticator for Gate {
             _ => state.asked.push(question),
         }
     }
+}
+
+/// An answer that is no upgrade, to a client that may open a WebSocket or may not.
+pub fn check_refusal(answer: &[u8], may_open: bool) {
+    let body = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
+    let is_forbidden = answer.starts_with(b"HTTP/1.1 403 ");
+    let is_banned = crate::inquirer::is_ban(answer, body);
+    let has_no_place = [&b"HTTP/1.1 503 "[..], b"HTTP/1.1 408 ", b"HTTP/1.1 429 "];
+    assert!(
+        has_no_place.iter().any(|start| answer.starts_with(start))
+            || (is_forbidden && (is_banned || !may_open)),
+        "{}",
+        String::from_utf8_lossy(answer)
+    );
 }

@@ -6,6 +6,8 @@
 //! SUBSCRIBE, and what somebody publishes, and has confirmed, who has seen such a message. With the RECEIPT of an
 //! UNSUBSCRIBE, all is there that its session has said before, and all that was confirmed before.
 //!
+//! Questions are messages of queues, by their labels.
+//!
 //! Queues: a confirmed message is delivered at least once before the end, and not again after a confirmed
 //! acknowledgement.
 
@@ -52,6 +54,7 @@ pub struct Model {
     bodies: HashMap<String, String>,
     delivered: HashSet<String>,
     done: HashSet<String>,
+    answered: HashSet<String>,
 }
 
 impl Model {
@@ -214,6 +217,16 @@ impl Model {
         self.done.insert(body.into());
     }
 
+    /// An answer to the question with this label was confirmed.
+    pub fn answered(&mut self, label: &str) {
+        self.answered.insert(label.into());
+    }
+
+    /// Whether one was.
+    pub fn is_answered(&self, label: &str) -> bool {
+        self.answered.contains(label)
+    }
+
     /// Panics unless a subscription has seen all that it must have seen.
     fn check_seen(&self, id: SubscriptionId) {
         let subscription = &self.subscriptions[id];
@@ -248,7 +261,8 @@ impl Model {
     /// Everything under way has arrived, and all queues have been emptied.
     pub fn check_complete(&self) {
         for (body, sent) in &self.sent {
-            if sent.place.starts_with("/queue/") && sent.confirmed_at.is_some() {
+            let is_kept = sent.place.starts_with("/queue/") || sent.place.starts_with("/app/");
+            if is_kept && sent.confirmed_at.is_some() {
                 assert!(self.delivered.contains(body), "{body} was confirmed and never delivered");
             }
         }

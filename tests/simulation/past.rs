@@ -3,7 +3,9 @@
 //! The first is the position; then come consecutive messages, but for what a marker names; then the last marker, and behind it
 //! the message that follows the one it names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+
+use crate::model::{Model, SubscriptionId};
 
 /// The marker that comes next.
 #[derive(PartialEq, Eq, Debug, Clone, Copy)]
@@ -135,4 +137,25 @@ impl Past {
         }
         self.next = Some(sequence + 1);
     }
+}
+
+/// A client asks for a subscription to a topic, of which it has these. A third of those that it numbers ask for the past: for
+/// what is behind the position of another one, or for the last messages. Returns the headers for that, too.
+pub fn ask(
+    by: &str,
+    topic: &str,
+    number: u32,
+    has: &BTreeMap<(String, String), SubscriptionId>,
+    model: &mut Model,
+) -> (SubscriptionId, String) {
+    if !number.is_multiple_of(3) {
+        return (model.subscribe(by, topic), String::new());
+    }
+    let other = has.iter().find(|((_, other), _)| other == topic);
+    let since = other.and_then(|(_, id)| model.position(*id)).filter(|_| number.is_multiple_of(2));
+    let headers = match &since {
+        Some((epoch, sequence)) => format!("since:{epoch}\\c{sequence}\n"),
+        None => format!("history:{}\n", number % 50),
+    };
+    (model.recover(by, topic, since), headers)
 }

@@ -175,6 +175,7 @@ fn kind_of(mail: &Mail) -> &'static str {
         Mail::Publish { origin: Origin { connection: ConnKey::DEAD_LETTERS, .. }, .. } => {
             "Publish a dead letter"
         }
+        Mail::Publish { message, .. } if message.kind() == Kind::Reply => "Publish an answer",
         Mail::Publish { .. } => "Publish",
         Mail::Deliver(_) => "Deliver",
         Mail::Completed { connection: ConnKey::DEAD_LETTERS, completion: Completion::Refused(_), .. } => {

@@ -298,6 +298,10 @@ impl World {
                 client.unanswered = 0;
                 client.send(topic, padding, model);
             }
+            (Stage::Ready, 42..75) if self.server.gate.is_some() && (choice > 64 || client.is_needed()) => {
+                let what = client.converse(kind, model);
+                self.server.post.coverage.note("question", what);
+            }
             (Stage::Ready, 42..75) => client.send(place, padding, model),
             (Stage::Ready, 75..80) => client.transact([place, other], model),
             (Stage::Ready, 80..92) => client.settle(choice > 85),

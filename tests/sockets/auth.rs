@@ -66,6 +66,15 @@ impl Files {
 
     /// A server with these modes, and these settings beside.
     pub(super) fn server(&self, setup: Setup, modes: &str, more: &[&str]) -> Server {
+        self.configured(setup, modes, "", more)
+    }
+
+    /// A server with these modes, and this configuration beside.
+    pub(super) fn server_of(&self, setup: Setup, modes: &str, configuration: &str) -> Server {
+        self.configured(setup, modes, configuration, &[])
+    }
+
+    fn configured(&self, setup: Setup, modes: &str, configuration: &str, more: &[&str]) -> Server {
         let (users, keys) = (self.path("users"), self.path("keys"));
         let settings = [
             format!("auth.mode={modes}"),
@@ -74,8 +83,8 @@ impl Files {
             "auth.token_cookie=chat".into(),
             "auth.token_query=access_token".into(),
         ];
-        self.write("empty.toml", "");
-        let (config, reactors) = (self.path("empty.toml"), setup.reactors.to_string());
+        self.write("tcbchat.toml", configuration);
+        let (config, reactors) = (self.path("tcbchat.toml"), setup.reactors.to_string());
         let mut arguments = vec!["--config", &config, "--reactors", &reactors];
         for setting in settings.iter().map(String::as_str).chain(more.iter().copied()) {
             arguments.extend(["--set", setting]);

@@ -28,6 +28,7 @@ mod http;
 mod liveness;
 mod operators;
 mod proxy;
+mod questions;
 mod queues;
 mod refusals;
 mod reload;
@@ -39,6 +40,7 @@ mod streams;
 mod users;
 mod versions;
 mod websocket;
+mod workers;
 
 use support::{Client, Frame, Server};
 

@@ -4,6 +4,7 @@ use super::*;
 
 on_one_and_three_reactors! {
     a_second_unsubscribe_is_told_and_the_session_goes_on,
+    a_selector_is_refused_and_an_id_is_free_then,
     what_rules_forbid_is_told_to_the_session_that_asked,
     a_full_queue_is_told_wherever_its_owner_is,
     a_subscription_that_an_owner_refuses_leaves_nothing,
@@ -40,6 +41,25 @@ fn a_second_unsubscribe_is_told_and_the_session_goes_on(setup: Setup) {
     client.send(&Frame::new("ACK").header("id", "7-7").header("receipt", "ack"));
     assert_eq!(expect_told(&mut client), ("unknown-ack".into(), Some("ack".into()), ERRORS.into()));
     client.publish_confirmed("/topic/a", "it is there still");
+}
+
+fn a_selector_is_refused_and_an_id_is_free_then(setup: Setup) {
+    let subscribe = || Frame::new("SUBSCRIBE").header("id", "s").header("destination", "/topic/a");
+    let server = setup.server();
+    let mut client = Client::connect(&server);
+    client.send(&subscribe().header("selector", "price > 100"));
+    expect_refusal(&mut client, "selector-not-supported");
+    let server = setup.server_with("", &SURVIVING);
+    let mut client = Client::connect(&server);
+    // One that selects nothing is one, too.
+    for selector in ["price > 100", ""] {
+        client.send(&subscribe().header("selector", selector).header("receipt", "r"));
+        assert_eq!(
+            expect_told(&mut client),
+            ("selector-not-supported".into(), Some("r".into()), ERRORS.into())
+        );
+    }
+    client.subscribe("s", "/topic/a");
 }
 
 fn what_rules_forbid_is_told_to_the_session_that_asked(setup: Setup) {

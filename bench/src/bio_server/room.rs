@@ -70,7 +70,7 @@ impl Rooms {
     pub fn publish(&self, destination: &str, send: &StompFrame<'_>) {
         let Some(room) = lock(&self.0).get(destination).cloned() else { return };
         let mut headers = Vec::new();
-        user_header_lines(send, &mut headers);
+        user_header_lines(send, false, &mut headers);
         let mut inside = lock(&room.0);
         inside.messages += 1;
         let id = inside.messages.to_string();

@@ -126,7 +126,7 @@ pub fn read_and_write() -> impl FnMut() -> usize {
         };
         // As the session asks for them.
         black_box(stomp_frame.values(["destination", "receipt", "transaction", "id", "message-id", "ack"]));
-        stomp::user_header_lines(&stomp_frame, &mut lines);
+        stomp::user_header_lines(&stomp_frame, false, &mut lines);
         encode_message(stomp_frame.body, &mut payload);
         ws::encode_message(Kind::Text, &payload, &mut out);
         black_box(out.len())

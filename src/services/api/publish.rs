@@ -48,7 +48,7 @@ impl Judge {
     /// It could not be sent by a session, either; or it says what only the server says.
     pub(super) fn message(&self, said: &Said) -> Result<Message, Problem> {
         let stomp = &self.stomp;
-        if said.destination.len() > stomp.destination_bytes_max as usize {
+        if Destination::is_too_long(&said.destination, stomp.destination_bytes_max) {
             return Err(Fault::DestinationTooLong { max: stomp.destination_bytes_max }.into());
         }
         let destination = Destination::parse_send(&said.destination).map_err(Fault::from)?;
@@ -56,11 +56,11 @@ impl Judge {
             let detail = format!("the body is longer than stomp.body_bytes_max = {}", stomp.body_bytes_max);
             return Err(Problem::new(422, "body-too-large", detail));
         }
-        let lines = self.lines(&said.headers)?;
+        let lines = self.lines(&said.headers, destination.is_of_app())?;
         Ok(Message::new(&destination, &lines, said.body.as_bytes()))
     }
 
-    fn lines(&self, headers: &BTreeMap<String, String>) -> Result<Vec<u8>, Problem> {
+    fn lines(&self, headers: &BTreeMap<String, String>, is_for_app: bool) -> Result<Vec<u8>, Problem> {
         let stomp = &self.stomp;
         let too_large = |key, max| Problem::new(422, "headers-too-large", format!("more than {key} = {max}"));
         if headers.len() > stomp.headers_max as usize {
@@ -69,7 +69,7 @@ impl Judge {
         let mut lines = Vec::new();
         for (name, value) in headers {
             let before = lines.len();
-            if !own_header_line(name, value, &mut lines) {
+            if !own_header_line(name, value, is_for_app, &mut lines) {
                 let detail = format!("only the server says the header {name:?}");
                 return Err(Problem::new(422, "reserved-header", detail));
             }
@@ -98,7 +98,7 @@ pub(super) async fn publish(shards: &Shards, messages: Vec<Message>) -> Vec<Resu
             .by_ref()
             .take(UNDER_WAY_MAX)
             .map(|message| {
-                let owner = shards.owner_of(message.key());
+                let owner = shards.owner_of(&message);
                 shards.ask(owner, |reply| Inquiry::Publish { message, reply })
             })
             .collect();
@@ -147,6 +147,10 @@ mod tests {
                 "reserved-header",
             ),
             (r#"{"destination":"/topic/a","body":"","headers":{"":"ann"}}"#.to_owned(), "reserved-header"),
+            (
+                r#"{"destination":"/app/a","body":"","headers":{"reply-to":"/topic/a"}}"#.to_owned(),
+                "reserved-header",
+            ),
             (
                 r#"{"destination":"/topic/a","body":"","headers":{"sender ":"ann"}}"#.to_owned(),
                 "reserved-header",

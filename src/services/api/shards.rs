@@ -8,10 +8,11 @@ use tokio::sync::watch;
 
 use super::listener::stopped;
 use super::problem::Problem;
-use crate::broker::owner_of;
+use crate::broker::owner_of_message;
 use crate::mesh::Mesh;
 use crate::mesh::inquiry::{Answer, Inquiry, Reply};
 use crate::mesh::mail::Mail;
+use crate::message::Message;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -26,9 +27,9 @@ impl Shards {
         Shards { mesh, seed, stopping }
     }
 
-    /// The shard that owns a destination.
-    pub(super) fn owner_of(&self, key: &str) -> u16 {
-        owner_of(self.seed, key.as_bytes(), self.mesh.shards())
+    /// The shard that gives a message its place.
+    pub(super) fn owner_of(&self, message: &Message) -> u16 {
+        owner_of_message(self.seed, message.kind(), message.key_bytes(), self.mesh.shards())
     }
 
     /// How many there are.

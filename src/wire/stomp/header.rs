@@ -222,9 +222,9 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    /// The next name and value as they stand on the wire.
+    /// The next name and value as they stand on the wire, to be [read](Self::read).
     #[inline]
-    fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
+    pub(super) fn next_raw(&mut self) -> Option<(&'a str, &'a str)> {
         let end = memchr::memchr(b'\n', self.rest.as_bytes())?;
         let line = &self.rest[..end];
         self.rest = &self.rest[end + 1..];
@@ -232,6 +232,12 @@ impl<'a> Headers<'a> {
         let colon = line.bytes().position(|byte| byte == b':')?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         Some((name, if self.trim { value.trim_matches(BLANK) } else { value }))
+    }
+
+    /// A name or value as it is meant.
+    #[inline]
+    pub(super) fn read(&self, raw: &'a str) -> Cow<'a, str> {
+        self.escapes.read(raw)
     }
 }
 

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::header::Escapes;
-use super::{StompFrame, Version};
+use super::{Command, StompFrame, Version};
 
 /// Headers of a SEND that are not passed on: those about the SEND itself, those that the server sets in the
 /// MESSAGE, and those that could be mistaken for the server's word.
@@ -34,17 +34,45 @@ pub const SERVER_HEADERS: &[&str] = &[
     "transaction",
 ];
 
+/// The header of a question that says where its answer goes. In messages for the application only the server says it, so that
+/// no client can have a program answer somewhere else; elsewhere it is a header as others.
+pub const REPLY_TO: &str = "reply-to";
+
 /// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
 /// and [`transcode_lines`] writes a blank for what an older version cannot write.
 pub fn is_server_header(name: &str) -> bool {
+    let name = without_blanks(name);
+    KINDS & kind_of(name.as_bytes()) != 0 && SERVER_HEADERS.contains(&name)
+}
+
+/// Whether a name is the server's in a message for the application alone, or may become so.
+fn is_app_header(name: &str) -> bool {
+    without_blanks(name) == REPLY_TO
+}
+
+/// A name as receivers may read it.
+fn without_blanks(name: &str) -> &str {
     let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     // Nearly all names begin and end with a letter, and every SEND has some.
-    let name = match (is_plain(name.as_bytes().first()), is_plain(name.as_bytes().last())) {
-        (true, true) => name,
-        _ => name.trim_matches(is_blank_of_name),
-    };
-    SERVER_HEADERS.contains(&name)
+    let has_plain_ends = is_plain(name.as_bytes().first()) && is_plain(name.as_bytes().last());
+    if has_plain_ends { name } else { name.trim_matches(is_blank_of_name) }
 }
+
+/// One of 64 kinds, by length and first letter: most names of senders are of none that a name in [`SERVER_HEADERS`] is of.
+const fn kind_of(name: &[u8]) -> u64 {
+    let first = if name.is_empty() { 0 } else { name[0] as usize };
+    1 << ((name.len() * 5 + first) % 64)
+}
+
+/// The kinds of [`SERVER_HEADERS`].
+const KINDS: u64 = {
+    let (mut kinds, mut at) = (0, 0);
+    while at < SERVER_HEADERS.len() {
+        kinds |= kind_of(SERVER_HEADERS[at].as_bytes());
+        at += 1;
+    }
+    kinds
+};
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
 pub fn is_blank_of_name(c: char) -> bool {
@@ -52,12 +80,17 @@ pub fn is_blank_of_name(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{feff}' | ':' | '\0')
 }
 
-/// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`],
-/// in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are passed).
-pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
+/// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`], and for the
+/// application [`REPLY_TO`], in their order, of repeated ones the first (STOMP 1.2, "SEND": "any user defined headers" are
+/// passed). Those of a SUBSCRIBE, which asks the application, are the same without its `id`.
+pub fn user_header_lines(stomp_frame: &StompFrame<'_>, is_for_app: bool, out: &mut Vec<u8>) {
     let start = out.len();
-    for (name, value) in stomp_frame.headers() {
-        if is_server_header(&name) {
+    let is_question = stomp_frame.command == Command::Subscribe;
+    let is_app_only = |name: &str| is_app_header(name) || (is_question && without_blanks(name) == "id");
+    let mut headers = stomp_frame.headers();
+    while let Some((name, value)) = headers.next_raw() {
+        let name = headers.read(name);
+        if is_server_header(&name) || (is_for_app && is_app_only(&name)) {
             continue;
         }
         let line = out.len();
@@ -69,15 +102,16 @@ pub fn user_header_lines(stomp_frame: &StompFrame<'_>, out: &mut Vec<u8>) {
             out.truncate(line);
             continue;
         }
-        Escapes::V12.write(&value, false, out);
+        Escapes::V12.write(&headers.read(value), false, out);
         out.push(b'\n');
     }
 }
 
 /// Appends a header that a program of the operator's chose for a message, as such a line. `false`, and nothing is appended, if
-/// it could be one of [`SERVER_HEADERS`] ([`is_server_header`]) or has no name. Names differ for whoever calls it several times.
-pub fn own_header_line(name: &str, value: &str, out: &mut Vec<u8>) -> bool {
-    if name.is_empty() || is_server_header(name) {
+/// it could be one of [`SERVER_HEADERS`] ([`is_server_header`]), for the application [`REPLY_TO`], or has no name. Names differ
+/// for whoever calls it several times.
+pub fn own_header_line(name: &str, value: &str, is_for_app: bool, out: &mut Vec<u8>) -> bool {
+    if name.is_empty() || is_server_header(name) || (is_for_app && is_app_header(name)) {
         return false;
     }
     Escapes::V12.write(name, true, out);

@@ -231,7 +231,7 @@ fn user_headers_pass_through() {
         panic!("one frame");
     };
     let mut lines = Vec::new();
-    user_header_lines(&stomp_frame, &mut lines);
+    user_header_lines(&stomp_frame, false, &mut lines);
     assert_eq!(lines, b"x:a\\cb\\\\\nX:2\ncontent-type:text/plain\nk\\cy:v\n");
     for (version, expected) in [
         (Version::V12, &lines[..]),
@@ -242,6 +242,25 @@ fn user_headers_pass_through() {
         transcode_lines(&lines, version, &mut out);
         assert_eq!(out, expected, "{version}");
     }
+}
+
+#[test]
+fn where_an_answer_goes_is_no_senders_word_to_the_application() {
+    let limits = Limits::default();
+    let lines = |command: &str, is_for_app: bool| {
+        let bytes = format!("{command}\nid:1\nreply-to:/topic/a\nreply-to :/topic/b\nx:y\n\n\0");
+        let Ok(Step::Frame { stomp_frame, .. }) =
+            Decoder::default().decode(bytes.as_bytes(), Version::V12, &limits)
+        else {
+            panic!("one frame");
+        };
+        let mut lines = Vec::new();
+        user_header_lines(&stomp_frame, is_for_app, &mut lines);
+        String::from_utf8(lines).unwrap()
+    };
+    assert_eq!(lines("SEND", false), "id:1\nreply-to:/topic/a\nreply-to :/topic/b\nx:y\n");
+    assert_eq!(lines("SEND", true), "id:1\nx:y\n");
+    assert_eq!(lines("SUBSCRIBE", true), "x:y\n");
 }
 
 #[test]

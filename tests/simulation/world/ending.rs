@@ -48,7 +48,7 @@ impl World {
         self.empty_queues();
         assert_eq!(self.server.sum(|counters| counters.queue_messages), 0, "a message is left in a queue");
         self.model.check_complete();
-        self.seats.iter().for_each(|seat| seat.client.check_complete());
+        self.seats.iter().for_each(|seat| seat.client.check_complete(&self.model));
         assert!(self.model.confirmed_count() > 0 || self.able < 10, "nothing happened");
         for at in 0..self.seats.len() {
             if self.seats[at].client.stage == Stage::Ready && at % 2 == 0 {
@@ -119,8 +119,10 @@ impl World {
         }
         let last = self.named;
         while self.named == last || self.seats.last().is_none_or(|seat| seat.client.stage == Stage::Leaving) {
-            // Somebody who has his first place, and a login of his own.
-            self.named += u32::from(self.named % 10 == 6);
+            // Somebody who has his first place, and a login of his own: one of the application's programs.
+            while self.named % 10 != 2 {
+                self.named += 1;
+            }
             self.arrive_from(9, "", true);
             self.settle();
         }
@@ -130,6 +132,9 @@ impl World {
         assert_eq!(self.seats[at].client.stage, Stage::Ready);
         for place in QUEUES.into_iter().chain(DEAD_LETTER_QUEUES) {
             self.seats[at].client.subscribe(place, &mut self.model);
+        }
+        if self.server.gate.is_some() {
+            self.seats[at].client.work_to_the_end();
         }
         let last = self.seats[at].connection;
         for _ in 0..40 {
