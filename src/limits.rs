@@ -367,8 +367,9 @@ section! {
 section! {
     /// `[history]`: messages that rooms keep for who comes later. `[[destination]]` says which rooms do.
     History, "history" {
-        /// Messages that rooms keep, in bytes, per reactor. Past three quarters of it, the room that keeps most drops its
-        /// oldest messages: of those of whoever made the rooms that keep most.
+        /// Messages that rooms keep, in bytes, per reactor, with what each room takes beside them. Past three quarters of it the
+        /// account is found that has most: a client with the rooms that only it uses, or a room of several. Its largest room drops
+        /// its oldest messages.
         bytes_max: u64 = 64 * MIB, 4 * KIB..=1 << 40;
         /// Messages that one SUBSCRIBE gets of the past at most; of more it gets the newest, and is told so.
         recovered_messages_max: u32 = 10_000, 1..=16_777_216;

@@ -292,21 +292,23 @@ metrics! {
         publications_parked_bytes: Gauge;
         /// SUBSCRIBEs that asked for the past and were answered.
         recoveries_total: Counter;
-        /// Of these, those that did not get all that they asked for: it was dropped, or is more than one may get.
+        /// SUBSCRIBEs that did not get all of the past that they asked for: it was dropped, or is more than one may get.
         recoveries_incomplete_total: Counter refuses ["history.recovered_messages_max"];
+        /// SUBSCRIBEs that asked for what is behind a position of an epoch that has ended, as all have when the server restarts.
+        recoveries_anew_total: Counter;
         /// Messages of the past that were sent.
         recovered_messages_total: Counter;
         /// MESSAGEs that told subscriptions of the past where they are in it.
         recovery_markers_total: Counter;
         /// Subscriptions that get the past now.
-        recoveries: Gauge;
+        recovering_subscriptions: Gauge;
         /// Messages that rooms keep.
         history_messages: Gauge;
         /// Bytes of these.
         history_bytes: Gauge;
         /// Messages that rooms have dropped from their past: for its number, bytes or age, or for `history.bytes_max`.
         history_dropped_total: Counter;
-        /// Those of them that had to go for `history.bytes_max`.
+        /// Messages of the past that rooms had to drop for `history.bytes_max`.
         history_relieved_total: Counter refuses ["history.bytes_max"];
         /// Times that a room's messages were kept for `rooms.flush_delay_us`.
         fanouts_delayed_total: Counter;
@@ -320,7 +322,8 @@ metrics! {
         rooms: Gauge;
         /// Queues that this reactor owns.
         queues: Gauge;
-        /// Subscriptions refused because this reactor has too many rooms or queues, or because queues take too much.
+        /// Subscriptions, and messages to rooms that would keep them, refused because this reactor has too many rooms or queues, or
+        /// because queues take too much.
         rooms_refused_total: Counter refuses ["rooms.rooms_max", "rooms.queues_bytes_max"];
         /// Messages kept by queues, those delivered and not acknowledged included.
         queue_messages: Gauge;

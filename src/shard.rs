@@ -203,6 +203,8 @@ struct Env {
     metrics: Arc<ShardMetrics>,
     /// The epoch of the ids of answers.
     answers: u64,
+    /// The epoch of the ids of markers.
+    markers: u64,
 }
 
 impl Env {
@@ -265,9 +267,10 @@ impl Shard {
         let epochs = |kind: u16| Epochs::new(setup.started_s, setup.id * 3 + kind, shards * 3);
         let is_delayed = limits.rooms.flush_delay_us > 0;
         let delayed = if is_delayed { limits.flush_delay_destinations.clone() } else { Vec::new() };
+        let mut own = epochs(2);
         let rooms = &limits.rooms;
         let mut topics = Topics::new(setup.seed, epochs(0), rooms.rooms_max, rooms.parked_bytes_max);
-        topics.set_destinations(Arc::clone(&limits.destinations), limits.history.bytes_max);
+        topics.set_destinations(Arc::clone(&limits.destinations), limits.history.bytes_max, setup.now);
         Shard {
             connections: Connections::new(Setup {
                 shard: setup.id,
@@ -310,7 +313,8 @@ impl Shard {
                 site: setup.site,
                 authenticator: setup.authenticator,
                 metrics: setup.metrics,
-                answers: epochs(2).begin(),
+                answers: own.begin(),
+                markers: own.begin(),
                 limits,
             },
         }

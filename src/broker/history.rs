@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 
+use crate::footprint::Part;
 use crate::message::past::{Lack, Missing, Page, Past, Start};
 use crate::message::{Message, MessageId, Sequenced};
 use crate::policy::destinations::Retention;
 use crate::time::Tick;
 
 /// Messages of one page, so that what is under way to a shard is small.
-pub const PAGE_MESSAGES_MAX: usize = 64;
+pub const PAGE_MESSAGES_MAX: usize = 512;
 
 #[derive(Debug)]
 struct Kept {
@@ -55,20 +56,25 @@ impl History {
         self.bytes
     }
 
-    /// Memory of the list beyond what is counted for messages.
-    pub fn spare_bytes(&self) -> u64 {
-        ((self.kept.capacity() - self.kept.len()) * size_of::<Kept>()) as u64
+    /// Memory of the list; what messages take beyond that is theirs.
+    pub fn list_memory(&self) -> Part {
+        Part::array(self.kept.len(), self.kept.capacity(), size_of::<Kept>())
     }
 
-    /// Other bounds hold from the next message on.
-    pub fn set_retention(&mut self, retention: Retention) {
+    /// Other bounds hold. Returns how many messages were dropped.
+    pub fn set_retention(&mut self, retention: Retention) -> u64 {
         self.retention = retention;
+        self.trim()
     }
 
     /// Keeps the next message, and drops what is then too much. Returns how many were dropped.
     pub fn append(&mut self, message: Message, now: Tick) -> u64 {
         self.bytes += weight(&message);
         self.kept.push_back(Kept { message, at: now });
+        self.trim()
+    }
+
+    fn trim(&mut self) -> u64 {
         let mut dropped = 0;
         while self.kept.len() > self.retention.messages_max.max(1) as usize
             || (self.bytes > self.retention.bytes_max && self.kept.len() > 1)
@@ -95,10 +101,10 @@ impl History {
         self.kept.front().filter(|_| ms > 0).map(|first| first.at.after_ms(ms))
     }
 
-    /// Drops what is too old. Returns how many messages that were.
-    pub fn expire(&mut self, now: Tick) -> u64 {
+    /// Drops what is too old, at most so many messages. Returns how many that were.
+    pub fn expire(&mut self, now: Tick, max: u64) -> u64 {
         let mut dropped = 0;
-        while self.expires().is_some_and(|at| at <= now) {
+        while dropped < max && self.expires().is_some_and(|at| at <= now) {
             self.drop_first();
             dropped += 1;
         }
@@ -117,31 +123,56 @@ impl History {
     }
 }
 
+/// The sequence number of the oldest message that is kept in a room whose last message is `head`; of the next one if none is.
 fn first_of(history: Option<&History>, head: MessageId) -> u64 {
     history.map_or(head.sequence + 1, |history| history.first(head.sequence))
 }
 
-/// The page that begins at `next` in a room whose last message is `head`; `history` is what it keeps, if it does. Its messages
-/// take no more than `bytes_max`, but for a single larger one.
-pub fn page(history: Option<&History>, head: MessageId, next: MessageId, bytes_max: u32) -> Page {
+/// A page that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Where it begins.
+    pub next: MessageId,
+    /// What its messages take at most in bytes, but for a single larger one.
+    pub bytes_max: u32,
+    /// It is to be the last one, whatever it must leave out: the subscription has had as much as one may.
+    pub is_final: bool,
+}
+
+/// A page of a room whose last message is `head`; `history` is what it keeps, if it does.
+pub fn page(history: Option<&History>, head: MessageId, asked: Asked) -> Page {
+    let Asked { next, bytes_max, is_final } = asked;
     let first = first_of(history, head);
-    let (from, missing) = if next.epoch != head.epoch {
+    let lack = if history.is_some() { Lack::Trimmed } else { Lack::Off };
+    let (mut from, mut missing) = if next.epoch != head.epoch {
         (first, Some(Missing { lack: Lack::Epoch, from: 1, to: first - 1 }))
     } else if next.sequence < first {
-        (first, Some(Missing { lack: Lack::Trimmed, from: next.sequence, to: first - 1 }))
+        (first, Some(Missing { lack, from: next.sequence, to: first - 1 }))
     } else {
         (next.sequence.min(head.sequence + 1), None)
     };
-    let mut bytes = 0;
-    let fits = |kept: &&Kept| {
-        let is_first = bytes == 0;
-        bytes += weight(&kept.message);
-        is_first || bytes <= u64::from(bytes_max)
+    let fits = |bytes: &mut u64, kept: &Kept| {
+        let is_first = *bytes == 0;
+        *bytes += weight(&kept.message);
+        is_first || *bytes <= u64::from(bytes_max)
     };
+    let kept = || history.map(|history| &history.kept);
+    if is_final {
+        let mut bytes = 0;
+        let newest = kept().into_iter().flat_map(|kept| kept.iter().rev().take(PAGE_MESSAGES_MAX));
+        let count = newest.take_while(|kept| fits(&mut bytes, kept)).count() as u64;
+        let nearest = head.sequence + 1 - count;
+        if from < nearest {
+            let bound = Missing { lack: Lack::Bound, from, to: nearest - 1 };
+            missing = Some(missing.map_or(bound, |missing| missing.and(bound)));
+            from = nearest;
+        }
+    }
     let id = |sequence| MessageId { epoch: head.epoch, sequence };
-    let kept = history.into_iter().flat_map(|history| history.kept.range((from - first) as usize..));
+    let mut bytes = 0;
+    let rest = kept().into_iter().flat_map(|kept| kept.range((from - first) as usize..));
     let messages: Vec<Sequenced> = (from..)
-        .zip(kept.take(PAGE_MESSAGES_MAX).take_while(fits))
+        .zip(rest.take(PAGE_MESSAGES_MAX).take_while(|kept| fits(&mut bytes, kept)))
         .map(|(sequence, kept)| Sequenced { id: id(sequence), message: kept.message.clone() })
         .collect();
     let next = id(from + messages.len() as u64);
@@ -196,7 +227,7 @@ mod tests {
     }
 
     fn page_of(history: &History, head: MessageId, next: MessageId) -> Page {
-        page(Some(history), head, next, 64 * 1024)
+        page(Some(history), head, Asked { next, bytes_max: 64 * 1024, is_final: false })
     }
 
     const MANY: Retention = Retention { messages_max: 1000, bytes_max: 1 << 20, age_max_s: 0 };
@@ -209,13 +240,16 @@ mod tests {
     fn each_bound_drops_the_oldest() {
         let mut history = kept(10, Retention { messages_max: 3, ..MANY });
         assert_eq!((history.len(), history.first(10)), (3, 8));
-        history.set_retention(Retention { bytes_max: 1, ..MANY });
-        assert_eq!(history.append(message(10), Tick(200)), 3);
+        assert_eq!(history.set_retention(Retention { bytes_max: 1, ..MANY }), 2, "it holds at once");
+        assert_eq!(history.append(message(10), Tick(200)), 1);
         assert_eq!(history.len(), 1, "the last one is kept whatever it takes");
         let mut history = kept(10, Retention { age_max_s: 5, ..MANY });
         assert_eq!(history.expires(), Some(Tick(50)));
-        assert_eq!((history.expire(Tick(49)), history.expire(Tick(70))), (0, 3));
-        assert_eq!((history.expire(Tick(1000)), history.expires(), history.bytes()), (7, None, 0));
+        assert_eq!(
+            (history.expire(Tick(49), 9), history.expire(Tick(70), 2), history.expire(Tick(70), 9)),
+            (0, 2, 1)
+        );
+        assert_eq!((history.expire(Tick(1000), 9), history.expires(), history.bytes()), (7, None, 0));
         history.check();
     }
 
@@ -262,12 +296,23 @@ mod tests {
 
     #[test]
     fn a_page_is_bounded_and_says_what_was_dropped_meanwhile() {
+        let mut history_of_many = kept(PAGE_MESSAGES_MAX as u64 + 9, MANY);
+        let head = id(history_of_many.len() as u64);
+        let page = page_of(&history_of_many, head, id(2));
+        assert_eq!((page.messages.len(), page.is_last), (PAGE_MESSAGES_MAX, false));
+        assert_eq!((page.messages[0].id, page.missing), (id(2), None));
+        let page = page_of(&history_of_many, head, page.next);
+        assert_eq!((page.messages.len(), page.is_last), (8, true));
+        // The last one that a subscription may have is the newest that there is.
+        let last = Asked { next: id(2), bytes_max: 300, is_final: true };
+        let page = super::page(Some(&history_of_many), head, last);
+        let missing = Missing { lack: Lack::Bound, from: 2, to: head.sequence - page.messages.len() as u64 };
+        assert_eq!((page.is_last, page.missing), (true, Some(missing)));
+        assert!((1..5).contains(&page.messages.len()));
+        while history_of_many.drop_first() {}
+        let off = super::page(None, head, Asked { is_final: false, ..last });
+        assert_eq!((off.is_last, off.missing.map(|missing| missing.lack)), (true, Some(Lack::Off)));
         let mut history = kept(200, MANY);
-        let page = page_of(&history, id(200), id(101));
-        assert_eq!((page.messages.len(), page.next, page.is_last), (PAGE_MESSAGES_MAX, id(165), false));
-        assert_eq!((page.messages[0].id, page.missing), (id(101), None));
-        let page = page_of(&history, id(200), page.next);
-        assert_eq!((page.messages.len(), page.next, page.is_last), (36, id(201), true));
         while history.len() > 10 {
             history.drop_first();
         }

@@ -53,10 +53,8 @@ pub struct Residency {
 #[derive(Debug, Default)]
 struct Beside {
     parking: Parking,
-    /// There if the room keeps messages, whether there are any or not.
+    /// There if the room keeps messages, and has had one.
     history: Option<History>,
-    /// It will be looked at for messages that are too old.
-    is_watched: bool,
 }
 
 /// A room.
@@ -67,6 +65,10 @@ struct Topic {
     sequence: u64,
     shards: SmallVec<[Residency; 2]>,
     beside: Option<Box<Beside>>,
+    /// It keeps messages.
+    keeps: bool,
+    /// Others than its maker have come, or published: what it keeps is on its own account.
+    is_shared: bool,
     /// On whose account the room is: who made it.
     maker: Holder,
 }
@@ -212,7 +214,9 @@ impl Topics {
             epoch: self.epochs.begin(),
             sequence: 0,
             shards: SmallVec::new(),
-            beside: self.keeping.of_new(key),
+            beside: None,
+            keeps: self.keeping.keeps(key),
+            is_shared: false,
             maker,
         };
         let at = self.topics.insert(topic) as u32;
@@ -246,6 +250,7 @@ impl Topics {
     pub fn subscribe(&mut self, key: &str, origin: &Origin) -> Option<MessageId> {
         let shard = origin.shard;
         let at = self.find_or_insert(key, origin.holder)?;
+        self.note_holder(at, origin.holder);
         let topic = &mut self.topics[at as usize];
         match topic.residency(shard) {
             Some(residency) => residency.members += 1,
@@ -325,6 +330,7 @@ impl Topics {
                 None => return Published::NoRoom,
             },
         };
+        self.note_holder(at, origin.holder);
         let topic = &mut self.topics[at as usize];
         if topic.is_full() || topic.parking().is_some() {
             let weight = message.weight();
@@ -343,7 +349,7 @@ impl Topics {
         let topic = &mut self.topics[at as usize];
         topic.sequence += 1;
         let id = topic.id();
-        if topic.beside.is_some() {
+        if topic.keeps {
             self.keep(at, &mut message, now);
         }
         let shards = self.topics.get(at as usize).map_or(&[][..], |topic| &topic.shards);
@@ -406,7 +412,7 @@ impl Topics {
     pub fn publish_parked(&mut self, message: Message, now: Tick) -> Published<'_> {
         let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
         let topic = &self.topics[at as usize];
-        if topic.shards.is_empty() && topic.history().is_none() {
+        if topic.shards.is_empty() && !topic.keeps {
             // Everybody has left meanwhile.
             self.tidy(at);
             return Published::Nobody(message);
@@ -421,7 +427,7 @@ impl Topics {
             reserved: self.index.allocation_size() as u64,
         };
         let topics = Part::array(self.topics.len(), self.topics.capacity(), size_of::<Topic>());
-        let mut memory: Part = [topics, index].into_iter().sum();
+        let mut memory: Part = [topics, index, self.history_memory()].into_iter().sum();
         for (_, topic) in &self.topics {
             if topic.shards.spilled() {
                 let capacity = topic.shards.capacity();

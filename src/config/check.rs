@@ -145,6 +145,11 @@ impl Checker<'_> {
         self.at_least("stomp.header_bytes_max", destination, "a line with the longest destination, escaped");
         let id = line("subscription:", self.settings.number("stomp.id_bytes_max"));
         self.at_least("stomp.header_bytes_max", id, "a line with the longest id, escaped");
+        self.at_most(
+            "history.page_bytes_max",
+            "outbound.bytes_max",
+            "a page must be no more than a client may leave unread",
+        );
         self.at_most("stomp.heart_beat_min_ms", "stomp.heart_beat_max_ms", "they are the ends of one range");
     }
 

@@ -168,7 +168,7 @@ impl Encoder {
             None => {
                 let mut slices = Slices::new();
                 self.slices(run, 0, usize::MAX, &mut slices);
-                Cow::Owned(slices.iter().flat_map(|slice| slice.iter().copied()).collect())
+                Cow::Owned(slices.iter().map(|slice| &**slice).collect::<Vec<_>>().concat())
             }
         };
         let mut begin = 0;

@@ -5,11 +5,12 @@
 use super::inquiry::Inquiry;
 use super::port::Credit;
 use super::request::Completion;
+use crate::broker::history::Asked;
 use crate::broker::queue::{Offer, Settlement};
 use crate::message::destination::Kind;
 use crate::message::origin::{ConnKey, Consumer, Origin};
 use crate::message::past::Past;
-use crate::message::{Message, MessageId, Sequenced};
+use crate::message::{Message, Sequenced};
 
 /// One piece of mail.
 #[derive(Debug)]
@@ -35,8 +36,8 @@ pub enum Mail {
         kind: Kind,
         /// Who asks: the completion is always waited for.
         origin: Origin,
-        /// Where the page begins.
-        next: MessageId,
+        /// Which page.
+        asked: Asked,
     },
     /// To the owner: a request that a subscription ends, in order with the room's messages.
     Unsubscribe {

@@ -149,6 +149,8 @@ pub enum Holder {
     Address(u64),
     /// One session of one shard.
     Session(u16, ConnKey),
+    /// A room, by its epoch: what it keeps is nobody's alone.
+    Room(u64),
     /// The HTTP API: all programs that have its token together.
     Api,
 }

@@ -111,8 +111,8 @@ pub struct Page {
 pub enum Marker {
     /// The first: the room's last message at this moment.
     Position(MessageId),
-    /// Here some messages were left out.
-    Gap(Missing),
+    /// Here some messages of this epoch were left out.
+    Gap(u64, Missing),
     /// The last: what comes next is new. With the room's last message before that, and all that was left out.
     Recovered(MessageId, Option<Missing>),
 }
@@ -122,7 +122,7 @@ impl Marker {
     pub fn name(self) -> &'static str {
         match self {
             Marker::Position(_) => "position",
-            Marker::Gap(_) => "gap",
+            Marker::Gap(..) => "gap",
             Marker::Recovered(..) => "recovered",
         }
     }

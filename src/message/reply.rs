@@ -110,23 +110,24 @@ pub fn refusal(
     encoder.plain("content-type", "text/plain").body(format!("{}\n", fault.name()).as_bytes());
 }
 
-/// A MESSAGE without a body that tells a subscription to `destination` of its room's past. `number` differs among those of one
-/// session.
-pub fn marker(class: &Class, destination: &str, number: u64, marker: &Marker, out: &mut Vec<u8>) {
+/// A MESSAGE without a body that tells a subscription to `destination` of its room's past.
+pub fn marker(class: &Class, destination: &str, id: MessageId, marker: &Marker, out: &mut Vec<u8>) {
     class.framing.wrap(true, 0, out, |out| {
         let mut encoder = Encoder::new(out, Command::Message, class.version);
         if class.is_named {
             encoder = encoder.known("subscription", &class.id);
         }
-        // No room has the last epoch.
-        let id = MessageId { epoch: u64::MAX, sequence: number }.to_string();
+        let id = id.to_string();
         encoder = encoder.plain("message-id", &id).known("destination", destination);
         if class.ack != AckMode::Auto {
             encoder = encoder.plain("ack", &id);
         }
         encoder = encoder.plain("marker", marker.name());
         let missing = match marker {
-            Marker::Gap(missing) => Some(missing),
+            Marker::Gap(epoch, missing) => {
+                encoder = encoder.plain("epoch", Epoch(*epoch).to_string());
+                Some(missing)
+            }
             Marker::Recovered(_, missing) => {
                 encoder = encoder.plain("recovered", if missing.is_none() { "true" } else { "false" });
                 missing.as_ref()

@@ -47,6 +47,7 @@ impl Shard {
     pub(super) fn must_wait(&self, index: u32, stomp_frame: &StompFrame<'_>) -> bool {
         let session = &self.sessions[index];
         match stomp_frame.command {
+            stomp::Command::Subscribe if self.would_pass_its_past(index, stomp_frame) => true,
             _ if !session.awaits_other_than(None) => false,
             stomp::Command::Send if stomp_frame.header("transaction").is_none() => {
                 let destination = stomp_frame.header("destination");
@@ -321,7 +322,7 @@ impl Shard {
         self.rest.published_bytes += message.weight();
         let owner = self.env.owner_of_message(message.kind(), message.key_bytes());
         let mut origin = self.origin(index, covered.serial);
-        if message.kind() == Kind::Queue || self.topics.keep_any() {
+        if message.kind() == Kind::Queue || self.topics.keeps(message.key()) {
             // Another room keeps nothing on anybody's account, and the address takes a look at the table of all connections.
             origin.holder = self.holder(index);
         }

@@ -253,6 +253,12 @@ impl Shard {
         if !self.recoveries.is_empty() {
             self.wake_recoveries(index);
         }
+        let connection = &self.connections[index];
+        if connection.holds.has(Reason::Answer) && !connection.output.debts().iter().any(|debt| debt.is_left)
+        {
+            // A SUBSCRIBE may have waited for that.
+            self.let_go_on(index);
+        }
         self.watch_marks(index, now);
     }
 
@@ -391,7 +397,7 @@ impl Shard {
         counters.rooms_waiting = self.members.waiting() as u64;
         counters.publications_parked_bytes = self.topics.parked_bytes();
         let kept = self.topics.kept();
-        counters.recoveries = self.recoveries.len() as u64;
+        counters.recovering_subscriptions = self.recoveries.len() as u64;
         counters.history_messages = kept.messages;
         counters.history_bytes = kept.bytes;
         counters.history_dropped_total = kept.dropped;

@@ -64,6 +64,7 @@ impl Shard {
         if authorizer.may(number, who, action, key) {
             return Ok(());
         }
-        Err(Fault::Forbidden { action: action.word(), destination: key.into() })
+        let action = if action == Action::History { "read the past of" } else { action.word() };
+        Err(Fault::Forbidden { action, destination: key.into() })
     }
 }

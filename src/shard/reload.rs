@@ -28,8 +28,10 @@ impl Shard {
                 self.release(self.connections.key_of(index), Reason::Rate);
             }
         }
-        if limits.history != self.env.limits.history || limits.destinations != self.env.limits.destinations {
-            self.topics.set_destinations(Arc::clone(&limits.destinations), limits.history.bytes_max);
+        let (history, before) = (&limits.history, &self.env.limits.history);
+        if history.bytes_max != before.bytes_max || limits.destinations != self.env.limits.destinations {
+            let (destinations, now) = (Arc::clone(&limits.destinations), self.timers.now());
+            self.topics.set_destinations(destinations, history.bytes_max, now);
         }
         self.flush.set_max(limits.outbound.reactor_bytes_max);
         self.env.limits = limits;

@@ -73,7 +73,7 @@ impl Shard {
             Mail::Subscribe { key, kind, origin, consumer, past } => {
                 self.subscribe_for(key, kind, origin, consumer, past.map(|past| *past), now);
             }
-            Mail::Recover { key, kind, origin, next } => self.recover_for(key, kind, origin, next, now),
+            Mail::Recover { key, kind, origin, asked } => self.recover_for(key, kind, origin, asked, now),
             Mail::Unsubscribe { key, kind, origin, consumer } => {
                 self.unsubscribe_for(key, kind, origin, consumer, now);
             }
@@ -490,7 +490,7 @@ impl Shard {
     }
 
     /// Lets a session go on that was held for answers of owners, if all have come.
-    fn let_go_on(&mut self, index: u32) {
+    pub(super) fn let_go_on(&mut self, index: u32) {
         let session = &self.sessions[index];
         if !session.awaits_other_than(None) && session.awaited() <= AWAITED_MAX / 2 {
             self.release(self.connections.key_of(index), Reason::Answer);

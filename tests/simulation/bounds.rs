@@ -108,7 +108,7 @@ pub fn draw(rng: &mut StdRng) -> ShardLimits {
         // So small that what rooms keep is dropped while somebody recovers it.
         history: limits::History {
             bytes_max: if rng.random_bool(0.3) { 4 * 1024 } else { 1 << 20 },
-            page_bytes_max: 600,
+            page_bytes_max: [300, 600, 5000][rng.random_range(0..3)],
             recovered_messages_max: if rng.random_bool(0.2) { 5 } else { 10_000 },
         },
         destinations: Arc::new(keeping(rng)),

@@ -256,22 +256,22 @@ impl Client {
         let before = self.some_topic(place).and_then(|key| self.topics.get(&key).copied());
         let Some(old) = self.unsubscribe(place, model) else { return false };
         let key = (old.0.clone(), place.to_owned());
-        let subscription = if key == old {
+        let (subscription, asks) = if key == old {
             self.leaving.remove(&key);
             match self.topics.remove(&key).or(before) {
-                Some(before) => model.subscribe_again(before),
+                Some(before) => past::ask_again(before, self.next, model),
                 None => return false,
             }
         } else if self.had.contains(&key) {
             // Two of one id and one topic would be taken for one another.
             return true;
         } else {
-            model.subscribe(&self.name, place)
+            (model.subscribe(&self.name, place), String::new())
         };
         self.had.insert(key.clone());
         self.topics.insert(key, subscription);
         let receipt = self.receipt(Awaited::Subscribed(subscription));
-        self.say(format!("SUBSCRIBE\nid:{}\ndestination:{place}\nreceipt:{receipt}\n\n\0", old.0));
+        self.say(format!("SUBSCRIBE\nid:{}\ndestination:{place}\n{asks}receipt:{receipt}\n\n\0", old.0));
         true
     }
 

@@ -34,6 +34,8 @@ struct Subscription {
     bodies: HashSet<String>,
     /// It has asked for the past.
     past: Option<Past>,
+    /// When it had all of that.
+    recovered_at: Option<u64>,
 }
 
 struct Sent {
@@ -78,6 +80,7 @@ impl Model {
             last: None,
             bodies: HashSet::new(),
             past: None,
+            recovered_at: None,
         });
         self.subscriptions.len() - 1
     }
@@ -89,6 +92,20 @@ impl Model {
         id
     }
 
+    /// Whether a subscription may be followed by one with its id that asks for the past: nothing that comes for the two can be
+    /// taken for the other's.
+    pub fn may_recover_again(&self, before: SubscriptionId) -> bool {
+        let Subscription { past, gaps, .. } = &self.subscriptions[before];
+        past.is_none() && *gaps == 0
+    }
+
+    /// [`subscribe_again`](Self::subscribe_again), and it asks for the past.
+    pub fn recover_again(&mut self, before: SubscriptionId, since: Option<(String, u64)>) -> SubscriptionId {
+        let id = self.subscribe_again(before);
+        self.subscriptions[id].past = Some(Past::asked(since));
+        id
+    }
+
     /// Where a subscription is in its room, if it has had a message.
     pub fn position(&self, id: SubscriptionId) -> Option<(String, u64)> {
         self.subscriptions[id].last.clone()
@@ -96,9 +113,15 @@ impl Model {
 
     /// A marker of the past has come.
     pub fn marked(&mut self, id: SubscriptionId, headers: &HashMap<&str, &str>) {
+        let at = self.tick();
         let subscription = &mut self.subscriptions[id];
         match &mut subscription.past {
-            Some(past) => past.marked(headers),
+            Some(past) => {
+                past.marked(headers);
+                if past.is_recovered() {
+                    self.subscriptions[id].recovered_at = Some(at);
+                }
+            }
             None => assert!(subscription.gaps > 0, "it has not asked for the past"),
         }
     }
@@ -167,6 +190,10 @@ impl Model {
         let (life, sequence) = message_id.split_once('-').expect("life-sequence");
         let sequence: u64 = sequence.parse().expect("a number");
         if let Some(past) = &mut subscription.past {
+            if !past.has_begun() && subscription.gaps > 0 {
+                // It is of the one before it with its id.
+                return;
+            }
             past.received(life, sequence);
         } else if let Some((last_life, last)) = &subscription.last
             && (life, sequence) != (last_life.as_str(), last + 1)
@@ -230,13 +257,17 @@ impl Model {
     /// Panics unless a subscription has seen all that it must have seen.
     fn check_seen(&self, id: SubscriptionId) {
         let subscription = &self.subscriptions[id];
-        if subscription.past.as_ref().is_some_and(|past| past.is_incomplete || !past.is_recovered()) {
-            // It was told what it does not get, or has ended before it had all.
-            return;
-        }
+        // It was told what it does not get of what was said before it had all, or has ended before that.
+        let begin = match &subscription.past {
+            Some(past) if past.is_incomplete || !past.is_recovered() => {
+                subscription.recovered_at.unwrap_or(u64::MAX)
+            }
+            _ => 0,
+        };
         let end = subscription.leaving_at.unwrap_or(u64::MAX);
         for (body, sent) in &self.sent {
-            if sent.place != subscription.topic || sent.at > end || subscription.bodies.contains(body) {
+            let is_meant = sent.place == subscription.topic && (begin..=end).contains(&sent.at);
+            if !is_meant || subscription.bodies.contains(body) {
                 continue;
             }
             let is_confirmed = sent.confirmed_at.is_some_and(|at| at < end);

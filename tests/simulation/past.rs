@@ -15,7 +15,7 @@ enum Stage {
     None,
 }
 
-/// See the module.
+/// What one subscription has been told so far.
 pub struct Past {
     /// The position behind which it asked for all; `None` if it asked for the last messages.
     since: Option<(String, u64)>,
@@ -23,9 +23,9 @@ pub struct Past {
     epoch: String,
     /// The message that must come next, if it is known.
     next: Option<u64>,
-    /// What was left out so far without a word.
-    untold: Vec<(u64, u64)>,
-    /// What it did not get, and was told so.
+    /// It was told of a gap, or must be told that it did not get all.
+    must_be_incomplete: bool,
+    /// It did not get all, and was told so.
     pub is_incomplete: bool,
 }
 
@@ -41,9 +41,14 @@ impl Past {
             stage: Stage::Position,
             epoch: String::new(),
             next: None,
-            untold: Vec::new(),
+            must_be_incomplete: false,
             is_incomplete: false,
         }
+    }
+
+    /// Whether it has heard of its position.
+    pub fn has_begun(&self) -> bool {
+        self.stage != Stage::Position
     }
 
     /// Whether it has all of the past that it gets.
@@ -63,55 +68,42 @@ impl Past {
                 self.stage = Stage::Recovered;
                 self.epoch = headers["epoch"].into();
                 let head = number(headers, "sequence");
-                if let Some((epoch, since)) = &self.since
-                    && *epoch == self.epoch
-                {
-                    assert!(*since <= head, "a position that was told is not ahead");
-                    self.next = Some(since + 1);
+                if let Some((epoch, since)) = &self.since {
+                    if *epoch == self.epoch {
+                        assert!(*since <= head, "a position that was told is not ahead");
+                        self.next = Some(since + 1);
+                    } else {
+                        self.must_be_incomplete = true;
+                    }
                 }
             }
             "gap" => {
                 assert_eq!(self.stage, Stage::Recovered);
-                self.is_incomplete = true;
-                if headers["reason"] == "epoch" {
-                    // The room has begun anew between two pages.
-                    self.next = None;
-                    self.untold.clear();
-                } else {
-                    let (from, to) = missing.expect("a range");
-                    if let Some(next) = self.next {
-                        assert!(next <= from, "a gap is behind what came");
-                        if next < from {
-                            self.untold.push((next, from - 1));
-                        }
-                    }
-                    self.next = Some(to + 1);
+                self.must_be_incomplete = true;
+                let (from, to) = missing.expect("a range");
+                if headers["epoch"] == self.epoch && headers["reason"] != "epoch" {
+                    assert!(self.next.is_none_or(|next| next == from), "{:?} is next, not {from}", self.next);
                 }
+                self.epoch = headers["epoch"].into();
+                self.next = Some(to + 1);
             }
             "recovered" => {
                 assert_eq!(self.stage, Stage::Recovered);
                 self.stage = Stage::None;
                 let last = number(headers, "sequence");
+                let is_whole = headers["recovered"] == "true";
+                assert!(is_whole || headers["recovered"] == "false");
+                assert_eq!(is_whole, !headers.contains_key("reason"));
+                assert!(!is_whole || !self.must_be_incomplete, "what was left out is not forgotten");
                 if headers["epoch"] == self.epoch {
-                    if let Some(next) = self.next
-                        && next <= last
-                    {
-                        self.untold.push((next, last));
-                    }
+                    let is_there = self.next.is_none_or(|next| next == last + 1);
+                    assert!(is_there || !is_whole, "{:?} is next, and the past ends at {last}", self.next);
                 } else {
-                    assert!(self.is_incomplete, "an epoch that ended was told");
+                    assert!(!is_whole, "an epoch that ended is told");
                     self.epoch = headers["epoch"].into();
                 }
                 self.next = Some(last + 1);
-                let is_whole = headers["recovered"] == "true";
-                assert_eq!(is_whole, !headers.contains_key("reason"));
-                assert!(is_whole || headers["recovered"] == "false");
-                assert!(!is_whole || !self.is_incomplete, "a gap is not forgotten");
-                self.is_incomplete |= !is_whole;
-                for (from, to) in self.untold.drain(..) {
-                    let is_told = missing.is_some_and(|missing| missing.0 <= from && to <= missing.1);
-                    assert!(is_told, "{from} to {to} was left out, and {missing:?} was told");
-                }
+                self.is_incomplete = !is_whole;
             }
             other => panic!("unexpected {other}"),
         }
@@ -121,19 +113,11 @@ impl Past {
     pub fn received(&mut self, epoch: &str, sequence: u64) {
         assert_ne!(self.stage, Stage::Position, "the position comes first");
         if epoch != self.epoch {
-            // Where a subscription has begun, its room stays.
-            assert!(
-                self.stage == Stage::Recovered && self.is_incomplete,
-                "another epoch, and nobody said so"
-            );
-            (self.epoch, self.next) = (epoch.into(), None);
-        }
-        if let Some(next) = self.next {
-            assert!(next <= sequence, "{sequence} came before, {next} is next");
-            if next < sequence {
-                assert_eq!(self.stage, Stage::Recovered, "{next} is next, and {sequence} comes");
-                self.untold.push((next, sequence - 1));
-            }
+            // A room may go between two pages, and with an empty past there is no range to name.
+            assert!(self.stage == Stage::Recovered && sequence == 1, "another epoch, and nobody said so");
+            (self.epoch, self.must_be_incomplete) = (epoch.into(), true);
+        } else if let Some(next) = self.next {
+            assert_eq!(sequence, next, "what is left out is told before");
         }
         self.next = Some(sequence + 1);
     }
@@ -158,4 +142,17 @@ pub fn ask(
         None => format!("history:{}\n", number % 50),
     };
     (model.recover(by, topic, since), headers)
+}
+
+/// The same with the id of one that has just ended.
+pub fn ask_again(before: SubscriptionId, number: u32, model: &mut Model) -> (SubscriptionId, String) {
+    if !number.is_multiple_of(3) || !model.may_recover_again(before) {
+        return (model.subscribe_again(before), String::new());
+    }
+    let since = model.position(before).filter(|_| number.is_multiple_of(2));
+    let headers = match &since {
+        Some((epoch, sequence)) => format!("since:{epoch}\\c{sequence}\n"),
+        None => format!("history:{}\n", number % 50),
+    };
+    (model.recover_again(before, since), headers)
 }

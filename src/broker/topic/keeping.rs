@@ -1,25 +1,30 @@
 //! Rooms that keep their last messages: which do, how much all of them keep, and what of it is too old.
 //!
-//! All rooms of a shard share one bound. Past three quarters of it, the room that keeps most of those of whoever made most
-//! drops its oldest messages. So a room's past falls to its own size, or to that of its maker's other rooms.
+//! All rooms of a shard share one bound. What a room keeps is on its maker's account while nobody else comes to it, and then on its
+//! own. Past three quarters of the bound, the largest room of the account that has most drops its oldest messages.
 //!
-//! Invariant: `held` is the sum over all rooms; a room whose oldest message will be too old is in `expiries`.
+//! Invariant: `held` is the sum over all rooms; a room whose oldest message will be too old has a deadline.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use super::{Beside, Topics};
-use crate::broker::history::{self, History};
+use super::{Beside, Topic, Topics};
+use crate::broker::history::{self, Asked, History};
+use crate::footprint::Part;
+use crate::message::Message;
 use crate::message::origin::{Holder, Origin};
 use crate::message::past::{Page, Past, Start};
-use crate::message::{Message, MessageId};
-use crate::policy::destinations::Destinations;
+use crate::policy::destinations::{Destinations, Retention};
 use crate::share::Shares;
-use crate::time::Tick;
+use crate::time::{BYTES_PER_KEY, LazyWheel, Tick};
 
 /// Rooms that are looked at for messages that are too old, in one go.
 const EXPIRED_ROOMS_MAX: usize = 256;
+
+/// Messages that are dropped in one go, so that no turn is long by that.
+const DROPPED_MAX: u64 = 16 * 1024;
+
+/// What a room that keeps something takes beside its messages, about: its record, its places in the tables, its first list.
+const ROOM_BYTES: u64 = (size_of::<Topic>() + size_of::<Beside>()) as u64 + 256;
 
 /// What all rooms that keep messages share.
 #[derive(Debug)]
@@ -33,8 +38,11 @@ pub(super) struct Keeping {
     /// Messages that were dropped, and those of them that had to because all rooms kept too much.
     dropped: u64,
     relieved: u64,
-    /// Rooms by the moment at which they are to be looked at: place and epoch. An entry may be of a room that is no more.
-    expiries: BinaryHeap<Reverse<(Tick, u32, u64)>>,
+    /// When which room is to be looked at, by its place: not later than its oldest message is too old.
+    expiries: LazyWheel,
+    fired: Vec<u32>,
+    /// The past of a room that keeps messages and has none.
+    nothing: History,
 }
 
 impl Default for Keeping {
@@ -46,7 +54,9 @@ impl Default for Keeping {
             messages: 0,
             dropped: 0,
             relieved: 0,
-            expiries: BinaryHeap::new(),
+            expiries: LazyWheel::default(),
+            fired: Vec::new(),
+            nothing: History::new(Retention { messages_max: 1, bytes_max: 0, age_max_s: 0 }),
         }
     }
 }
@@ -57,20 +67,12 @@ impl Keeping {
         self.is_any && self.destinations.retention(key).is_some()
     }
 
-    /// What a new room has for that.
-    pub(super) fn of_new(&self, key: &str) -> Option<Box<Beside>> {
-        if !self.is_any {
-            return None;
-        }
-        let history = History::new(*self.destinations.retention(key)?);
-        Some(Box::new(Beside { history: Some(history), ..Beside::default() }))
-    }
-
     /// The room at this place, which keeps nothing, is no more.
     pub(super) fn forget(&mut self, at: u32) {
         debug_assert_eq!(self.held.held_by(at), 0);
+        self.expiries.cancel(at);
         if self.held.is_empty() {
-            self.expiries = BinaryHeap::new();
+            self.expiries.clear();
         }
     }
 }
@@ -91,39 +93,38 @@ pub struct Kept {
 impl Topics {
     /// From here on rooms keep what `destinations` says, and all together at most `bytes_max`. What is kept already is dropped
     /// where nothing is to be kept any more.
-    pub fn set_destinations(&mut self, destinations: Arc<Destinations>, bytes_max: u64) {
+    pub fn set_destinations(&mut self, destinations: Arc<Destinations>, bytes_max: u64, now: Tick) {
         self.keeping.held.set_max(bytes_max);
         self.keeping.is_any = destinations.keep_any();
         self.keeping.destinations = destinations;
-        self.keeping.expiries.clear();
         let places: Vec<u32> = self.topics.iter().map(|(at, _)| at as u32).collect();
         for at in places {
             let topic = &mut self.topics[at as usize];
             let retention = self.keeping.destinations.retention(&topic.key).copied();
-            match retention {
-                Some(retention) => {
-                    let beside = topic.beside.get_or_insert_default();
-                    let history = beside.history.get_or_insert_with(|| History::new(retention));
-                    history.set_retention(retention);
-                    beside.is_watched = false;
-                    self.watch_age(at);
+            topic.keeps = retention.is_some();
+            match (retention, topic.history_mut()) {
+                (Some(retention), Some(history)) => {
+                    let dropped = history.set_retention(retention);
+                    self.note_dropped(at, dropped);
+                    self.watch_age(at, now);
                 }
-                None if topic.history().is_some() => {
+                (None, Some(_)) => {
                     self.drop_oldest(at, u64::MAX);
                     let topic = &mut self.topics[at as usize];
                     topic.beside.as_mut().expect("it has a history").history = None;
                     topic.tidy();
-                    self.tidy(at);
+                    self.watch_age(at, now);
                 }
-                None => {}
+                (_, None) => {}
             }
+            self.tidy(at);
         }
         self.relieve();
     }
 
-    /// Whether any room may keep messages.
-    pub fn keep_any(&self) -> bool {
-        self.keeping.is_any
+    /// Whether the room with this key keeps messages, here or at another owner.
+    pub fn keeps(&self, key: &str) -> bool {
+        self.keeping.keeps(key)
     }
 
     /// Whether there is no room but for what it keeps.
@@ -137,29 +138,40 @@ impl Topics {
         Kept { messages: *messages, bytes: held.total(), dropped: *dropped, relieved: *relieved }
     }
 
-    /// Keeps a message that has its place, if its room does so. The room may be no more after it.
+    /// Keeps a message that has its place, in a room that does so. The room may be no more after it.
     pub(super) fn keep(&mut self, at: u32, message: &mut Message, now: Tick) {
         let topic = &mut self.topics[at as usize];
-        let maker = topic.maker;
-        let Some(history) = topic.history_mut() else { return };
+        let Some(&retention) = self.keeping.destinations.retention(&topic.key) else { return };
+        let beside = topic.beside.get_or_insert_default();
+        let history = beside.history.get_or_insert_with(|| History::new(retention));
         message.set_kept();
+        let was_empty = history.is_empty();
         let dropped = history.append(message.clone(), now);
-        let bytes = history.bytes();
-        self.keeping.messages = self.keeping.messages + 1 - dropped;
-        self.keeping.dropped += dropped;
-        self.keeping.held.set(at, bytes, || maker);
-        self.watch_age(at);
+        self.keeping.messages += 1;
+        self.note_dropped(at, dropped);
+        if was_empty {
+            self.watch_age(at, now);
+        }
         self.relieve();
     }
 
-    /// Puts a room on the list of those that will have something too old, unless it is there.
-    fn watch_age(&mut self, at: u32) {
+    /// Somebody has come to a room, or publishes to it. What it keeps is on the account of its maker for as long as nobody else has:
+    /// so who makes many rooms has one account, and who came first to a room of many cannot have it emptied by rooms of his own.
+    pub(super) fn note_holder(&mut self, at: u32, holder: Holder) {
         let topic = &mut self.topics[at as usize];
-        let epoch = topic.epoch;
-        let Some(beside) = topic.beside.as_mut().filter(|beside| !beside.is_watched) else { return };
-        if let Some(expires) = beside.history.as_ref().and_then(History::expires) {
-            beside.is_watched = true;
-            self.keeping.expiries.push(Reverse((expires, at, epoch)));
+        if !topic.keeps || topic.is_shared || topic.maker == holder {
+            return;
+        }
+        topic.is_shared = true;
+        let bytes = self.keeping.held.release_all(at);
+        self.keeping.held.charge(at, Holder::Room(self.topics[at as usize].epoch), bytes);
+    }
+
+    /// A room is looked at when its oldest message is too old.
+    fn watch_age(&mut self, at: u32, now: Tick) {
+        match self.topics[at as usize].history().and_then(History::expires) {
+            Some(expires) => self.keeping.expiries.arm(at, expires, now),
+            None => self.keeping.expiries.cancel(at),
         }
     }
 
@@ -170,53 +182,56 @@ impl Topics {
         while dropped < count && history.drop_first() {
             dropped += 1;
         }
-        let bytes = history.bytes();
-        self.note_dropped(at, bytes, dropped);
+        self.note_dropped(at, dropped);
     }
 
-    fn note_dropped(&mut self, at: u32, bytes: u64, dropped: u64) {
+    /// A room keeps something else, and has dropped so many messages.
+    fn note_dropped(&mut self, at: u32, dropped: u64) {
+        let topic = &self.topics[at as usize];
+        let holder = if topic.is_shared { Holder::Room(topic.epoch) } else { topic.maker };
+        let history = topic.history().filter(|history| !history.is_empty());
+        let bytes = history.map_or(0, |history| history.bytes() + ROOM_BYTES);
         self.keeping.messages -= dropped;
         self.keeping.dropped += dropped;
-        let maker = self.topics[at as usize].maker;
-        self.keeping.held.set(at, bytes, || maker);
+        self.keeping.held.set(at, bytes, || holder);
     }
 
-    /// While all rooms keep too much, the room that keeps most drops its oldest messages.
-    fn relieve(&mut self) {
-        while self.keeping.held.is_scarce()
-            && let Some(worst) = self.keeping.held.worst()
-        {
+    /// While all rooms keep too much, the room that keeps most drops its oldest messages. Returns whether there is more to do.
+    fn relieve(&mut self) -> bool {
+        for _ in 0..DROPPED_MAX {
+            if !self.keeping.held.is_scarce() {
+                return false;
+            }
+            let Some(worst) = self.keeping.held.worst() else { return false };
             self.drop_oldest(worst, 1);
             self.keeping.relieved += 1;
             self.tidy(worst);
         }
+        self.keeping.held.is_scarce()
     }
 
     /// When [`Topics::expire`] is to be called, if at any time.
     pub fn next_expiry(&self) -> Option<Tick> {
-        self.keeping.expiries.peek().map(|Reverse((at, ..))| *at)
+        self.keeping.expiries.next_deadline()
     }
 
-    /// Drops messages that are too old; of many rooms some. Returns whether there are more.
+    /// Drops messages that are too old, or too many after a bound was lowered; of many some. Returns whether there are more.
     pub fn expire(&mut self, now: Tick) -> bool {
-        for _ in 0..EXPIRED_ROOMS_MAX {
-            if self.next_expiry().is_none_or(|at| at > now) {
-                return false;
-            }
-            let Some(Reverse((_, at, epoch))) = self.keeping.expiries.pop() else { return false };
-            let Some(topic) = self.topics.get_mut(at as usize).filter(|topic| topic.epoch == epoch) else {
-                continue;
-            };
-            let Some(beside) = topic.beside.as_mut() else { continue };
-            beside.is_watched = false;
-            let Some(history) = beside.history.as_mut() else { continue };
-            let dropped = history.expire(now);
-            let bytes = history.bytes();
-            self.note_dropped(at, bytes, dropped);
-            self.watch_age(at);
+        let mut fired = std::mem::take(&mut self.keeping.fired);
+        let mut has_more = self.keeping.expiries.expire(now, EXPIRED_ROOMS_MAX, &mut fired);
+        let mut left = DROPPED_MAX;
+        for at in fired.drain(..) {
+            let Some(history) = self.topics[at as usize].history_mut() else { continue };
+            let dropped = history.expire(now, left);
+            left -= dropped;
+            // One that has more to drop is due at once.
+            has_more |= history.expires().is_some_and(|expires| expires <= now);
+            self.note_dropped(at, dropped);
+            self.watch_age(at, now);
             self.tidy(at);
         }
-        self.next_expiry().is_some_and(|at| at <= now)
+        self.keeping.fired = fired;
+        self.relieve() | has_more
     }
 
     /// A session asks for a room's past, of which one SUBSCRIBE gets `max` messages at most. If there is nothing to recover, its
@@ -224,41 +239,55 @@ impl Topics {
     pub fn recover(&mut self, key: &str, origin: &Origin, past: Past, max: u32) -> Option<Start> {
         let at = self.find_or_insert(key, origin.holder)?;
         let topic = &self.topics[at as usize];
-        let start = history::start(topic.history(), topic.id(), past, max);
+        let start = history::start(self.past_of(topic), topic.id(), past, max);
         if start.is_done() {
             self.subscribe(key, origin)?;
         }
         Some(start)
     }
 
-    /// The next page of a recovery, whose messages take `bytes_max` at most, but for a single larger one. If it is the last one,
-    /// the shard of `origin` has a member more from here on. `None` as for [`Topics::subscribe`].
-    pub fn page(&mut self, key: &str, origin: &Origin, next: MessageId, bytes_max: u32) -> Option<Page> {
+    /// A page of a recovery. If it is the last one, the shard of `origin` has a member more from here on. `None` as for
+    /// [`Topics::subscribe`].
+    pub fn page(&mut self, key: &str, origin: &Origin, asked: Asked) -> Option<Page> {
         let at = self.find_or_insert(key, origin.holder)?;
         let topic = &self.topics[at as usize];
-        let page = history::page(topic.history(), topic.id(), next, bytes_max);
+        let page = history::page(self.past_of(topic), topic.id(), asked);
         if page.is_last {
             self.subscribe(key, origin)?;
         }
         Some(page)
     }
 
+    /// What a room keeps, which may be nothing yet; `None` if it never keeps anything.
+    fn past_of<'a>(&'a self, topic: &'a Topic) -> Option<&'a History> {
+        topic.history().or(topic.keeps.then_some(&self.keeping.nothing))
+    }
+
+    /// What the histories take beside their messages.
+    pub(super) fn history_memory(&self) -> Part {
+        let of_one = |topic: &Topic| {
+            let beside = topic.beside.as_ref().map(|_| Part::exact(size_of::<Beside>()));
+            beside.into_iter().chain(topic.history().map(History::list_memory)).sum::<Part>()
+        };
+        let (expiries, room) = self.keeping.expiries.size();
+        let expiries = Part::array(expiries, room, BYTES_PER_KEY);
+        self.topics.iter().map(|(_, topic)| of_one(topic)).chain([expiries]).sum()
+    }
+
     pub(super) fn check_keeping(&self) {
         let (mut messages, mut bytes) = (0, 0);
         for (at, topic) in &self.topics {
             let Some(history) = topic.history() else { continue };
+            assert!(topic.keeps, "{} keeps what it should not", topic.key);
             history.check();
-            assert_eq!(self.keeping.held.held_by(at as u32), history.bytes());
+            let held = if history.is_empty() { 0 } else { history.bytes() + ROOM_BYTES };
+            assert_eq!(self.keeping.held.held_by(at as u32), held);
             messages += history.len() as u64;
-            bytes += history.bytes();
-            let is_watched = topic.beside.as_ref().is_some_and(|beside| beside.is_watched);
+            bytes += held;
             if let Some(expires) = history.expires() {
-                assert!(is_watched, "{}: nobody will look at its age", topic.key);
-                let is_it = |entry: &Reverse<(Tick, u32, u64)>| {
-                    entry.0.0 <= expires && (entry.0.1, entry.0.2) == (at as u32, topic.epoch)
-                };
+                let next = self.keeping.expiries.next_deadline();
                 assert!(
-                    self.keeping.expiries.iter().any(is_it),
+                    next.is_some_and(|next| next <= expires),
                     "{}: nobody will look at its age",
                     topic.key
                 );

@@ -76,8 +76,9 @@ const KINDS: u64 = {
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
 pub fn is_blank_of_name(c: char) -> bool {
-    // U+FEFF is a blank in JavaScript, and not in Unicode. NUL, which no frame can have, is written as one.
-    c.is_whitespace() || matches!(c, '\u{feff}' | ':' | '\0')
+    // U+FEFF is a blank in JavaScript, and not in Unicode. Java cuts off all that is below U+0021, Python some of it. NUL, which no
+    // frame can have, is written as a blank.
+    c.is_whitespace() || c.is_control() || matches!(c, '\u{feff}' | ':')
 }
 
 /// Appends the headers of a SEND that are passed on, as lines escaped for 1.2: all but [`SERVER_HEADERS`], and for the
