@@ -92,11 +92,15 @@ impl Model {
         id
     }
 
+    /// Whether a subscription has asked for the past.
+    pub fn asks_for_the_past(&self, id: SubscriptionId) -> bool {
+        self.subscriptions[id].past.is_some()
+    }
+
     /// Whether a subscription may be followed by one with its id that asks for the past: nothing that comes for the two can be
     /// taken for the other's.
     pub fn may_recover_again(&self, before: SubscriptionId) -> bool {
-        let Subscription { past, gaps, .. } = &self.subscriptions[before];
-        past.is_none() && *gaps == 0
+        !self.asks_for_the_past(before) && self.subscriptions[before].gaps == 0
     }
 
     /// [`subscribe_again`](Self::subscribe_again), and it asks for the past.
