@@ -322,7 +322,7 @@ impl Shard {
         self.rest.published_bytes += message.weight();
         let owner = self.env.owner_of_message(message.kind(), message.key_bytes());
         let mut origin = self.origin(index, covered.serial);
-        if message.kind() == Kind::Queue || self.topics.keeps(message.key()) {
+        if message.kind() == Kind::Queue || self.topics.keeps(&message) {
             // Another room keeps nothing on anybody's account, and the address takes a look at the table of all connections.
             origin.holder = self.holder(index);
         }

@@ -122,9 +122,9 @@ impl Topics {
         self.relieve();
     }
 
-    /// Whether the room with this key keeps messages, here or at another owner.
-    pub fn keeps(&self, key: &str) -> bool {
-        self.keeping.keeps(key)
+    /// Whether the room of this message keeps it, here or at another owner.
+    pub fn keeps(&self, message: &Message) -> bool {
+        self.keeping.is_any && self.keeping.keeps(message.key())
     }
 
     /// Whether there is no room but for what it keeps.
