@@ -27,6 +27,8 @@ api=${CHAT_API:-http://127.0.0.1:8090}
 : "${API_TOKEN_FILE:?is not set: it names a copy of api.token_file}"
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 umask 077
 # In a file, because everybody may read the arguments of a process.
 token=$(cat "$API_TOKEN_FILE") || exit 2

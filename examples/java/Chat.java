@@ -14,6 +14,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.BlockingQueue;
@@ -194,7 +195,7 @@ public final class Chat {
         headers.put("host", url.getHost());
         headers.put("heart-beat", heartBeatMs + "," + heartBeatMs);
         for (String name : new String[] {"login", "passcode"}) {
-            String value = System.getenv(name.toUpperCase());
+            String value = System.getenv(name.toUpperCase(Locale.ROOT));
             if (value != null) {
                 headers.put(name, value);
             }

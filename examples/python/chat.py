@@ -22,6 +22,8 @@ import websocket
 from stomp.adapter.ws import WSStompConnection
 
 CHAT = urlsplit(os.environ.get("CHAT", "ws://127.0.0.1:8080/ws"))
+if CHAT.scheme not in ("ws", "stomp") or CHAT.port is None:
+    sys.exit("CHAT is ws://HOST:PORT/ws or stomp://HOST:PORT")
 LOGIN = os.environ.get("LOGIN")
 PASSCODE = os.environ.get("PASSCODE")
 HEART_BEAT_MS = int(os.environ.get("HEART_BEAT_MS", "10000"))

@@ -11,6 +11,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ThreadLocalRandom;
@@ -49,7 +50,7 @@ public final class Worker {
         try {
             String room = headers.getOrDefault("room", "");
             // It comes from the client, and the worker may send anywhere.
-            if (!room.matches("[\\p{L}\\p{N}_-]{1,64}")) {
+            if (!room.matches("[\\p{L}\\p{N}_-]{1,48}")) {
                 throw new IllegalArgumentException("there is no such room");
             }
             if (text.isBlank()) {
@@ -131,7 +132,7 @@ public final class Worker {
         connect.put("host", host);
         connect.put("heart-beat", HEART_BEAT_MS + "," + HEART_BEAT_MS);
         for (String name : List.of("login", "passcode")) {
-            String value = System.getenv(name.toUpperCase());
+            String value = System.getenv(name.toUpperCase(Locale.ROOT));
             if (value != null) {
                 connect.put(name, value);
             }

@@ -32,7 +32,7 @@ client.onConnect = () => {
 client.onStompError = ({ headers, body }) => {
   console.error(`the server refuses: ${headers.message}`);
   // A new connection would be refused in the same way.
-  if (['not-authenticated', 'expired', 'banned', 'kicked'].includes(body.trim())) process.exit(1);
+  if (['not-authenticated', 'expired', 'banned', 'kicked', 'forbidden', 'bad-destination'].includes(body.trim())) process.exit(1);
 };
 client.onWebSocketError = (error) => console.error(`no connection: ${error.message}`);
 client.activate();
