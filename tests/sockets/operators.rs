@@ -495,7 +495,7 @@ fn ctl_does_the_same(setup: Setup) {
     assert_eq!((code, &json["count"], &json["sessions"][0]["id"]), (0, &1.into(), &id.as_str().into()));
     let (code, out, _) = ctl(&["session", &id]);
     assert!(code == 0 && out.contains("connection.phase\tstomp\n"), "{out}");
-    assert!(ctl(&["rooms"]).1.contains("/topic/a\t1\t1\n"));
+    assert!(ctl(&["rooms"]).1.contains("/topic/a\t1\t1\t0\n"));
     let (code, _, said) = ctl(&["session", "0-0-99"]);
     assert_eq!((code, said.as_str()), (1, "tcbchat: 404 not-found: there is no session of this id\n"));
     let (code, out, _) = ctl(&["--json", "publish", "/exchange/x", ""]);
