@@ -245,8 +245,9 @@ impl Session {
         head: &Head<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
+        let [selector, history, since] = stomp_frame.values(["selector", "history", "since"]);
         // Taken for granted it would show a client what it has asked not to see.
-        if stomp_frame.header("selector").is_some() {
+        if selector.is_some() {
             return Err(Fault::SelectorNotSupported);
         }
         let text = head.destination(context.limits)?;
@@ -254,7 +255,7 @@ impl Session {
         let destination = Destination::parse_subscribe(text, login)?;
         let (id, is_named) = self.subscription_id(head, context.limits)?;
         let ack = AckMode::parse(head.ack.as_deref()).ok_or(Fault::BadAckMode)?;
-        let past = past_of(stomp_frame, destination.kind())?;
+        let past = past_of(history.as_deref(), since.as_deref(), destination.kind())?;
         if self.subscriptions.find(&id, context.classes).is_some() {
             return Err(Fault::SubscriptionExists);
         }
@@ -556,13 +557,13 @@ impl Session {
 }
 
 /// What a SUBSCRIBE to this kind of place asks of the past.
-fn past_of(stomp_frame: &StompFrame<'_>, kind: Kind) -> Result<Option<Past>, Fault> {
-    let past = match stomp_frame.values(["history", "since"]) {
-        [None, None] => return Ok(None),
-        [Some(count), None] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
+fn past_of(history: Option<&str>, since: Option<&str>, kind: Kind) -> Result<Option<Past>, Fault> {
+    let past = match (history, since) {
+        (None, None) => return Ok(None),
+        (Some(count), None) if count.bytes().all(|byte| byte.is_ascii_digit()) => {
             count.parse().map(Past::Last).map_err(|_| Fault::BadPast)?
         }
-        [None, Some(since)] => {
+        (None, Some(since)) => {
             let Position(since) = since.parse().map_err(|_| Fault::BadPast)?;
             Past::Since(since)
         }

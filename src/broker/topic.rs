@@ -250,7 +250,9 @@ impl Topics {
     pub fn subscribe(&mut self, key: &str, origin: &Origin) -> Option<MessageId> {
         let shard = origin.shard;
         let at = self.find_or_insert(key, origin.holder)?;
-        self.note_holder(at, origin.holder);
+        if self.topics[at as usize].keeps {
+            self.note_holder(at, origin.holder);
+        }
         let topic = &mut self.topics[at as usize];
         match topic.residency(shard) {
             Some(residency) => residency.members += 1,
@@ -324,13 +326,12 @@ impl Topics {
     pub fn publish(&mut self, origin: Origin, message: Message, hash: u64, now: Tick) -> Published<'_> {
         let at = match self.find_hashed(message.key_bytes(), hash) {
             Some(at) => at,
-            None if !self.keeping.keeps(message.key()) => return Published::Nobody(message),
+            None if !self.keeps(&message) => return Published::Nobody(message),
             None => match self.find_or_insert(message.key(), origin.holder) {
                 Some(at) => at,
                 None => return Published::NoRoom,
             },
         };
-        self.note_holder(at, origin.holder);
         let topic = &mut self.topics[at as usize];
         if topic.is_full() || topic.parking().is_some() {
             let weight = message.weight();
@@ -341,17 +342,21 @@ impl Topics {
             topic.beside.get_or_insert_default().parking.push(origin, Parked::Publication(message));
             return Published::Parked;
         }
-        self.sequence(at, message, now)
+        self.sequence(at, origin.holder, message, now)
     }
 
-    /// The message is the next one in its room.
-    fn sequence(&mut self, at: u32, mut message: Message, now: Tick) -> Published<'_> {
+    /// The message of this publisher is the next one in its room.
+    #[inline]
+    fn sequence(&mut self, at: u32, publisher: Holder, mut message: Message, now: Tick) -> Published<'_> {
         let topic = &mut self.topics[at as usize];
         topic.sequence += 1;
         let id = topic.id();
-        if topic.keeps {
-            self.keep(at, &mut message, now);
+        if !topic.keeps {
+            return Published::Sequenced(id, message, &self.topics[at as usize].shards);
         }
+        self.note_holder(at, publisher);
+        self.keep(at, &mut message, now);
+        // It may be no more, if all rooms keep too much and nobody is in it.
         let shards = self.topics.get(at as usize).map_or(&[][..], |topic| &topic.shards);
         Published::Sequenced(id, message, shards)
     }
@@ -409,7 +414,7 @@ impl Topics {
     }
 
     /// Gives a message that was parked its place.
-    pub fn publish_parked(&mut self, message: Message, now: Tick) -> Published<'_> {
+    pub fn publish_parked(&mut self, publisher: Holder, message: Message, now: Tick) -> Published<'_> {
         let Some(at) = self.find(message.key()) else { return Published::Nobody(message) };
         let topic = &self.topics[at as usize];
         if topic.shards.is_empty() && !topic.keeps {
@@ -417,7 +422,7 @@ impl Topics {
             self.tidy(at);
             return Published::Nobody(message);
         }
-        self.sequence(at, message, now)
+        self.sequence(at, publisher, message, now)
     }
 
     /// What the table takes, in bytes. O(rooms).

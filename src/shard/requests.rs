@@ -263,7 +263,8 @@ impl Shard {
                         continue;
                     }
                 };
-                if let Published::Sequenced(id, message, shards) = self.topics.publish_parked(message, now)
+                if let Published::Sequenced(id, message, shards) =
+                    self.topics.publish_parked(origin.holder, message, now)
                     && self.port.hand_on(id, &message, shards)
                 {
                     let hash = self.env.hash_of(message.key_bytes());

@@ -123,6 +123,7 @@ impl Topics {
     }
 
     /// Whether the room of this message keeps it, here or at another owner.
+    #[inline]
     pub fn keeps(&self, message: &Message) -> bool {
         self.keeping.is_any && self.keeping.keeps(message.key())
     }
@@ -155,11 +156,11 @@ impl Topics {
         self.relieve();
     }
 
-    /// Somebody has come to a room, or publishes to it. What it keeps is on the account of its maker for as long as nobody else has:
+    /// Somebody has come to a room that keeps messages, or publishes to it. What it keeps is on the account of its maker for as long as nobody else has:
     /// so who makes many rooms has one account, and who came first to a room of many cannot have it emptied by rooms of his own.
     pub(super) fn note_holder(&mut self, at: u32, holder: Holder) {
         let topic = &mut self.topics[at as usize];
-        if !topic.keeps || topic.is_shared || topic.maker == holder {
+        if topic.is_shared || topic.maker == holder {
             return;
         }
         topic.is_shared = true;
@@ -217,6 +218,9 @@ impl Topics {
 
     /// Drops messages that are too old, or too many after a bound was lowered; of many some. Returns whether there are more.
     pub fn expire(&mut self, now: Tick) -> bool {
+        if self.keeping.held.is_empty() {
+            return false;
+        }
         let mut fired = std::mem::take(&mut self.keeping.fired);
         let mut has_more = self.keeping.expiries.expire(now, EXPIRED_ROOMS_MAX, &mut fired);
         let mut left = DROPPED_MAX;

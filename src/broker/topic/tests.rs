@@ -101,7 +101,9 @@ fn what_is_published_to_a_full_room_is_sequenced_in_its_order_when_there_is_room
     assert!(matches!(publish_at(&mut topics, message("/topic/a", b"3")), Published::Parked));
     let mut bodies = Vec::new();
     while let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") {
-        let Published::Sequenced(id, message, shards) = topics.publish_parked(message, Tick(0)) else {
+        let Published::Sequenced(id, message, shards) =
+            topics.publish_parked(ORIGIN.holder, message, Tick(0))
+        else {
             panic!()
         };
         assert_eq!(shards.len(), 1);
@@ -116,7 +118,7 @@ fn what_is_published_to_a_full_room_is_sequenced_in_its_order_when_there_is_room
     topics.check();
     assert_eq!(topics.take_ready().len(), 1);
     let Some((_, Parked::Publication(message))) = topics.unpark("/topic/a") else { panic!() };
-    assert!(matches!(topics.publish_parked(message, Tick(0)), Published::Nobody(_)));
+    assert!(matches!(topics.publish_parked(ORIGIN.holder, message, Tick(0)), Published::Nobody(_)));
     assert!(topics.is_empty());
 }
 

@@ -11,9 +11,23 @@ use std::net::IpAddr;
 use super::header::Escapes;
 use super::{Command, StompFrame, Version};
 
-/// Headers of a SEND that are not passed on: those about the SEND itself, those that the server sets in the
-/// MESSAGE, and those that could be mistaken for the server's word.
-pub const SERVER_HEADERS: &[&str] = &[
+/// Declares a list of names, and what tells whether a name is one of them: by its length first, which tells most apart.
+macro_rules! names {
+    ($(#[$meta:meta])* $list:ident, $is_one:ident: $($name:literal),+ $(,)?) => {
+        $(#[$meta])*
+        pub const $list: &[&str] = &[$($name),+];
+
+        #[inline]
+        fn $is_one(name: &str) -> bool {
+            matches!(name, $($name)|+)
+        }
+    };
+}
+
+names! {
+    /// Headers of a SEND that are not passed on: those about the SEND itself, those that the server sets in the
+    /// MESSAGE, and those that could be mistaken for the server's word.
+    SERVER_HEADERS, is_listed:
     "ack",
     "content-length",
     "destination",
@@ -32,7 +46,7 @@ pub const SERVER_HEADERS: &[&str] = &[
     "subscription",
     "timestamp",
     "transaction",
-];
+}
 
 /// The header of a question that says where its answer goes. In messages for the application only the server says it, so that
 /// no client can have a program answer somewhere else; elsewhere it is a header as others.
@@ -41,8 +55,7 @@ pub const REPLY_TO: &str = "reply-to";
 /// Whether a name is one of [`SERVER_HEADERS`], or may become one on its way: many clients cut blanks off the ends of names,
 /// and [`transcode_lines`] writes a blank for what an older version cannot write.
 pub fn is_server_header(name: &str) -> bool {
-    let name = without_blanks(name);
-    KINDS & kind_of(name.as_bytes()) != 0 && SERVER_HEADERS.contains(&name)
+    is_listed(without_blanks(name))
 }
 
 /// Whether a name is the server's in a message for the application alone, or may become so.
@@ -57,22 +70,6 @@ fn without_blanks(name: &str) -> &str {
     let has_plain_ends = is_plain(name.as_bytes().first()) && is_plain(name.as_bytes().last());
     if has_plain_ends { name } else { name.trim_matches(is_blank_of_name) }
 }
-
-/// One of 64 kinds, by length and first letter: most names of senders are of none that a name in [`SERVER_HEADERS`] is of.
-const fn kind_of(name: &[u8]) -> u64 {
-    let first = if name.is_empty() { 0 } else { name[0] as usize };
-    1 << ((name.len() * 5 + first) % 64)
-}
-
-/// The kinds of [`SERVER_HEADERS`].
-const KINDS: u64 = {
-    let (mut kinds, mut at) = (0, 0);
-    while at < SERVER_HEADERS.len() {
-        kinds |= kind_of(SERVER_HEADERS[at].as_bytes());
-        at += 1;
-    }
-    kinds
-};
 
 /// Whether a character at the end of a header's name is, or may become, one that receivers cut off.
 pub fn is_blank_of_name(c: char) -> bool {
