@@ -219,6 +219,8 @@ impl Topics {
     /// Drops messages that are too old, or too many after a bound was lowered; of many some. Returns whether there are more.
     pub fn expire(&mut self, now: Tick) -> bool {
         if self.keeping.held.is_empty() {
+            // A room that had to drop all it kept may have a deadline still, which would come again and again.
+            self.keeping.expiries.clear();
             return false;
         }
         let mut fired = std::mem::take(&mut self.keeping.fired);

@@ -270,6 +270,20 @@ mod kept {
     }
 
     #[test]
+    fn a_deadline_of_a_room_that_keeps_nothing_any_more_does_not_stay_due() {
+        let mut topics = keeping(4_096, MANY);
+        subscribe(&mut topics, "/topic/h/a", 0);
+        publish_by(&mut topics, 1, "/topic/h/a", 4_000, Tick(0)).unwrap();
+        assert_eq!(topics.kept().messages, 0, "it is more than all may keep");
+        assert!(!topics.expire(Tick(500)) && topics.next_expiry().is_none());
+        subscribe(&mut topics, "/topic/b", 0);
+        topics.unsubscribe("/topic/b", 0);
+        publish_by(&mut topics, 1, "/topic/h/a", 10, Tick(500)).unwrap();
+        assert!(topics.next_expiry().is_some_and(|at| at <= Tick(600)));
+        assert!(!topics.expire(Tick(600)) && topics.kept().messages == 0);
+    }
+
+    #[test]
     fn who_came_first_to_a_room_of_many_cannot_have_it_emptied_by_rooms_of_his_own() {
         let mut topics = keeping(100_000, MANY);
         let by = |maker| Origin { holder: Holder::Address(maker), ..ORIGIN };
