@@ -128,6 +128,11 @@ fn first_of(history: Option<&History>, head: MessageId) -> u64 {
     history.map_or(head.sequence + 1, |history| history.first(head.sequence))
 }
 
+/// Why messages of this epoch are not there.
+fn lack_in(history: Option<&History>) -> Lack {
+    if history.is_some() { Lack::Trimmed } else { Lack::Off }
+}
+
 /// A page that is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
@@ -143,7 +148,7 @@ pub struct Asked {
 pub fn page(history: Option<&History>, head: MessageId, asked: Asked) -> Page {
     let Asked { next, bytes_max, is_final } = asked;
     let first = first_of(history, head);
-    let lack = if history.is_some() { Lack::Trimmed } else { Lack::Off };
+    let lack = lack_in(history);
     let (mut from, mut missing) = if next.epoch != head.epoch {
         (first, Some(Missing { lack: Lack::Epoch, from: 1, to: first - 1 }))
     } else if next.sequence < first {
@@ -164,7 +169,7 @@ pub fn page(history: Option<&History>, head: MessageId, asked: Asked) -> Page {
         let nearest = head.sequence + 1 - count;
         if from < nearest {
             let bound = Missing { lack: Lack::Bound, from, to: nearest - 1 };
-            missing = Some(missing.map_or(bound, |missing| missing.and(bound)));
+            missing = Some(bound.after(missing));
             from = nearest;
         }
     }
@@ -188,8 +193,7 @@ pub fn start(history: Option<&History>, head: MessageId, past: Past, max: u32) -
     let (mut next, mut missing) = match past {
         Past::Since(since) if since.epoch == head.epoch && since.sequence <= head.sequence => {
             let next = since.sequence + 1;
-            let lack = if history.is_some() { Lack::Trimmed } else { Lack::Off };
-            (next.max(first), if next < first { lost(lack, next) } else { None })
+            (next.max(first), if next < first { lost(lack_in(history), next) } else { None })
         }
         // No such position was ever given in this epoch.
         Past::Since(_) => (first, lost(Lack::Epoch, 1)),
@@ -201,7 +205,7 @@ pub fn start(history: Option<&History>, head: MessageId, past: Past, max: u32) -
     let nearest = behind.saturating_sub(u64::from(max));
     if next < nearest {
         let bound = Missing { lack: Lack::Bound, from: next, to: nearest - 1 };
-        missing = Some(missing.map_or(bound, |missing| missing.and(bound)));
+        missing = Some(bound.after(missing));
         next = nearest;
     }
     Start { position: head, next, missing }
@@ -296,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_page_is_bounded_and_says_what_was_dropped_meanwhile() {
-        let mut history_of_many = kept(PAGE_MESSAGES_MAX as u64 + 9, MANY);
+        let history_of_many = kept(PAGE_MESSAGES_MAX as u64 + 9, MANY);
         let head = id(history_of_many.len() as u64);
         let page = page_of(&history_of_many, head, id(2));
         assert_eq!((page.messages.len(), page.is_last), (PAGE_MESSAGES_MAX, false));
@@ -309,7 +313,6 @@ mod tests {
         let missing = Missing { lack: Lack::Bound, from: 2, to: head.sequence - page.messages.len() as u64 };
         assert_eq!((page.is_last, page.missing), (true, Some(missing)));
         assert!((1..5).contains(&page.messages.len()));
-        while history_of_many.drop_first() {}
         let off = super::page(None, head, Asked { is_final: false, ..last });
         assert_eq!((off.is_last, off.missing.map(|missing| missing.lack)), (true, Some(Lack::Off)));
         let mut history = kept(200, MANY);

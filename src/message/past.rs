@@ -73,6 +73,12 @@ impl Missing {
         }
         Missing { lack: self.lack, from: self.from.min(other.from), to: self.to.max(other.to) }
     }
+
+    /// This, and what was missing before it, if anything was.
+    #[must_use]
+    pub fn after(self, before: Option<Missing>) -> Missing {
+        before.map_or(self, |before| before.and(self))
+    }
 }
 
 /// How a recovery begins.

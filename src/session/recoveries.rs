@@ -157,7 +157,7 @@ impl Recoveries {
         if let Some(recovery) =
             found.and_then(|list| list.iter_mut().find(|recovery| recovery.class == class))
         {
-            recovery.missing = Some(recovery.missing.map_or(missing, |before| before.and(missing)));
+            recovery.missing = Some(missing.after(recovery.missing));
         }
     }
 

@@ -101,7 +101,7 @@ impl Shard {
             let (key, kind) = (self.key_of(&subscription), subscription.kind);
             let origin = Origin { holder: self.holder(index), ..self.origin(index, Some(serial)) };
             let limits = &self.env.limits.history;
-            // Who has had as much as one may, and is still behind, is read to faster than it reads.
+            // To the room of who has had as much as one may, and is behind still, more is published than it reads.
             let is_final = had >= limits.recovered_messages_max;
             let asked = Asked { next, bytes_max: limits.page_bytes_max, is_final };
             let owner = self.env.owner_of(key.as_bytes());
