@@ -3,7 +3,8 @@
 //! All rooms of a shard share one bound. What a room keeps is on its maker's account while nobody else comes to it, and then on its
 //! own. Past three quarters of the bound, the largest room of the account that has most drops its oldest messages.
 //!
-//! Invariant: `held` is the sum over all rooms; a room whose oldest message will be too old has a deadline.
+//! Invariant: `held` is the sum over all rooms; a room whose oldest message will be too old has a deadline, and one that keeps
+//! nothing has none.
 
 use std::sync::Arc;
 
@@ -113,7 +114,6 @@ impl Topics {
                     let topic = &mut self.topics[at as usize];
                     topic.beside.as_mut().expect("it has a history").history = None;
                     topic.tidy();
-                    self.watch_age(at, now);
                 }
                 (_, None) => {}
             }
@@ -142,9 +142,11 @@ impl Topics {
     /// Keeps a message that has its place, in a room that does so. The room may be no more after it.
     pub(super) fn keep(&mut self, at: u32, message: &mut Message, now: Tick) {
         let topic = &mut self.topics[at as usize];
-        let Some(&retention) = self.keeping.destinations.retention(&topic.key) else { return };
-        let beside = topic.beside.get_or_insert_default();
-        let history = beside.history.get_or_insert_with(|| History::new(retention));
+        let history = &mut topic.beside.get_or_insert_default().history;
+        if history.is_none() {
+            *history = self.keeping.destinations.retention(&topic.key).copied().map(History::new);
+        }
+        let Some(history) = history else { return };
         message.set_kept();
         let was_empty = history.is_empty();
         let dropped = history.append(message.clone(), now);
@@ -156,8 +158,9 @@ impl Topics {
         self.relieve();
     }
 
-    /// Somebody has come to a room that keeps messages, or publishes to it. What it keeps is on the account of its maker for as long as nobody else has:
-    /// so who makes many rooms has one account, and who came first to a room of many cannot have it emptied by rooms of his own.
+    /// Somebody has come to a room that keeps messages, or publishes to it. What it keeps is on the account of its maker for as
+    /// long as nobody else has: so who makes many rooms has one account, and who came first to a room of many cannot have it
+    /// emptied by rooms of his own.
     pub(super) fn note_holder(&mut self, at: u32, holder: Holder) {
         let topic = &mut self.topics[at as usize];
         if topic.is_shared || topic.maker == holder {
@@ -195,6 +198,9 @@ impl Topics {
         self.keeping.messages -= dropped;
         self.keeping.dropped += dropped;
         self.keeping.held.set(at, bytes, || holder);
+        if bytes == 0 {
+            self.keeping.expiries.cancel(at);
+        }
     }
 
     /// While all rooms keep too much, the room that keeps most drops its oldest messages. Returns whether there is more to do.
@@ -219,8 +225,6 @@ impl Topics {
     /// Drops messages that are too old, or too many after a bound was lowered; of many some. Returns whether there are more.
     pub fn expire(&mut self, now: Tick) -> bool {
         if self.keeping.held.is_empty() {
-            // A room that had to drop all it kept may have a deadline still, which would come again and again.
-            self.keeping.expiries.clear();
             return false;
         }
         let mut fired = std::mem::take(&mut self.keeping.fired);
